@@ -1,0 +1,1 @@
+"""Files that ship with the package: trained networks and sample scenes."""
