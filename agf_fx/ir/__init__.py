@@ -1,0 +1,1 @@
+"""The intermediate representation: vocabulary, graphs, facts, types, text and verification."""

@@ -1,0 +1,140 @@
+"""The two graphs of the compiler: the canonical graph of a model, and the explanation graph made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import networkx as nx
+import torch
+from torch import fx
+
+from agf_fx.ir import shapes, text
+from agf_fx.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph takes besides its images, and how the model supplies it.
+
+    Attributes:
+        weights: placeholder name -> dotted path of the parameter or buffer in the model.
+        constants: placeholder name -> tensor that the model's code created itself.
+    """
+
+    weights: Mapping[str, str]
+    constants: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CanonicalGraph:
+    """A classifier as a graph of vocabulary operations: ``(images, *weights, *constants) -> logits``.
+
+    Attributes:
+        name: class name of the model.
+        graph: the torch.fx graph. Every node has ``meta["type"]``; calls have ``meta["module"]`` (module path),
+            ``meta["source"]`` (the user's source line), ``meta["depends_on_images"]`` and ``meta["facts"]``.
+        signature: where weights and constants come from.
+    """
+
+    name: str
+    graph: fx.Graph
+    signature: Signature
+
+    @property
+    def images(self) -> fx.Node:
+        """The placeholder of the images."""
+        return next(iter(self.graph.nodes))
+
+    @property
+    def logits(self) -> fx.Node:
+        """The node whose value is the model's output, of shape (N, classes)."""
+        return self.graph.output_node().args[0]
+
+    @property
+    def image_type(self) -> TensorType:
+        """Shape and dtype of the images that the graph was captured with."""
+        return self.images.meta["type"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return self.logits.meta["type"].shape[1]
+
+    @property
+    def calls(self) -> list[fx.Node]:
+        """The operations, in order of execution."""
+        return [node for node in self.graph.nodes if node.op == "call_function"]
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The dataflow from images to logits: nodes are node names, with ``op``, ``module`` and ``facts``."""
+        return dataflow(node for node in self.graph.nodes if node.meta.get("depends_on_images"))
+
+    def __str__(self) -> str:
+        return text.canonical_text(self)
+
+
+@dataclass(frozen=True)
+class ExplanationGraph:
+    """A compiled explanation: ``(images, target, *weights, *constants) -> (maps, logits)``.
+
+    Attributes:
+        module: the graph module. Each call has ``meta["stream"]`` (forward, gradient, relevance or read-out),
+            ``meta["rule"]``, ``meta["layer"]`` (module path), ``meta["symbol"]`` and ``meta["equation"]``.
+        canonical: the graph it was emitted from.
+        method: name of the method.
+    """
+
+    module: fx.GraphModule
+    canonical: CanonicalGraph
+    method: str
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The torch.fx graph."""
+        return self.module.graph
+
+    def infer_types(self) -> None:
+        """Give every node its ``meta["type"]``, by running the graph on fake tensors with a symbolic batch size."""
+        if any("type" not in node.meta for node in self.graph.nodes if node.op == "call_function"):
+            shapes.infer_types(self)
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The computation as a directed graph.
+
+        Nodes are node names in order of execution, with the attributes ``op``, ``stream``, ``rule``, ``layer``,
+        ``symbol``, ``equation``, ``dtype`` and ``shape`` (strings; the batch size is ``N``); edges run from a value
+        to its readers.
+        """
+        self.infer_types()
+        return dataflow(self.graph.nodes)
+
+    def __str__(self) -> str:
+        self.infer_types()
+        return text.explanation_text(self)
+
+    def __len__(self) -> int:
+        return len(self.graph.nodes)
+
+
+def dataflow(nodes: Iterable[fx.Node]) -> nx.DiGraph:
+    """A networkx graph over ``nodes``, keyed by node name; edges to nodes outside are left out."""
+    nodes = list(nodes)
+    names = {node.name for node in nodes}
+    graph = nx.DiGraph()
+    for node in nodes:
+        graph.add_node(node.name, **_attributes(node))
+    for node in nodes:
+        graph.add_edges_from((source.name, node.name) for source in node.all_input_nodes if source.name in names)
+    return graph
+
+
+def _attributes(node: fx.Node) -> dict[str, str]:
+    attributes = {"op": node.op if node.op != "call_function" else text.op_name(node.target)}
+    for key in ("stream", "rule", "layer", "symbol", "equation", "module", "facts"):
+        if key in node.meta:
+            attributes[key] = str(node.meta[key])
+    kind = node.meta.get("type")
+    if isinstance(kind, TensorType):
+        attributes |= {"dtype": str(kind.dtype).removeprefix("torch."), "shape": str(list(kind.shape))}
+    return attributes

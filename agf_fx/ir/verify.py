@@ -1,0 +1,77 @@
+"""What a graph promises at each stage, checked. A failure is a bug in a pass or a rule, or a model we must refuse."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from agf_fx.errors import VerifyError
+from agf_fx.ir import text
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.types import TensorType, carried_type
+from agf_fx.ir.vocabulary import VOCABULARY, signals
+
+
+def verify_canonical(canonical: CanonicalGraph) -> None:
+    """Check a canonical graph: well-formed, known operations, typed, batched signals, one (N, classes) output.
+
+    Raises:
+        VerifyError: naming the node and the lines around it.
+    """
+    graph = canonical.graph
+    graph.lint()
+    inputs = {node.name for node in graph.nodes if node.op == "placeholder"} - {canonical.images.name}
+    known = set(canonical.signature.weights) | set(canonical.signature.constants)
+    if inputs != known:
+        raise VerifyError(f"graph inputs without a source, or sources without an input: {sorted(inputs ^ known)}")
+    for node in graph.nodes:
+        _check(node.op in ("placeholder", "call_function", "output"), graph, node, "has no place in this graph")
+        if node.op == "call_function":
+            _check("type" in node.meta, graph, node, "has no type")
+            if node.meta["depends_on_images"]:
+                _check_signal(graph, node)
+    logits = canonical.logits
+    _check(logits.meta["type"].rank == 2 and logits.meta["type"].batched, graph, logits, "is not (N, classes)")
+
+
+def _check_signal(graph: fx.Graph, node: fx.Node) -> None:
+    _check(node.target in VOCABULARY, graph, node, "is not an operation of the vocabulary")
+    _check(not node.kwargs, graph, node, "has keyword arguments; canonical calls are positional")
+    _check(bool(signals(node)), graph, node, "has no operand computed from the images")
+    if isinstance(node.meta["type"], TensorType):
+        _check(node.meta["type"].batched, graph, node, "is computed from the images and is not batched")
+
+
+def verify_explanation(explanation: ExplanationGraph) -> None:
+    """Check an explanation graph: well-formed, tensor operations only, streams shaped like their tensors.
+
+    Raises:
+        VerifyError: naming the node and the lines around it.
+    """
+    graph = explanation.graph
+    graph.lint()
+    explanation.infer_types()
+    types = {node.name: carried_type(node) for node in explanation.canonical.graph.nodes if "type" in node.meta}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            operation = isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem
+            _check(operation, graph, node, "is not a tensor operation")
+            _check("stream" in node.meta, graph, node, "belongs to no stream")
+        for name in node.meta.get("stream_of", ()):
+            same = node.meta["type"].shape == types[name].shape
+            _check(same, graph, node, f"is the {node.meta['stream']} of %{name}, whose type is {types[name]}")
+    maps, logits = graph.output_node().args[0]
+    _check(
+        maps.meta["type"].shape[0] == logits.meta["type"].shape[0],
+        graph,
+        maps,
+        "is not batched like the logits",
+    )
+
+
+def _check(holds: bool, graph: fx.Graph, node: fx.Node, complaint: str) -> None:
+    if not holds:
+        lines = text.excerpt(graph, node)
+        raise VerifyError(f"%{node.name} {complaint} (type {node.meta.get('type')}):\n{lines}")

@@ -1,0 +1,1 @@
+"""Methods as data: a rule table, an initial gradient, a read-out."""

@@ -1,0 +1,35 @@
+"""Gradient × input as a rule table: no relevance at all, the map is read off the gradient stream."""
+
+from __future__ import annotations
+
+import torch
+
+from agf_fx.ir.vocabulary import Family
+from agf_fx.methods.method import Method
+from agf_fx.rules.notation import formula
+from agf_fx.rules.numerics import Value
+from agf_fx.rules.propagation import no_relevance
+
+
+@formula("∂y_t/∂y", "1 at the target, 0 elsewhere")
+def target_indicator(y: Value, target: Value) -> Value:
+    """The gradient of the target's logit with respect to all logits, shape (N, classes)."""
+    return torch.scatter(torch.zeros_like(y), 1, torch.unsqueeze(target, 1), 1.0)
+
+
+@formula("map", "Σ_c x ⊙ ∂y_t/∂x")
+def input_times_gradient(images: Value, phi: Value, g: Value, rank: int) -> Value:
+    """Images times gradient, summed over channels: (N, H, W)."""
+    return torch.sum(images * g, [1])
+
+
+def gradient_times_input() -> Method:
+    """Gradient × input (Shrikumar et al. 2016): Σ_c x ⊙ ∂y_t/∂x."""
+    return Method(
+        name="gradient_x_input",
+        initial_gradient=target_indicator,
+        roles=(),
+        families=dict.fromkeys(Family, no_relevance),
+        fan_out=lambda x, contributions: contributions[0],
+        read_out=input_times_gradient,
+    )

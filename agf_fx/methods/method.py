@@ -1,0 +1,51 @@
+"""What a method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from agf_fx.ir.facts import facts
+from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.rules.numerics import Value
+from agf_fx.rules.propagation import Rule
+
+
+@dataclass(frozen=True)
+class Method:
+    """An explanation method, as data.
+
+    Attributes:
+        name: what users call it.
+        initial_gradient: (logits, target) -> gradient at the logits.
+        roles: (name of a fact, rule) in order of precedence; the first fact that holds decides.
+        families: the rule of every family.
+        fan_out: (value, relevances handed back by its readers) -> the value's relevance.
+        read_out: (images, relevance, gradient, rank of images) -> maps (N, H, W).
+        minimum_classes: how many logits a model must have for the initial gradient to make sense.
+        operations: rules of single operations, in place of their family's.
+    """
+
+    name: str
+    initial_gradient: Callable[[Value, Value], Value]
+    roles: tuple[tuple[str, Rule], ...]
+    families: Mapping[Family, Rule]
+    fan_out: Callable[[Value, list[Value]], Value]
+    read_out: Callable[[Value, Value, Value, int], Value]
+    minimum_classes: int = 1
+    operations: Mapping[Callable[..., Any], Rule] = field(default_factory=dict)
+
+    def rule_for(self, node: fx.Node) -> Rule:
+        """The rule of a canonical call: by role, else by operation, else by family."""
+        for role, rule in self.roles:
+            if getattr(facts(node), role):
+                return rule
+        return self.operations.get(node.target) or self.families[family_of(node)]
+
+
+def rule_name(rule: Rule) -> str:
+    """The name under which a rule appears in graphs."""
+    return getattr(rule, "__name__", None) or getattr(rule, "func", rule).__name__

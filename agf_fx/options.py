@@ -1,0 +1,70 @@
+"""Frozen options. Two equal option objects always compile to the same explanation graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from agf_fx.errors import OptionsError
+
+DIALECTS = ("reference", "paper")
+NUMERATORS = ("factorisation", "gradcam")
+
+
+@dataclass(frozen=True)
+class AGFOptions:
+    """Options of Attribution Guided Factorization (Gur, Ali and Wolf, AAAI 2021).
+
+    Attributes:
+        dialect: ``"reference"`` follows the published code, which produced the paper's tables:
+            H = sigmoid(10·N_max(Y)), a ridge of 1 in the factorisation, φ = 0 in neither region.
+            ``"paper"`` follows the text: H = sigmoid(N_max(Y)), plain least squares (the minimum-norm
+            solution where R has rank one), φ = 0 in the background.
+        input_agnostic: keep A, the input-agnostic influence (eq. 10).
+        factorise_input: keep F_x, the factorisation of a layer's input (eq. 11).
+        factorise_gradient: keep F_∇x, the factorisation of its gradient (eq. 11).
+        input_gradient: keep M, the input-gradient interaction of convolutions (eq. 12).
+        regulariser: divide F_x + M by 1 + exp(-C) (eq. 13).
+        numerator: ``"factorisation"`` for F_x + M, or ``"gradcam"`` to put a Grad-CAM term (eq. 6) in
+            its place, as the last column of Tab. 5 does.
+
+    Switching one of the five parts off gives the ablations of Tab. 5.
+
+    Raises:
+        OptionsError: a value is unknown, or ``numerator="gradcam"`` meets a switched-off F_x or M.
+    """
+
+    dialect: str = "reference"
+    input_agnostic: bool = True
+    factorise_input: bool = True
+    factorise_gradient: bool = True
+    input_gradient: bool = True
+    regulariser: bool = True
+    numerator: str = "factorisation"
+
+    def __post_init__(self) -> None:
+        _require("dialect", self.dialect, DIALECTS)
+        _require("numerator", self.numerator, NUMERATORS)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise OptionsError(f"AGFOptions.{field.name} is {value!r}; give True or False.")
+        if self.numerator == "gradcam" and not (self.factorise_input and self.input_gradient):
+            raise OptionsError(
+                'numerator="gradcam" replaces F_x + M, so factorise_input=False or input_gradient=False '
+                "would have no effect; leave both True."
+            )
+
+    def only_c(self) -> AGFOptions:
+        """These options with every residual part off: relevance is C alone (Tab. 5, "Only C")."""
+        return replace(
+            self,
+            input_agnostic=False,
+            factorise_input=False,
+            factorise_gradient=False,
+            input_gradient=False,
+        )
+
+
+def _require(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionsError(f"AGFOptions.{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")

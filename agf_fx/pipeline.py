@@ -1,0 +1,74 @@
+"""The whole compiler after capture, in one glance: a tuple of named steps from canonical to explanation graph."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+from agf_fx.passes.dead_code import eliminate_dead_code
+from agf_fx.passes.flat_convolutions import mark_flat_convolutions
+from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
+from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.input_layers import mark_input_layers
+from agf_fx.passes.residual_merges import mark_residual_merges
+
+from agf_fx.emit import emit
+from agf_fx.errors import CaptureError
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.verify import verify_canonical, verify_explanation
+from agf_fx.methods.method import Method
+
+Graph = CanonicalGraph | ExplanationGraph
+Step = Callable[[Graph], Graph]
+
+ANALYSES: tuple[Step, ...] = (
+    mark_heads,
+    mark_input_layers,
+    mark_residual_merges,
+    mark_flat_convolutions,
+    mark_flatten_boundaries,
+)
+
+OPTIMISATIONS: tuple[Step, ...] = (eliminate_dead_code,)
+
+
+def pipeline(method: Method) -> tuple[Step, ...]:
+    """The steps for a method: analyses, emission, optimisations."""
+    return (*ANALYSES, functools.partial(emit, method=method), *OPTIMISATIONS)
+
+
+def lower(
+    canonical: CanonicalGraph, method: Method, after_step: Callable[[str, Graph], None] | None = None
+) -> ExplanationGraph:
+    """Run the pipeline.
+
+    Args:
+        canonical: a captured model.
+        method: the method to compile.
+        after_step: called with the step's name and the graph after every step; by default every graph is verified
+            when the environment variable ``AGF_FX_DEBUG`` is 1, and nothing is called otherwise.
+
+    Raises:
+        CaptureError: the model has fewer logits than the method needs.
+        VerifyError: a step broke a promise of its stage.
+    """
+    if canonical.num_classes < method.minimum_classes:
+        raise CaptureError(
+            f"{canonical.name} has {canonical.num_classes} logit, and {method.name} compares the target with other "
+            f"classes, so it needs {method.minimum_classes}. Wrap the model to return both classes, "
+            "e.g. torch.cat([-y, y], 1)."
+        )
+    if after_step is None and os.environ.get("AGF_FX_DEBUG") == "1":
+        after_step = verify_step
+    graph: Graph = canonical
+    for step in pipeline(method):
+        graph = step(graph)
+        if after_step:
+            after_step(getattr(step, "func", step).__name__, graph)
+    return graph
+
+
+def verify_step(name: str, graph: Graph) -> None:
+    """Verify the graph after a step; the error says after which."""
+    (verify_canonical if isinstance(graph, CanonicalGraph) else verify_explanation)(graph)

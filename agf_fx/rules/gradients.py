@@ -1,0 +1,96 @@
+"""Vector-Jacobian products, one line per operation where the formula is one line.
+
+Each takes the site and the gradient at its output, and returns one gradient per operand, in order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from operator import getitem
+from typing import Any
+
+import torch
+
+from agf_fx.rules.linear_maps import adjoint
+from agf_fx.rules.numerics import Value, expand
+from agf_fx.rules.site import Site
+
+aten = torch.ops.aten
+
+Vjp = Callable[[Site, Value], tuple[Value, ...]]
+
+
+def vjp(site: Site, g: Value) -> tuple[Value, ...]:
+    """The gradients at the operands of ``site`` from the gradient ``g`` at its output."""
+    return VJPS[site.node.target](site, g)
+
+
+def _batch_norm(site: Site, g: Value) -> tuple[Value, ...]:
+    _, weight, _, _, variance, _, _, eps, _ = site.args
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else weight * scale
+    return (g * torch.reshape(scale, [1, -1, *[1] * (site.x_type.rank - 2)]),)
+
+
+def _cat(site: Site, g: Value) -> tuple[Value, ...]:
+    dim, starts = site.args[1], [0]
+    for kind in site.types:
+        starts.append(starts[-1] + kind.shape[dim])
+    return tuple(torch.narrow(g, dim, a, b - a) for a, b in itertools.pairwise(starts))
+
+
+def _mean(site: Site, g: Value) -> tuple[Value, ...]:
+    _, dims, _ = site.args
+    shape = site.x_type.shape
+    kept = [1 if dim in dims else size for dim, size in enumerate(shape)]
+    count = 1
+    for dim in dims:
+        count *= shape[dim]
+    return (expand(torch.reshape(g / count, [-1, *kept[1:]]), shape[1:]),)
+
+
+def _permute(site: Site, g: Value) -> tuple[Value, ...]:
+    order = site.args[1]
+    return (torch.permute(g, [order.index(dim) for dim in range(len(order))]),)
+
+
+def _max_pool(site: Site, g: Value) -> tuple[Value, ...]:
+    return (aten.max_pool2d_with_indices_backward.default(g, *site.args, site.output[1]),)
+
+
+def _softmax(site: Site, g: Value) -> tuple[Value, ...]:
+    return (site.y * (g - torch.sum(g * site.y, [site.args[1]], True)),)
+
+
+def _log_softmax(site: Site, g: Value) -> tuple[Value, ...]:
+    return (g - torch.exp(site.y) * torch.sum(g, [site.args[1]], True),)
+
+
+VJPS: dict[Callable[..., Any], Vjp] = {
+    # Linear maps
+    aten.conv2d.default: lambda site, g: (adjoint(site, g, site.weight),),
+    aten.linear.default: lambda site, g: (adjoint(site, g, site.weight),),
+    # Elementwise
+    aten.relu.default: lambda site, g: (aten.threshold_backward.default(g, site.y, 0),),
+    aten.sigmoid.default: lambda site, g: (aten.sigmoid_backward.default(g, site.y),),
+    aten.batch_norm.default: _batch_norm,
+    aten.clone.default: lambda site, g: (g,),
+    getitem: lambda site, g: (g,),
+    aten.mul.Tensor: lambda site, g: (g * site.args[1], None),
+    aten.div.Tensor: lambda site, g: (g / site.args[1], None),
+    aten.add.Tensor: lambda site, g: (g, g),
+    aten.sub.Tensor: lambda site, g: (g, -g),
+    # Pooling
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.avg_pool2d.default: lambda site, g: (aten.avg_pool2d_backward.default(g, *site.args),),
+    aten.adaptive_avg_pool2d.default: lambda site, g: (aten._adaptive_avg_pool2d_backward.default(g, site.x),),
+    aten.mean.dim: _mean,
+    # Data movement
+    aten.view.default: lambda site, g: (torch.reshape(g, [-1, *site.x_type.sample_shape]),),
+    aten.permute.default: _permute,
+    aten.cat.default: _cat,
+    # Behind the head
+    aten.softmax.int: _softmax,
+    aten.log_softmax.int: _log_softmax,
+}

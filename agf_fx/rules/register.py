@@ -1,0 +1,50 @@
+"""The extension point: rules for operations that are not in the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from agf_fx.errors import OptionsError
+from agf_fx.ir.vocabulary import VOCABULARY, Family, Op
+from agf_fx.rules.gradients import VJPS, Vjp
+from agf_fx.rules.propagation import Rule
+
+_BUILT_IN = frozenset(VOCABULARY)
+_REGISTERED: dict[Callable[..., Any], Rule] = {}
+
+
+def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, operands: Sequence[int] = (0,)) -> None:
+    """Teach agf-fx an operation.
+
+    Args:
+        op: the operation as it appears in the error message, e.g. ``torch.ops.aten.erfinv.default`` or an operation
+            of your own library. Operations of agf-fx's own vocabulary cannot be replaced.
+        rule: relevance at the operands: ``rule(site, relevance, gradient, operand_gradients) -> tuple``, a function
+            of ordinary torch operations (see ``agf_fx.rules.propagation``), or the name of a family whose rule
+            applies: ``"proportional"``, ``"pass-through"``, ``"data movement"`` or ``"merge"``.
+        vjp: gradients at the operands: ``vjp(site, gradient) -> tuple``, likewise.
+        operands: positions of the arguments that carry relevance.
+
+    Raises:
+        OptionsError: the operation is built in or no overload, or the family is unknown.
+    """
+    if not isinstance(op, torch._ops.OpOverload):
+        raise OptionsError(f"{op!r} is no operator overload; give e.g. torch.ops.aten.erfinv.default.")
+    if op in _BUILT_IN:
+        raise OptionsError(f"{op} is built in; its rule cannot be replaced.")
+    families = (Family.PROPORTIONAL, Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.MERGE)
+    if isinstance(rule, str) and rule not in families:
+        raise OptionsError(f"no rule family {rule!r}; choose one of {', '.join(families)}, or give a function.")
+    VOCABULARY[op] = Op(Family(rule) if isinstance(rule, str) else Family.PROPORTIONAL, tuple(operands))
+    VJPS[op] = vjp
+    _REGISTERED.pop(op, None)
+    if not isinstance(rule, str):
+        _REGISTERED[op] = rule
+
+
+def registered_rules() -> dict[Callable[..., Any], Rule]:
+    """The rules given as functions so far."""
+    return dict(_REGISTERED)

@@ -1,0 +1,1 @@
+"""Graph analyses and transformations, one a file. A pass imports the intermediate representation only."""

@@ -1,0 +1,46 @@
+"""Heads: the last parametrised layers on the way to the logits; and the tail behind them."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from agf_fx.errors import CaptureError
+from agf_fx.ir.facts import mark
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.refusal import unsupported
+from agf_fx.ir.vocabulary import Family, family_of, is_parametrised, signals
+
+
+def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
+    """Mark ``head`` and ``tail``; refuse models in which they cannot be told apart.
+
+    Raises:
+        CaptureError: no parametrised layer, or one head feeds another (the logits mix layers of several depths).
+        UnsupportedOpError: an operation that only passes gradients stands before a head.
+    """
+    heads, tail, pending = [], set(), [canonical.logits]
+    while pending:
+        node = pending.pop()
+        if is_parametrised(node):
+            heads.append(node)
+        elif node not in tail:
+            tail.add(node)
+            pending.extend(signals(node) if node.op == "call_function" else [])
+    if not heads:
+        raise CaptureError(f"{canonical.name} has no convolution or linear layer between images and logits.")
+    dataflow = canonical.to_networkx()
+    before = set().union(*(nx.ancestors(dataflow, head.name) for head in heads))
+    mixed = before & {node.name for node in (*heads, *tail)}
+    if mixed:
+        raise CaptureError(
+            f"the logits of {canonical.name} mix layers of several depths (%{', %'.join(sorted(mixed))} also feed "
+            "the last layers), so there is no head to start from. Explain a part of the model with one head."
+        )
+    for head in heads:
+        mark(head, head=True)
+    for node in tail:
+        mark(node, tail=True)
+    for node in canonical.calls:
+        if node.meta["depends_on_images"] and node not in tail and family_of(node) is Family.TAIL:
+            raise unsupported(canonical, node, f"{node.target} has a rule only behind the last layer")
+    return canonical
