@@ -32,7 +32,7 @@ class Label:
 
 
 _NOTHING = Label()
-_label: ContextVar[Label] = ContextVar("agf_fx_label", default=_NOTHING)  # noqa: B039  (a Label is frozen)
+_label: ContextVar[Label] = ContextVar("agf_fx_label", default=_NOTHING)
 
 
 def current_label() -> Label:

@@ -1,0 +1,65 @@
+"""agf-fx: compile PyTorch image classifiers into explanation graphs.
+
+    explainer = agf_fx.compile(model)
+    maps = explainer(images)              # (N, H, W), for each image's top class
+    maps = explainer(images, target)      # int, (N,) or (N, K)
+
+Names are loaded when they are first used, so that importing this package is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agf_fx.frontend.capture import capture
+    from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+    from agf_fx.models import LoadedModel, load_model
+    from agf_fx.options import AGFOptions
+    from agf_fx.rules.register import register_rule
+    from agf_fx.runtime.explainer import Explainer, compile
+    from agf_fx.runtime.explanation import Explanation
+
+_HOMES = {
+    "AGFOptions": "agf_fx.options",
+    "CanonicalGraph": "agf_fx.ir.graph",
+    "Explainer": "agf_fx.runtime.explainer",
+    "Explanation": "agf_fx.runtime.explanation",
+    "ExplanationGraph": "agf_fx.ir.graph",
+    "LoadedModel": "agf_fx.models",
+    "capture": "agf_fx.frontend.capture",
+    "compile": "agf_fx.runtime.explainer",
+    "load_model": "agf_fx.models",
+    "register_rule": "agf_fx.rules.register",
+}
+
+__all__ = [
+    "AGFOptions",
+    "CanonicalGraph",
+    "Explainer",
+    "Explanation",
+    "ExplanationGraph",
+    "LoadedModel",
+    "__version__",
+    "capture",
+    "compile",
+    "load_model",
+    "register_rule",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("agf-fx")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agf_fx' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The front end: from an nn.Module to a canonical graph."""

@@ -1,0 +1,1 @@
+"""Running compiled explanations: the explainer, its results, and exports."""

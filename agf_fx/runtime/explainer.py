@@ -1,0 +1,206 @@
+"""The explainer: compile once, then explain batches."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from agf_fx.errors import InputError, OptionsError
+from agf_fx.frontend.capture import capture
+from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.methods.gradient import gradient_times_input
+from agf_fx.methods.method import Method
+from agf_fx.options import AGFOptions
+from agf_fx.pipeline import lower
+from agf_fx.runtime.explanation import Explanation
+from agf_fx.runtime.inputs import check_images, check_target, check_top_k
+from agf_fx.runtime.program import Program
+
+METHODS = ("agf", "gradient_x_input")
+
+
+class NonFiniteMapWarning(UserWarning):
+    """A heat map contains NaN or infinite values: the network overflowed on this image."""
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor] | None = None,
+    *,
+    method: str = "agf",
+    options: AGFOptions | None = None,
+) -> Explainer:
+    """Compile a classifier into an explainer.
+
+    The model is not touched, and its weights are read anew at every call, so a later change of weights is seen.
+
+    Args:
+        model: an unmodified classifier, images (N, C, H, W) -> logits (N, classes).
+        example_inputs: an image batch to capture with now; without it, the first batch is used. Another image size
+            later is captured when it comes.
+        method: ``"agf"`` (Attribution Guided Factorization) or ``"gradient_x_input"``.
+        options: options of the method; AGFOptions() by default.
+
+    Raises:
+        OptionsError: unknown method, or options that do not belong to it.
+        CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
+    """
+    explainer = Explainer(model, _method(method, options))
+    if example_inputs is not None:
+        explainer.prepare(example_inputs)
+    return explainer
+
+
+def _method(name: str, options: AGFOptions | None) -> Method:
+    if name == "agf":
+        return attribution_guided_factorization(options or AGFOptions())
+    if name == "gradient_x_input":
+        if options is not None:
+            raise OptionsError("gradient_x_input has no options; leave options=None.")
+        return gradient_times_input()
+    raise OptionsError(f"no method {name!r}; choose one of {', '.join(map(repr, METHODS))}.")
+
+
+class Explainer:
+    """A compiled explanation of one model. Make one with `agf_fx.compile`.
+
+    Call it with images to get heat maps; `explain` also returns targets and logits; `graph` is the computation.
+    """
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        self.model = model
+        self.method = method.name
+        self._method = method
+        self._programs: dict[tuple[int, ...], Program] = {}
+        self._latest: Program | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Tensor, target: int | Sequence[int] | Tensor | None = None) -> Tensor:
+        """Heat maps of a batch.
+
+        Args:
+            images: (N, C, H, W), floating, finite, on the device and of the dtype of the model.
+            target: class to explain: an int for all images, (N,) one per image, (N, K) several per image (int64
+                tensor or nested lists of ints); None for each image's top class.
+
+        Returns:
+            Signed relevance, in the images' dtype: (N, H, W), or (N, K, H, W) for targets (N, K). Each map is scaled
+            so that its image's largest input relevance is 1 before summing over channels (AGF).
+
+        Raises:
+            InputError, NonFiniteInputError, TargetError: bad images or targets.
+        """
+        result = self.explain(images, target)
+        several = isinstance(target, Tensor | Sequence) and torch.as_tensor(target).dim() == 2
+        return result.maps if several else result.maps[:, 0]
+
+    def explain(
+        self, images: Tensor, target: int | Sequence[int] | Tensor | None = None, *, top_k: int | None = None
+    ) -> Explanation:
+        """Explain a batch; like a call, and with the targets and logits.
+
+        Args:
+            images: as for a call.
+            target: as for a call.
+            top_k: explain the k highest-scoring classes of each image instead; excludes ``target``.
+
+        Returns:
+            maps (N, K, H, W), target (N, K), logits (N, classes) and the images.
+
+        Raises:
+            InputError, NonFiniteInputError, TargetError: bad images or targets.
+        """
+        program = self._program_for(images)
+        inputs = program.inputs(self.model)
+        check_images(images, program.canonical, inputs)
+        with torch.no_grad():
+            if target is None:
+                logits = program.forward(images, *inputs)
+                target = torch.topk(logits, check_top_k(top_k, logits.shape[1])).indices
+            elif top_k is not None:
+                raise OptionsError("give target or top_k, not both.")
+            else:
+                target = check_target(target, images, program.canonical.num_classes)
+            maps, logits = program.run(images, target, inputs)
+        _warn_of_overflow(maps)
+        return Explanation(maps, target, logits, images)
+
+    def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
+        """Capture and compile for the image size of ``example_inputs`` now; returns the explainer itself.
+
+        Raises:
+            CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
+        """
+        images = example_inputs[0] if isinstance(example_inputs, tuple | list) else example_inputs
+        self._program_for(images)
+        return self
+
+    @property
+    def graph(self) -> ExplanationGraph:
+        """The explanation graph for the image size used last.
+
+        Raises:
+            InputError: nothing has been captured yet.
+        """
+        return self._captured().explanation
+
+    def export(self, path: str | os.PathLike[str], format: str = "torchscript") -> None:
+        """Write the explainer to a file that runs without agf-fx.
+
+        The file holds the weights as they are now. It takes ``(images, target)``: images (N, C, H, W) of the image
+        size used last, target int64 (N,); it returns ``(maps, logits)``: (N, H, W) and (N, classes).
+
+        Args:
+            path: the file to write; it appears whole or not at all.
+            format: ``"torchscript"``, for ``torch.jit.load`` in Python or C++.
+
+        Raises:
+            ExportError: unknown format, or the file cannot be written.
+            InputError: nothing has been captured yet.
+        """
+        from agf_fx.runtime.export import export
+
+        export(self._captured(), self.model, path, format)
+
+    def _captured(self) -> Program:
+        if self._latest is None:
+            raise InputError(
+                "the image size is not known yet: explain a batch first, or call agf_fx.compile(model, example_batch)."
+            )
+        return self._latest
+
+    def _program_for(self, images: Tensor) -> Program:
+        size = tuple(images.shape[1:]) if isinstance(images, Tensor) else ()
+        program = self._programs.get(size)
+        if program is None:
+            with self._lock:
+                program = self._programs.get(size) or self._compile(images)
+                self._programs[size] = program
+        self._latest = program
+        return program
+
+    def _compile(self, images: Tensor) -> Program:
+        canonical = capture(self.model, images)
+        return Program(canonical, lower(canonical, self._method))
+
+    def __repr__(self) -> str:
+        sizes = ", ".join("x".join(map(str, size)) for size in self._programs) or "none yet"
+        return f"Explainer({type(self.model).__name__}, method={self.method!r}, image sizes: {sizes})"
+
+
+def _warn_of_overflow(maps: Tensor) -> None:
+    finite = torch.isfinite(maps).flatten(1).all(1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten().tolist()
+        warnings.warn(
+            f"the maps of images {bad} contain NaN or infinite values: the network overflows {maps.dtype} on them. "
+            "Check the preprocessing, or explain them in float64 (model.double(), images.double()).",
+            NonFiniteMapWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,87 @@
+"""Exports: an explainer as a file that runs without agf-fx."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from agf_fx.atomic import atomic_write
+from agf_fx.errors import ExportError
+from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.runtime.program import Program
+
+FORMATS = ("torchscript",)
+
+
+def export(program: Program, model: nn.Module, path: str | os.PathLike[str], format: str) -> None:
+    """Write ``program`` with the weights of ``model``; see `agf_fx.Explainer.export`.
+
+    Raises:
+        ExportError: unknown format, or the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"no export format {format!r}; choose one of {', '.join(map(repr, FORMATS))}.")
+    weights = dict(zip(program.shapes, program.inputs(model), strict=True))
+    scripted = to_torchscript(with_weights(program.explanation, weights))
+    extra = {"agf_fx.json": json.dumps(metadata(program.explanation), indent=1)}
+    try:
+        with atomic_write(path) as file, _deprecation_silenced():
+            torch.jit.save(scripted, file, _extra_files=extra)
+    except OSError as error:
+        raise ExportError(f"{os.fspath(path)} cannot be written: {error.strerror or error}.") from error
+
+
+def metadata(explanation: ExplanationGraph) -> dict[str, Any]:
+    """What an exported file says of itself."""
+    canonical = explanation.canonical
+    return {
+        "model": canonical.name,
+        "method": explanation.method,
+        "image_shape": list(canonical.image_type.sample_shape),
+        "classes": canonical.num_classes,
+        "agf_fx": version("agf-fx"),
+        "torch": torch.__version__,
+    }
+
+
+def with_weights(explanation: ExplanationGraph, weights: dict[str, torch.Tensor]) -> fx.GraphModule:
+    """The graph as a module ``(images, target) -> (maps, logits)`` that holds the weights as buffers."""
+    holder = nn.Module()
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in explanation.graph.nodes:
+        if node.name in weights and node.op == "placeholder":
+            holder.register_buffer(node.name, weights[node.name].clone())
+            copies[node] = graph.get_attr(node.name)
+        else:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    return fx.GraphModule(holder, graph, "Explanation")
+
+
+def to_torchscript(module: fx.GraphModule) -> torch.jit.ScriptModule:
+    """Script a module of ATen overloads; TorchScript knows operations by packet and picks the overload itself."""
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.target = _packet(node.target)
+    module.recompile()
+    with _deprecation_silenced():
+        return torch.jit.script(module)
+
+
+def _packet(target: Callable[..., Any]) -> Callable[..., Any]:
+    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+
+
+class _deprecation_silenced(warnings.catch_warnings):
+    """TorchScript is deprecated upstream and says so at every use; nothing else is silenced."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..*deprecated.*")

@@ -1,0 +1,74 @@
+"""Checks of what users hand in: images, targets, top_k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from agf_fx.errors import InputError, NonFiniteInputError, OptionsError, TargetError
+from agf_fx.ir.graph import CanonicalGraph
+
+
+def check_images(images: Tensor, canonical: CanonicalGraph, weights: Sequence[Tensor]) -> None:
+    """Check a batch against the captured model.
+
+    Raises:
+        InputError: empty batch, or dtype or device differ from the model's.
+        NonFiniteInputError: NaN or infinite pixels; ``indices`` says in which images.
+    """
+    if images.shape[0] == 0:
+        raise InputError("the batch is empty; give at least one image.")
+    model = next((weight for weight in weights if weight.is_floating_point()), images)
+    if images.dtype != model.dtype or images.device != model.device:
+        raise InputError(
+            f"the images are {images.dtype} on {images.device}, the weights of {canonical.name} are {model.dtype} on "
+            f"{model.device}; use images.to({str(model.device)!r}, {model.dtype})."
+        )
+    finite = torch.isfinite(images).flatten(1).all(1)
+    if not bool(finite.all()):
+        bad = tuple(torch.nonzero(~finite).flatten().tolist())
+        raise NonFiniteInputError(
+            f"images {list(bad)} of the batch contain NaN or infinite pixels; repair them or leave them out.",
+            indices=bad,
+        )
+
+
+def check_target(target: int | Sequence[int] | Tensor, images: Tensor, num_classes: int) -> Tensor:
+    """Targets as an int64 tensor (N, K) on the images' device.
+
+    Raises:
+        TargetError: not whole numbers, not of shape (), (N,) or (N, K), or outside 0 … classes - 1.
+    """
+    count = images.shape[0]
+    try:
+        classes = torch.as_tensor(target, device=images.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TargetError(f"target {target!r} is not a class number or a tensor of class numbers ({error}).") from error
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype is torch.bool:
+        raise TargetError(f"target is {classes.dtype}; give class numbers as int or int64.")
+    if classes.dim() == 0:
+        classes = classes.expand(count)
+    if classes.dim() not in (1, 2) or classes.shape[0] != count or classes.shape[-1] == 0:
+        raise TargetError(
+            f"target has shape {tuple(classes.shape)} for {count} images; give an int, ({count},) for one class per "
+            f"image, or ({count}, K) for K classes per image."
+        )
+    wrong = classes[(classes < 0) | (classes >= num_classes)]
+    if wrong.numel():
+        raise TargetError(f"target {int(wrong[0])} is outside 0 … {num_classes - 1}, the classes of the model.")
+    return classes.reshape(count, -1).to(torch.int64)
+
+
+def check_top_k(top_k: int | None, num_classes: int) -> int:
+    """How many top classes to explain: 1 if not said.
+
+    Raises:
+        OptionsError: not a whole number from 1 to the number of classes.
+    """
+    if top_k is None:
+        return 1
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= num_classes:
+        raise OptionsError(f"top_k is {top_k!r}; give a whole number from 1 to {num_classes}.")
+    return top_k
