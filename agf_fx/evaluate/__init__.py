@@ -1,0 +1,1 @@
+"""Measures of explanations where the right answer is known."""
