@@ -93,7 +93,7 @@ def excerpt(graph: fx.Graph, node: fx.Node, around: int = 2) -> str:
 def _type_text(kind: object) -> str:
     if isinstance(kind, tuple):
         return f"({', '.join(map(_type_text, kind))})"
-    return "" if kind is None else str(kind)
+    return "-" if kind is None else str(kind)
 
 
 def _page(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -85,3 +85,4 @@ class _deprecation_silenced(warnings.catch_warnings):
     def __enter__(self) -> None:
         super().__enter__()
         warnings.filterwarnings("ignore", message=r".*torch\.jit\..*deprecated.*")
+        warnings.filterwarnings("ignore", message=r".*TorchScript type system doesn't support instance-level.*")
