@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sympy
-from torch import fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from agf_fx.errors import CaptureError
 from agf_fx.frontend.tracing import origin
-from agf_fx.ir.graph import CanonicalGraph, Signature
+from agf_fx.ir.graph import CanonicalGraph, Signature, tensor_at
 from agf_fx.ir.types import type_of
 
 
-def adopt(program: ExportedProgram, name: str) -> CanonicalGraph:
+def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
     """Copy the program's graph, still in its own spelling.
 
     Raises:
         CaptureError: the model takes or returns more than one tensor, or fixes its batch size.
     """
+    name = type(model).__name__
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     images = [n for n, spec in inputs.items() if spec.kind is InputKind.USER_INPUT]
     if len(images) != 1:
@@ -41,11 +42,14 @@ def adopt(program: ExportedProgram, name: str) -> CanonicalGraph:
 
     weights, constants = {}, {}
     for node in placeholders:
-        spec = inputs[node.name]
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            weights[copies[node].name] = spec.target
-        elif spec.kind is InputKind.CONSTANT_TENSOR:
-            constants[copies[node].name] = program.constants[spec.target].detach().clone()
+        path = inputs[node.name].target
+        if path is None:
+            continue  # the images
+        if isinstance(tensor_at(model, path), Tensor):
+            weights[copies[node].name] = path
+        else:  # a tensor that forward() created
+            value = program.state_dict.get(path, program.constants.get(path))
+            constants[copies[node].name] = value.detach().clone()
     return CanonicalGraph(name, graph, Signature(weights, constants))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from agf_fx.ir.vocabulary import depends_on_images
 aten = torch.ops.aten
 
 
-def canonicalise(canonical: CanonicalGraph) -> None:
-    """Rewrite ``canonical`` in place to the vocabulary.
+def canonicalise(canonical: CanonicalGraph) -> CanonicalGraph:
+    """Rewrite ``canonical`` to the vocabulary; its graph is consumed.
 
     Raises:
         UnsupportedOpError: an operation on the images' signal has no rule.
@@ -33,7 +34,7 @@ def canonicalise(canonical: CanonicalGraph) -> None:
     _erase_dead(graph)
     for node in canonical.calls:
         refuse_unknown(canonical, node)
-    _rename(canonical)
+    return _renamed(canonical)
 
 
 def _make_positional(node: fx.Node) -> None:
@@ -218,9 +219,19 @@ def _erase_dead(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _rename(canonical: CanonicalGraph) -> None:
-    """Name calls after their module and operation, ``layer1_0_conv1_conv2d``, and the first input ``images``."""
-    canonical.images._rename("images")
-    for node in canonical.calls:
-        parts = [node.meta["module"].replace(".", "_"), text.op_name(node.target).split(".")[0]]
-        node._rename("_".join(part for part in parts if part))
+def _renamed(canonical: CanonicalGraph) -> CanonicalGraph:
+    """The graph with calls named after module and operation, ``layer1_0_conv1_conv2d``, and ``images`` first."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in canonical.graph.nodes:
+        args = fx.map_arg(node.args, copies.__getitem__)
+        copies[node] = graph.create_node(node.op, node.target, args, {}, name=_name(canonical, node))
+        copies[node].meta = node.meta
+    return replace(canonical, graph=graph)
+
+
+def _name(canonical: CanonicalGraph, node: fx.Node) -> str:
+    if node.op != "call_function":
+        return "images" if node is canonical.images else node.name
+    parts = [node.meta["module"].replace(".", "_"), text.op_name(node.target).split(".")[0]]
+    return "_".join(part for part in parts if part)

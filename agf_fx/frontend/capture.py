@@ -8,6 +8,7 @@ used twice is two calls), and every call is written in one canonical spelling.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -40,6 +41,7 @@ def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> Canonic
         InputError: ``example_inputs`` is not one floating batch of images.
     """
     images = _example(example_inputs)
+    check_placement(images, model.parameters(), type(model).__name__)
     if model.training:
         warnings.warn(
             f"{type(model).__name__} is in training mode; it is captured with evaluation semantics "
@@ -48,10 +50,23 @@ def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> Canonic
             stacklevel=2,
         )
     program = export(structural_copy(model), images)
-    canonical = adopt(program, type(model).__name__)
-    canonicalise(canonical)
+    canonical = canonicalise(adopt(program, model))
     verify_canonical(canonical)
     return canonical
+
+
+def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> None:
+    """Check that images have the dtype and device of a model's weights.
+
+    Raises:
+        InputError: they differ.
+    """
+    model = next((weight for weight in weights if weight.is_floating_point()), images)
+    if images.dtype != model.dtype or images.device != model.device:
+        raise InputError(
+            f"the images are {images.dtype} on {images.device}, the weights of {name} are {model.dtype} on "
+            f"{model.device}; use images.to({str(model.device)!r}, {model.dtype})."
+        )
 
 
 def _example(example_inputs: Tensor | tuple[Tensor]) -> Tensor:

@@ -36,10 +36,10 @@ def export(model: nn.Module, images: Tensor) -> ExportedProgram:
             program = torch.export.export(_trace(model), (images,), dynamic_shapes=dynamic, strict=False)
             return program.run_decompositions({})
     except Exception as error:
-        raise CaptureError(_export_failure(model, error)) from error
+        raise CaptureError(_export_failure(model, images, error)) from error
 
 
-def _export_failure(model: nn.Module, error: Exception) -> str:
+def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
     name, cause = type(model).__name__, str(error).strip() or type(error).__name__
     cause = "\n".join(cause.splitlines()[:12])
     if "Constraints violated" in cause or "specialized" in cause:
@@ -47,9 +47,12 @@ def _export_failure(model: nn.Module, error: Exception) -> str:
             f"{name} fixes its batch size, and an explanation graph serves every batch size. Replace the fixed "
             f"number by x.shape[0] or -1. torch.export says:\n{cause}"
         )
+    shape = f"(N, {', '.join(map(str, images.shape[1:]))})"
+    hint = "; for a single image use image.unsqueeze(0)" if images.dim() == 3 else ""
     return (
-        f"{name} could not be captured ({type(error).__name__}). Control flow that depends on tensor values must "
-        f"be removed or moved out of forward(); the images must fit the model. torch.export says:\n{cause}"
+        f"{name} could not be captured on images of shape {shape} ({type(error).__name__}). Check that it accepts "
+        f"images of this shape{hint}. Control flow that depends on tensor values must be removed or moved out of "
+        f"forward(). torch.export says:\n{cause}"
     )
 
 

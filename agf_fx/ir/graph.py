@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
 import torch
-from torch import fx
+from torch import fx, nn
 
 from agf_fx.ir import shapes, text
 from agf_fx.ir.types import TensorType
@@ -115,6 +116,15 @@ class ExplanationGraph:
 
     def __len__(self) -> int:
         return len(self.graph.nodes)
+
+
+def tensor_at(model: nn.Module, path: str) -> torch.Tensor | None:
+    """The parameter, buffer or tensor attribute of ``model`` at a dotted path, or None."""
+    try:
+        value = operator.attrgetter(path)(model)
+    except AttributeError:
+        return None
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def dataflow(nodes: Iterable[fx.Node]) -> nx.DiGraph:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agf_fx.errors import InputError, NonFiniteInputError, OptionsError, TargetError
+from agf_fx.frontend.capture import check_placement
 from agf_fx.ir.graph import CanonicalGraph
 
 
@@ -20,12 +21,7 @@ def check_images(images: Tensor, canonical: CanonicalGraph, weights: Sequence[Te
     """
     if images.shape[0] == 0:
         raise InputError("the batch is empty; give at least one image.")
-    model = next((weight for weight in weights if weight.is_floating_point()), images)
-    if images.dtype != model.dtype or images.device != model.device:
-        raise InputError(
-            f"the images are {images.dtype} on {images.device}, the weights of {canonical.name} are {model.dtype} on "
-            f"{model.device}; use images.to({str(model.device)!r}, {model.dtype})."
-        )
+    check_placement(images, weights, canonical.name)
     finite = torch.isfinite(images).flatten(1).all(1)
     if not bool(finite.all()):
         bad = tuple(torch.nonzero(~finite).flatten().tolist())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor, fx, nn
 
 from agf_fx.errors import InputError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 
 
 class Program:
@@ -39,11 +37,8 @@ class Program:
         return torch.stack([maps for maps, _ in columns], 1), columns[0][1]
 
     def _weight(self, model: nn.Module, name: str, path: str) -> Tensor:
-        try:
-            weight = operator.attrgetter(path)(model)
-        except AttributeError:
-            weight = None
-        if not isinstance(weight, Tensor) or tuple(weight.shape) != self.shapes[name]:
+        weight = tensor_at(model, path)
+        if weight is None or tuple(weight.shape) != self.shapes[name]:
             raise InputError(
                 f"{path} of {self.canonical.name} is no longer a tensor of shape {self.shapes[name]}; the model has "
                 "changed since it was compiled. Compile it again."

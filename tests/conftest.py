@@ -1,0 +1,13 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_torch_logs(caplog):
+    """torch logs every export at debug level, which pytest would print with each failure."""
+    caplog.set_level("ERROR", logger="torch")
+    caplog.set_level("ERROR", logger="torch.__trace")

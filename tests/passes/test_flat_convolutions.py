@@ -1,0 +1,60 @@
+import json
+
+import pytest
+import torch
+import torchvision
+from agf_fx.passes.flat_convolutions import mark_flat_convolutions
+from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.residual_merges import mark_residual_merges
+from networks import load_golden, small_vgg
+from torch import nn
+
+import agf_fx
+from agf_fx.ir.facts import facts
+
+
+def flat(model, shape=(3, 32, 32)):
+    canonical = agf_fx.capture(model, torch.zeros(1, *shape, dtype=next(model.parameters()).dtype))
+    canonical = mark_flat_convolutions(mark_residual_merges(mark_heads(canonical)))
+    return {node.meta["module"] for node in canonical.calls if facts(node).flat}
+
+
+def test_bottlenecks_keep_the_middle_convolution():
+    golden = load_golden("resnet_tiny.in64")
+    with_residual = {key.split("/")[2] for key in golden.tensors if key.startswith("detail/top1/")}
+    every = {name for name, module in golden.model.named_modules() if isinstance(module, nn.Conv2d)}
+    assert flat(golden.model) == every - with_residual - {"conv1"}
+    assert json.loads(golden.metadata["structure"])["block"] == "Bottleneck"
+
+
+def test_basic_blocks_keep_the_first_convolution():
+    model = torchvision.models.resnet18().eval()
+    expected = {f"layer{s}.{b}.conv2" for s in range(1, 5) for b in range(2)}
+    expected |= {f"layer{s}.0.downsample.0" for s in range(2, 5)}
+    assert flat(model) == expected
+
+
+class Mixed(nn.Module):
+    """In one region: a convolution that reaches the sum through batch norm, and one through a ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.a, self.b = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+        self.bn = nn.BatchNorm2d(4)
+        self.point = nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(4 * 1024, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = self.bn(self.a(x)) + torch.relu(self.b(x))
+        return self.fc(self.point(x).flatten(1))
+
+
+def test_the_policy_is_stated_on_the_graph():
+    assert flat(Mixed().eval()) == {"a"}
+
+
+@pytest.mark.parametrize("bn", [False, True])
+def test_nothing_is_flat_outside_residual_regions(bn):
+    assert flat(small_vgg(bn=bn), (3, 16, 16)) == set()

@@ -1,0 +1,290 @@
+"""Capture: what comes out, that the model is left alone, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import basic_resnet, reuse, small_vgg
+from torch import nn
+
+import agf_fx
+import agf_fx.errors
+from agf_fx.errors import CaptureError, InputError, UnsupportedOpError
+from agf_fx.runtime.program import Program
+
+IMAGES = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def logits_of(model, canonical, images=IMAGES):
+    program = Program(canonical, None)
+    return program.forward(images, *program.inputs(model))
+
+
+def test_functional_in_place_and_reused_activations():
+    model = reuse()
+    canonical = agf_fx.capture(model, IMAGES)
+    assert torch.equal(logits_of(model, canonical), model(IMAGES))
+    assert [n.target for n in canonical.calls].count(torch.ops.aten.relu.default) == 5
+    assert agf_fx.compile(model)(IMAGES).isfinite().all()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_every_batch_size(batch):
+    model = basic_resnet()
+    canonical = agf_fx.capture(model, torch.zeros(1, 3, 32, 32, dtype=torch.float64))
+    images = torch.randn(batch, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(logits_of(model, canonical, images), model(images), rtol=1e-12, atol=1e-12)
+
+
+def test_text_is_deterministic_and_readable():
+    first, second = (str(agf_fx.capture(reuse(), IMAGES)) for _ in range(2))
+    assert first == second
+    assert first == GOLDEN_TEXT
+
+
+GOLDEN_TEXT = """\
+# canonical graph of Reuse: f64[N, 3, 16, 16] -> f64[N, 5]
+# node                                                                      type                                module           facts
+%images = input                                                           f64[N, 3, 16, 16]
+%p_conv1_weight = input                                                   f64[4, 3, 3, 3]                     conv1.weight
+%p_conv1_bias = input                                                     f64[4]                              conv1.bias
+%p_bn_weight = input                                                      f64[4]                              bn.weight
+%p_bn_bias = input                                                        f64[4]                              bn.bias
+%p_conv2_weight = input                                                   f64[4, 4, 3, 3]                     conv2.weight
+%p_conv2_bias = input                                                     f64[4]                              conv2.bias
+%p_fc_weight = input                                                      f64[5, 64]                          fc.weight
+%p_fc_bias = input                                                        f64[5]                              fc.bias
+%b_bn_running_mean = input                                                f64[4]                              bn.running_mean
+%b_bn_running_var = input                                                 f64[4]                              bn.running_var
+%conv1_conv2d = conv2d(%images, %p_conv1_weight, %p_conv1_bias, [1, 1], [1, 1], [1, 1], 1)  f64[N, 4, 16, 16]                   conv1
+%bn_batch_norm = batch_norm(%conv1_conv2d, %p_bn_weight, %p_bn_bias, %b_bn_running_mean, %b_bn_running_var, False, 0.1, 1e-05, False)  f64[N, 4, 16, 16]                   bn
+%act_relu = relu(%bn_batch_norm)                                          f64[N, 4, 16, 16]                   act
+%conv2_conv2d = conv2d(%act_relu, %p_conv2_weight, %p_conv2_bias, [1, 1], [1, 1], [1, 1], 1)  f64[N, 4, 16, 16]                   conv2
+%act_relu_1 = relu(%conv2_conv2d)                                         f64[N, 4, 16, 16]                   act
+%add = add.Tensor(%act_relu_1, %act_relu)                                 f64[N, 4, 16, 16]
+%relu = relu(%add)                                                        f64[N, 4, 16, 16]
+%relu_1 = relu(%relu)                                                     f64[N, 4, 16, 16]
+%act_relu_2 = relu(%relu_1)                                               f64[N, 4, 16, 16]                   act
+%max_pool2d_with_indices = max_pool2d_with_indices(%act_relu_2, [2, 2], [2, 2], [0, 0], [1, 1], False)  (f64[N, 4, 8, 8], i64[N, 4, 8, 8])
+%getitem = getitem(%max_pool2d_with_indices, 0)                           f64[N, 4, 8, 8]
+%adaptive_avg_pool2d = adaptive_avg_pool2d(%getitem, [4, 4])              f64[N, 4, 4, 4]
+%view = view(%adaptive_avg_pool2d, [-1, 64])                              f64[N, 64]
+%fc_linear = linear(%view, %p_fc_weight, %p_fc_bias)                      f64[N, 5]                           fc
+return %fc_linear                                                         -
+"""
+
+
+def snapshot(model):
+    return {
+        "tensors": {k: (v, v._version, v.clone()) for k, v in model.state_dict(keep_vars=True).items()},
+        "requires_grad": {k: p.requires_grad for k, p in model.named_parameters()},
+        "grads": {k: p.grad for k, p in model.named_parameters()},
+        "training": [m.training for m in model.modules()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
+            for m in model.modules()
+        ],
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+        "modules": list(model.modules()),
+    }
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_exactly_as_it_was(training):
+    model = reuse().train(training)
+    model.act.eval()
+    model.conv1.weight.requires_grad_(False)
+    model.conv2.register_forward_hook(lambda *_: None)
+    model.conv2.register_full_backward_hook(lambda *_: None)
+    before = snapshot(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        explainer = agf_fx.compile(model, IMAGES)
+        explainer(IMAGES)
+    after = snapshot(model)
+    for key in ("requires_grad", "grads", "training", "hooks", "attributes"):
+        assert before[key] == after[key], key
+    assert all(a is b for a, b in zip(before["modules"], after["modules"], strict=True))
+    for name, (tensor, version, values) in before["tensors"].items():
+        same, same_version, _ = after["tensors"][name]
+        assert same is tensor
+        assert same_version == version
+        assert torch.equal(tensor, values)
+
+
+def test_training_mode_means_evaluation_semantics_with_a_warning():
+    model = small_vgg()
+    expected = model(IMAGES)
+    model.train()
+    with pytest.warns(UserWarning, match="training mode"):
+        canonical = agf_fx.capture(model, IMAGES)
+    assert model.training
+    assert torch.equal(logits_of(model, canonical), expected)
+
+
+class Erfinv(nn.Module):
+    def forward(self, x):
+        return torch.erfinv(x * 0.1)  # the line that the error names
+
+
+def test_an_operation_without_a_rule_is_refused_by_name_place_and_line():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(Erfinv()), nn.Flatten(), nn.Linear(4 * 196, 3)).double()
+    with pytest.raises(UnsupportedOpError) as caught:
+        agf_fx.compile(model.eval(), IMAGES)
+    error = caught.value
+    assert error.op == "aten.erfinv.default"
+    assert error.module_path == "1.0"
+    assert "test_capture.py" in error.source
+    assert "torch.erfinv(x * 0.1)  # the line that the error names" in error.source
+    for part in (error.op, "'1.0'", error.source, "agf_fx.register_rule(torch.ops.aten.erfinv.default"):
+        assert part in str(error)
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 196, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc((x * torch.relu(x)).flatten(1))
+
+
+class Broadcasting(Gate):
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc((x + x.mean((2, 3), keepdim=True)).flatten(1))
+
+
+class DynamicWeight(Gate):
+    def forward(self, x):
+        return F.linear(x.flatten(1)[:, :4], x.flatten(1)[:, :4])
+
+
+class BatchStatistics(Gate):
+    def forward(self, x):
+        return self.fc(F.batch_norm(self.conv(x), None, None, training=True).flatten(1))
+
+
+@pytest.mark.parametrize("network", [Gate, Broadcasting, DynamicWeight, BatchStatistics])
+def test_uses_that_no_rule_covers_are_refused(network):
+    with pytest.raises(CaptureError, match=r"no relevance rule|must return"):
+        agf_fx.compile(network().double().eval(), IMAGES)
+
+
+class ValueControlFlow(Gate):
+    def forward(self, x):
+        x = self.conv(x)
+        if x.sum() > 0:
+            x = -x
+        return self.fc(x.flatten(1))
+
+
+class FixedBatch(Gate):
+    def forward(self, x):
+        return self.fc(self.conv(x).reshape(2, -1))
+
+
+class TwoOutputs(Gate):
+    def forward(self, x):
+        y = self.fc(self.conv(x).flatten(1))
+        return y, y
+
+
+class TwoInputs(Gate):
+    def forward(self, x, y):
+        return self.fc(self.conv(x + y).flatten(1))
+
+
+class Unpooled(Gate):
+    def forward(self, x):
+        return self.conv(x)
+
+
+class SkipsIntoLogits(Gate):
+    def forward(self, x):
+        features = self.conv(x).flatten(1)
+        return self.fc(features) + features[:, :3]
+
+
+class NoLayer(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (ValueControlFlow, "Control flow that depends on tensor values"),
+        (FixedBatch, "batch size"),
+        (TwoOutputs, "must return one tensor"),
+        (TwoInputs, "TwoInputs"),
+        (Unpooled, "classes"),
+        (NoLayer, "no convolution or linear layer"),
+    ],
+)
+def test_models_that_cannot_be_explained_say_why(network, message):
+    with pytest.raises(agf_fx.errors.AgfFxError, match=message):
+        agf_fx.compile(network().double().eval(), IMAGES)
+
+
+class Unpicklable(Gate):
+    def __init__(self):
+        super().__init__()
+        self.stream = (i for i in range(3))
+
+
+def test_a_model_that_cannot_be_copied_says_why():
+    with pytest.raises(CaptureError, match="cannot be copied"):
+        agf_fx.capture(Unpicklable().eval(), IMAGES.float())
+
+
+class PythonControlFlow(Gate):
+    """Control flow that symbolic tracing cannot follow and torch.export can: it depends on sizes only."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        for _ in range(len(x.shape)):
+            x = torch.relu(x) if x.shape[1] == 4 else x
+        return self.fc(x.flatten(1))
+
+
+def test_what_symbolic_tracing_cannot_follow_goes_to_export():
+    model = PythonControlFlow().double().eval()
+    with pytest.raises(Exception, match=r".*"):
+        torch.fx.symbolic_trace(model)
+    canonical = agf_fx.capture(model, IMAGES)
+    assert torch.equal(logits_of(model, canonical), model(IMAGES))
+    assert {node.meta["module"] for node in canonical.calls} >= {"conv", "fc"}
+    assert any("test_capture.py" in node.meta["source"] for node in canonical.calls)
+
+
+class Constants(Gate):
+    """A normalisation written into the model, with tensors that are not buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.full((1, 3, 1, 1), 0.5, dtype=torch.float64)
+
+    def forward(self, x):
+        x = (x - self.mean) / torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64).view(1, 3, 1, 1)
+        return self.fc(torch.relu(self.conv(0.5 * x)).flatten(1))
+
+
+def test_constants_of_the_code_are_kept():
+    model = Constants().double().eval()
+    canonical = agf_fx.capture(model, IMAGES)
+    assert torch.equal(logits_of(model, canonical), model(IMAGES))
+    assert agf_fx.compile(model)(IMAGES).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "example",
+    [None, (), (IMAGES, IMAGES), torch.zeros(0, 3, 16, 16), torch.zeros(2, 3, 16, 16, dtype=torch.int64)],
+)
+def test_bad_examples_are_refused(example):
+    with pytest.raises(InputError):
+        agf_fx.capture(small_vgg(), example)

@@ -1,0 +1,149 @@
+"""The driver and the two executions of it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+import torch
+from networks import basic_resnet, reuse, small_vgg
+
+import agf_fx
+import agf_fx.errors
+from agf_fx import emit as emission
+from agf_fx.emit import emit, interpret
+from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.methods.gradient import gradient_times_input
+from agf_fx.options import AGFOptions
+from agf_fx.pipeline import ANALYSES, lower, pipeline, verify_step
+from agf_fx.runtime.program import Program
+
+NETWORKS = {"vgg": (small_vgg, 16), "resnet": (basic_resnet, 32), "reuse": (reuse, 16)}
+METHODS = {
+    "agf": attribution_guided_factorization(AGFOptions()),
+    "paper": attribution_guided_factorization(AGFOptions(dialect="paper")),
+    "gradient": gradient_times_input(),
+}
+
+
+def case(name, method=METHODS["agf"]):
+    build, size = NETWORKS[name]
+    model, images = build(), torch.randn(3, 3, size, size, dtype=torch.float64)
+    canonical = agf_fx.capture(model, images)
+    program = Program(canonical, lower(canonical, method, verify_step))
+    return model, images, program, program.inputs(model)
+
+
+def eager(program, method, images, target, inputs):
+    return interpret(program.canonical, method, images, target, dict(zip(program.shapes, inputs, strict=True)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_emitted_graph_and_eager_interpreter_give_the_same_bits(name, method):
+    model, images, program, inputs = case(name, METHODS[method])
+    target = torch.tensor([0, 3, 4])
+    with torch.inference_mode():
+        maps, logits = program.explanation.module(images, target, *inputs)
+    streams = eager(program, METHODS[method], images, target, inputs)
+    assert torch.equal(maps, streams.maps)
+    assert torch.equal(logits, streams.logits)
+    torch.testing.assert_close(logits, model(images), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet"])  # autograd refuses the in-place operations of the third
+def test_gradient_stream_equals_autograd(name):
+    model, images, program, inputs = case(name)
+    target = torch.tensor([0, 3, 4])
+    streams = eager(program, METHODS["agf"], images, target, inputs)
+    images.requires_grad_()
+    y = model(images)
+    y_t = y.gather(1, target[:, None])
+    sigma = (y - y_t).abs().amax(1, keepdim=True)
+    score = torch.softmax(y_t * torch.exp(-0.5 * ((y - y_t) / sigma) ** 2), 1).gather(1, target[:, None])
+    (expected,) = torch.autograd.grad(score.sum(), images)
+    torch.testing.assert_close(streams.gradient["images"], expected, rtol=1e-8, atol=1e-8 * expected.abs().max())
+
+
+def test_gradient_times_input_equals_autograd():
+    model, images, program, inputs = case("resnet", METHODS["gradient"])
+    target = torch.tensor([1, 2, 0])
+    maps, _ = program.explanation.module(images, target, *inputs)
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(model(images).gather(1, target[:, None]).sum(), images)
+    torch.testing.assert_close(maps, (images * gradient).sum(1).detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_the_driver_is_short_enough_to_read():
+    (function,) = ast.parse(inspect.getsource(emission.propagate)).body
+    assert function.end_lineno - function.lineno + 1 <= 30
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_graph_is_plain_aten_without_autograd(name):
+    _, _, program, _ = case(name)
+    calls = [n for n in program.explanation.graph.nodes if n.op == "call_function"]
+    names = {str(n.target) for n in calls}
+    assert not [n for n in program.explanation.graph.nodes if n.op not in ("placeholder", "call_function", "output")]
+    assert all(isinstance(n.target, torch._ops.OpOverload) for n in calls if n.target.__name__ != "getitem")
+    assert not any("autograd" in name or "requires_grad" in name for name in names)
+    assert "autograd" not in program.explanation.module.code
+
+
+def test_every_node_says_where_it_comes_from():
+    _, _, program, _ = case("resnet")
+    for node in program.explanation.graph.nodes:
+        if node.op == "call_function":
+            assert node.meta["stream"] in ("forward", "gradient", "relevance", "read-out")
+            assert node.meta["stream"] == "forward" or node.meta["rule"]
+            assert node.meta["stream"] == "forward" or node.meta["equation"], node
+    layers = {n.meta["layer"] for n in program.explanation.graph.nodes if n.meta.get("rule") == "guided_convolution"}
+    assert layers == {f"layer{stage}.0.conv1" for stage in range(1, 5)}
+    symbols = {n.meta["symbol"] for n in program.explanation.graph.nodes if n.meta.get("rule") == "guided_convolution"}
+    assert {"C", "A", "M", "F_x", "F_∇x", "r", "Φ"} <= symbols
+
+
+def test_the_pipeline_is_one_tuple_of_named_steps():
+    names = [getattr(step, "func", step).__name__ for step in pipeline(METHODS["agf"])]
+    assert names == [
+        "mark_heads",
+        "mark_input_layers",
+        "mark_residual_merges",
+        "mark_flat_convolutions",
+        "mark_flatten_boundaries",
+        "emit",
+        "eliminate_dead_code",
+    ]
+
+
+def test_debug_mode_verifies_after_every_step(monkeypatch):
+    from agf_fx import pipeline as module
+
+    seen = []
+    monkeypatch.setenv("AGF_FX_DEBUG", "1")
+    monkeypatch.setattr(module, "verify_step", lambda name, graph: seen.append(name))
+    canonical = agf_fx.capture(small_vgg(), torch.zeros(1, 3, 16, 16, dtype=torch.float64))
+    module.lower(canonical, METHODS["agf"])
+    assert len(seen) == len(pipeline(METHODS["agf"]))
+
+
+def test_a_broken_graph_is_reported_with_its_lines():
+    program = case("vgg")[2]
+    node = next(
+        n for n in program.explanation.graph.nodes if n.meta.get("stream") == "relevance" and n.meta.get("stream_of")
+    )
+    node.meta["stream_of"] = ["images"]
+    with pytest.raises(agf_fx.errors.VerifyError, match=r"(?s)is the relevance of %images.*>> %"):
+        verify_step("test", program.explanation)
+
+
+def test_analyses_can_run_again():
+    canonical = agf_fx.capture(basic_resnet(), torch.zeros(1, 3, 32, 32, dtype=torch.float64))
+    texts = []
+    for _ in range(2):
+        for analysis in ANALYSES:
+            analysis(canonical)
+        texts.append(str(canonical))
+    assert texts[0] == texts[1]
+    assert str(emit(canonical, METHODS["agf"])) == str(emit(canonical, METHODS["agf"]))
