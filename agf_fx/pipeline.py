@@ -6,18 +6,17 @@ import functools
 import os
 from collections.abc import Callable
 
+from agf_fx.emit import emit
+from agf_fx.errors import CaptureError
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.verify import verify_canonical, verify_explanation
+from agf_fx.methods.method import Method
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
 from agf_fx.passes.heads import mark_heads
 from agf_fx.passes.input_layers import mark_input_layers
 from agf_fx.passes.residual_merges import mark_residual_merges
-
-from agf_fx.emit import emit
-from agf_fx.errors import CaptureError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
-from agf_fx.ir.verify import verify_canonical, verify_explanation
-from agf_fx.methods.method import Method
 
 Graph = CanonicalGraph | ExplanationGraph
 Step = Callable[[Graph], Graph]

@@ -12,7 +12,7 @@ from torch import nn
 
 import agf_fx
 from agf_fx.errors import CaptureError, InputError, NonFiniteInputError, OptionsError, TargetError
-from agf_fx.runtime.explainer import NonFiniteMapWarning
+from agf_fx.runtime.explainer import DegenerateMapWarning
 
 
 def images(count=3, size=16, seed=0):
@@ -78,7 +78,8 @@ def test_degenerate_images_give_finite_maps(build, dialect, dtype):
     half[:, :, :, 16:] = 0
     batch = torch.cat([flat, flat + 3, flat - 3, noise * 1e4, negative, tiny, half])
     with warnings.catch_warnings():
-        warnings.simplefilter("error", NonFiniteMapWarning)
+        warnings.filterwarnings("error", "maps of images .* contain NaN", DegenerateMapWarning)
+        warnings.filterwarnings("ignore", "maps of images .* are zero", DegenerateMapWarning)
         for target in range(5):
             assert explainer(batch, target).isfinite().all()
 
@@ -87,7 +88,9 @@ def test_all_zero_relevance_gives_zero_maps():
     model = small_vgg()
     nn.init.zeros_(model.classifier[-1].weight)
     nn.init.zeros_(model.classifier[-1].bias)
-    assert torch.equal(agf_fx.compile(model)(images(), 1), torch.zeros(3, 16, 16, dtype=torch.float64))
+    with pytest.warns(DegenerateMapWarning, match=r"images \[0, 1, 2\] are zero everywhere"):
+        maps = agf_fx.compile(model)(images(), 1)
+    assert torch.equal(maps, torch.zeros(3, 16, 16, dtype=torch.float64))
 
 
 def test_bad_pixels_are_refused_by_image():
@@ -99,13 +102,26 @@ def test_bad_pixels_are_refused_by_image():
     assert explainer(x[[0, 2]]).isfinite().all()
 
 
+def test_confident_predictions_keep_their_map_in_single_precision():
+    model = small_vgg()
+    with torch.no_grad():
+        model.classifier[-1].weight.mul_(10)
+        model.classifier[-1].bias[2] += 60
+    x, target = images(), torch.tensor([2, 2, 2])
+    assert (1 - model(x).float().softmax(1)[:, 2]).max() == 0  # beyond float32
+    expected = agf_fx.compile(model)(x, target)
+    found = agf_fx.compile(model.float())(x.float(), target).double()
+    assert relative(found, expected) <= 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:maps of images .* are zero")
 def test_an_overflowing_network_warns_by_image():
     model = small_vgg().float()
     with torch.no_grad():
         model.features[0].weight.mul_(1e30)
     x = images().float()
     x[0] = 1e10 * x[0]
-    with pytest.warns(NonFiniteMapWarning, match=r"images \[0"):
+    with pytest.warns(DegenerateMapWarning, match=r"images \[0"):
         agf_fx.compile(model)(x, 0)
 
 

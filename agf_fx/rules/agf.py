@@ -48,7 +48,9 @@ def softened_target_gradient(y: Value, target: Value) -> Value:
     u = d / scale
     e = torch.exp(u * u * -0.5)
     p = torch.softmax(y_t * e, 1)
-    q = torch.gather(p, 1, index) * (is_target - p)  # ∂ŷ_t/∂s for s = y_t e
+    others = torch.masked_fill(p, is_target != 0, 0.0)
+    # ∂ŷ_t/∂s for s = y_t e: p_t ([i = t] - p_i), with 1 - p_t as the sum of the others, which keeps its digits.
+    q = torch.gather(p, 1, index) * (is_target * torch.sum(others, [1], True) - others)
     v = -(q * y_t * e * u)  # ∂ŷ_t/∂u
     widest = torch.abs(d) == sigma
     ties = torch.sum(widest, [1], True)

@@ -25,8 +25,8 @@ from agf_fx.runtime.program import Program
 METHODS = ("agf", "gradient_x_input")
 
 
-class NonFiniteMapWarning(UserWarning):
-    """A heat map contains NaN or infinite values: the network overflowed on this image."""
+class DegenerateMapWarning(UserWarning):
+    """A heat map says nothing: it is zero everywhere, or contains NaN or infinite values."""
 
 
 def compile(
@@ -128,7 +128,7 @@ class Explainer:
             else:
                 target = check_target(target, images, program.canonical.num_classes)
             maps, logits = program.run(images, target, inputs)
-        _warn_of_overflow(maps)
+        _warn_of_degenerate(maps)
         return Explanation(maps, target, logits, images)
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
@@ -194,13 +194,21 @@ class Explainer:
         return f"Explainer({type(self.model).__name__}, method={self.method!r}, image sizes: {sizes})"
 
 
-def _warn_of_overflow(maps: Tensor) -> None:
-    finite = torch.isfinite(maps).flatten(1).all(1)
-    if not bool(finite.all()):
-        bad = torch.nonzero(~finite).flatten().tolist()
-        warnings.warn(
-            f"the maps of images {bad} contain NaN or infinite values: the network overflows {maps.dtype} on them. "
-            "Check the preprocessing, or explain them in float64 (model.double(), images.double()).",
-            NonFiniteMapWarning,
-            stacklevel=3,
-        )
+def _warn_of_degenerate(maps: Tensor) -> None:
+    flat = maps.flatten(2)
+    for bad, what in (
+        (~torch.isfinite(flat).all(2), f"contain NaN or infinite values: the network overflows {maps.dtype} on them"),
+        (
+            (flat == 0).all(2),
+            "are zero everywhere: the images are constant, or the logits lie so far apart that the "
+            f"gradient of the score vanishes in {maps.dtype}",
+        ),
+    ):
+        if bool(bad.any()):
+            images = torch.nonzero(bad.any(1)).flatten().tolist()
+            warnings.warn(
+                f"maps of images {images} {what}. Check the preprocessing, or explain them in float64 "
+                "(model.double(), images.double()).",
+                DegenerateMapWarning,
+                stacklevel=3,
+            )
