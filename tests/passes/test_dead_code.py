@@ -1,11 +1,11 @@
 import torch
-from agf_fx.passes.dead_code import eliminate_dead_code
 from networks import small_vgg
 
 import agf_fx
 from agf_fx.emit import emit
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
+from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.pipeline import ANALYSES
 from agf_fx.runtime.program import Program
 

@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 import torchvision
-from agf_fx.passes.flat_convolutions import mark_flat_convolutions
-from agf_fx.passes.heads import mark_heads
-from agf_fx.passes.residual_merges import mark_residual_merges
 from networks import load_golden, small_vgg
 from torch import nn
 
 import agf_fx
 from agf_fx.ir.facts import facts
+from agf_fx.passes.flat_convolutions import mark_flat_convolutions
+from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.residual_merges import mark_residual_merges
 
 
 def flat(model, shape=(3, 32, 32)):

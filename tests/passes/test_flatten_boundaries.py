@@ -1,10 +1,10 @@
 import pytest
 import torch
-from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
 from torch import nn
 
 import agf_fx
 from agf_fx.ir.facts import FlattenBoundary, facts
+from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
 
 
 class Permute(nn.Module):

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from agf_fx.passes.heads import mark_heads
 from torch import nn
 
 import agf_fx
 from agf_fx.errors import CaptureError, UnsupportedOpError
 from agf_fx.ir.facts import facts
+from agf_fx.passes.heads import mark_heads
 
 IMAGES = torch.zeros(1, 3, 8, 8)
 

@@ -1,9 +1,9 @@
 import torch
-from agf_fx.passes.input_layers import mark_input_layers
 from torch import nn
 
 import agf_fx
 from agf_fx.ir.facts import facts
+from agf_fx.passes.input_layers import mark_input_layers
 
 
 class TwoStems(nn.Module):

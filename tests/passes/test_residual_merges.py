@@ -1,11 +1,11 @@
 import torch
-from agf_fx.passes.heads import mark_heads
-from agf_fx.passes.residual_merges import mark_residual_merges
 from networks import basic_resnet
 from torch import nn
 
 import agf_fx
 from agf_fx.ir.facts import facts
+from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.residual_merges import mark_residual_merges
 
 
 def merges(model, shape):
