@@ -65,6 +65,7 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.abs: aten.abs.default,
     torch.amax: aten.amax.default,
     torch.amin: aten.amin.default,
+    torch.bmm: aten.bmm.default,
     torch.clamp_max: aten.clamp_max.default,
     torch.clamp_min: aten.clamp_min.default,
     torch.exp: aten.exp.default,

@@ -39,15 +39,16 @@ MARGIN = 2.0  # in logits
 
 
 def main() -> None:
-    """Choose the scenes and write ``<out>/*.png`` and ``<out>/scenes.json``."""
+    """Choose the scenes and write ``<out>/scenes/*.png``, ``<out>/masks/*.png`` and ``<out>/scenes/scenes.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ASSETS / "scenes", help="folder of the scenes")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="folder for scenes/ and masks/")
     out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    for name in ("scenes", "masks"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     candidates = digit_scenes(CANDIDATES, split="test", seed=SEED, size=DIGITS_SIZE)
     entries = [write_scene(out, candidates, position) for position in choose(candidates)]
     save_json(
-        out / "scenes.json",
+        out / "scenes" / "scenes.json",
         {"split": "test", "seed": SEED, "class_names": list(DIGITS_CLASSES), "scenes": entries},
     )
     print(f"{len(entries)} scenes in {out}")
@@ -80,10 +81,10 @@ def write_scene(folder: Path, scenes: Scenes, position: int) -> dict[str, object
     """Write one scene's image and its two masks (ink white) and return its entry of ``scenes.json``."""
     labels = scenes.labels[position].tolist()
     stem = "digits-{}-{}".format(*labels)
-    save_image(folder / f"{stem}.png", Image.fromarray(eight_bit(scenes.images[position].permute(1, 2, 0))))
-    masks = [f"{stem}.mask-{label}.png" for label in labels]
+    save_image(folder / "scenes" / f"{stem}.png", Image.fromarray(eight_bit(scenes.images[position].permute(1, 2, 0))))
+    masks = [f"{stem}.{label}.png" for label in labels]
     for name, mask in zip(masks, scenes.masks[position], strict=True):
-        save_image(folder / name, Image.fromarray(eight_bit(mask.float())))
+        save_image(folder / "masks" / name, Image.fromarray(eight_bit(mask.float())))
     return {"image": f"{stem}.png", "masks": masks, "labels": labels, "index": position}
 
 

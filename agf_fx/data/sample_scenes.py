@@ -38,15 +38,15 @@ class SampleScene:
 
 def sample_scenes() -> list[SampleScene]:
     """Return the bundled scenes, in the order of ``agf_fx/assets/scenes/scenes.json``."""
-    folder = Path(str(files("agf_fx.assets"))) / "scenes"
-    index = json.loads((folder / INDEX).read_text())
-    return [_load(folder, entry) for entry in index["scenes"]]
+    assets = Path(str(files("agf_fx.assets")))
+    index = json.loads((assets / "scenes" / INDEX).read_text())
+    return [_load(assets, entry) for entry in index["scenes"]]
 
 
-def _load(folder: Path, entry: dict) -> SampleScene:
-    masks = torch.stack([_read_mask(folder / name) for name in entry["masks"]])
+def _load(assets: Path, entry: dict) -> SampleScene:
+    masks = torch.stack([_read_mask(assets / "masks" / name) for name in entry["masks"]])
     first, second = entry["labels"]
-    return SampleScene(folder / entry["image"], (first, second), masks)
+    return SampleScene(assets / "scenes" / entry["image"], (first, second), masks)
 
 
 def _read_mask(path: Path) -> Tensor:

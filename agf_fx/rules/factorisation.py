@@ -49,7 +49,7 @@ def _dot(p: Value, q: Value) -> Value:
 
 
 def _project(R: Value, H: Value) -> Value:
-    return torch.matmul(torch.transpose(R, 1, 2), H)
+    return torch.bmm(torch.transpose(R, 1, 2), H)
 
 
 def _ridge(a: Value, b: Value, c: Value, u: Value, v: Value) -> tuple[Value, Value]:

@@ -1,0 +1,154 @@
+"""Explain image files in batches, so that one bad image costs only itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from agf_fx.errors import ImageError
+from agf_fx.imaging.preprocess import Preprocessing
+from agf_fx.imaging.read import read_image
+from agf_fx.models import LoadedModel
+
+OnError = Callable[[Path, Exception], None]
+
+
+class Prepared(NamedTuple):
+    """An image file as the network takes it.
+
+    Attributes:
+        path: the file.
+        tensor: (3, H, W) float32, normalised.
+        shown: (H, W, 3) uint8, the same pixels before normalisation.
+    """
+
+    path: Path
+    tensor: torch.Tensor
+    shown: np.ndarray
+
+
+class Explained(NamedTuple):
+    """An image file with its maps.
+
+    Attributes:
+        path: the file.
+        shown: (H, W, 3) uint8, the pixels the network saw.
+        target: the K classes explained, each once.
+        maps: (K, H, W) float32, signed.
+        logits: (C,) float32.
+    """
+
+    path: Path
+    shown: np.ndarray
+    target: list[int]
+    maps: np.ndarray
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Which classes to explain: some for every image, and the ``top_k`` strongest of each image.
+
+    With neither, the strongest class of each image.
+    """
+
+    fixed: tuple[int, ...] = ()
+    top_k: int | None = None
+
+    def arguments(self, model: LoadedModel, images: torch.Tensor) -> dict[str, Any]:
+        """Keyword arguments of ``explain`` for a batch (N, 3, H, W)."""
+        if not self.fixed:
+            return {"top_k": self.top_k or 1}
+        target = torch.tensor(self.fixed).expand(len(images), -1)
+        if self.top_k is not None:
+            with torch.inference_mode():
+                strongest = model.model(images).topk(self.top_k, dim=1).indices
+            target = torch.cat([target, strongest], dim=1)
+        return {"target": target.clone()}
+
+
+def explain_files(
+    paths: Iterable[Path],
+    explainer: Any,
+    model: LoadedModel,
+    targets: Targets,
+    *,
+    batch_size: int,
+    max_pixels: int,
+    on_error: OnError,
+) -> Iterator[Explained]:
+    """Read, preprocess and explain image files, in order.
+
+    Args:
+        paths: the files.
+        explainer: what `agf_fx.compile` returned for ``model``.
+        model: the model with its preprocessing.
+        targets: the classes to explain.
+        batch_size: images explained at a time.
+        max_pixels: as in `read_image`.
+        on_error: called with each file that fails and why; the others go on. When a batch fails, its images
+            are explained one by one.
+
+    Yields:
+        The files that could be explained.
+    """
+    prepared = _prepare(paths, model.preprocessing, max_pixels, on_error)
+    while batch := list(islice(prepared, batch_size)):
+        yield from _explain(batch, explainer, model, targets, on_error)
+
+
+def _prepare(
+    paths: Iterable[Path], preprocessing: Preprocessing, max_pixels: int, on_error: OnError
+) -> Iterator[Prepared]:
+    for path in paths:
+        try:
+            image = read_image(path, max_pixels=max_pixels)
+            yield Prepared(path, *_prepare_one(path, image, preprocessing))
+        except ImageError as error:
+            on_error(path, error)
+
+
+def _prepare_one(path: Path, image: Any, preprocessing: Preprocessing) -> tuple[torch.Tensor, np.ndarray]:
+    try:
+        return preprocessing.prepare(image)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def _explain(
+    batch: Sequence[Prepared], explainer: Any, model: LoadedModel, targets: Targets, on_error: OnError
+) -> Iterator[Explained]:
+    try:
+        explained = _explain_together(batch, explainer, model, targets)
+    except Exception as error:  # whatever a model or the compiler raises on one image must not cost the others
+        if len(batch) == 1:
+            on_error(batch[0].path, error)
+            return
+        for item in batch:
+            yield from _explain([item], explainer, model, targets, on_error)
+    else:
+        yield from explained
+
+
+def _explain_together(
+    batch: Sequence[Prepared], explainer: Any, model: LoadedModel, targets: Targets
+) -> list[Explained]:
+    images = torch.stack([item.tensor for item in batch])
+    result = explainer.explain(images, **targets.arguments(model, images))
+    maps = result.maps.detach().to("cpu", torch.float32).numpy()
+    logits = result.logits.detach().to("cpu", torch.float32)
+    rows = zip(batch, result.target.tolist(), maps, logits, strict=True)
+    return [_without_repeats(item, target, row, logit) for item, target, row, logit in rows]
+
+
+def _without_repeats(item: Prepared, target: list[int], maps: np.ndarray, logits: torch.Tensor) -> Explained:
+    """Keep each class once: one that is asked for can also be among the strongest."""
+    first = {index: position for position, index in reversed([*enumerate(target)])}
+    kept = sorted(first.values())
+    return Explained(item.path, item.shown, [target[position] for position in kept], maps[kept], logits)

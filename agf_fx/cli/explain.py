@@ -1,0 +1,111 @@
+"""``agf-fx explain``: heat maps of image files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from agf_fx.cli import options
+from agf_fx.cli.console import FAILED, INTERRUPTED, error_console, expected_errors, say
+
+if TYPE_CHECKING:
+    from agf_fx.cli.report import Summary
+
+
+def explain(
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE_OR_FOLDER...", help="Image files; folders are searched recursively."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="digits-vgg, digits-resnet, a torchvision name, or package.module:factory."),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Class to explain, by name or index (a name wins); repeat for several."),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Explain the strongest classes of each image (besides --target). [default: 1]"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files; made when missing.")] = Path("out"),
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
+    num_classes: options.NumClasses = None,
+    class_names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Image size in pixels; default: the weights' own, 224 for a factory."),
+    ] = None,
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="R G B", help="Channel means on 0..1; default: the weights' own, else ImageNet's."),
+    ] = None,
+    std: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="R G B", help="Channel deviations on 0..1; default: the weights' own, else ImageNet's."),
+    ] = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="Classes do not exclude each other (bundled models know it)."),
+    ] = False,
+    method: options.Method = "agf",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images explained at a time.")] = 8,
+    contact_sheet: Annotated[
+        bool, typer.Option("--contact-sheet", help="Also write all pictures and maps on one sheet.")
+    ] = False,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger images. [default: 100 million]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
+) -> None:
+    """Explain images: for each class a signed heat map of what speaks for it (red) and against it (blue).
+
+    Each map is written as a PNG file, the picture beside it, and as a .npy file (float32, height x width).
+    An image that cannot be read is named on stderr; the others are explained and the exit status is 1.
+    """
+    console = error_console()
+    _check_out(out, images)
+    loaded = options.load(
+        console,
+        model,
+        weights=weights,
+        checkpoint=checkpoint,
+        num_classes=num_classes,
+        class_names=class_names,
+        size=size,
+        mean=mean,
+        std=std,
+        multi_label=multi_label,
+    )
+    from agf_fx.cli.report import print_table, to_json
+    from agf_fx.cli.run import Request, run
+
+    with expected_errors(console):
+        request = Request(tuple(images), tuple(target or ()), top_k, out, method, batch_size, max_pixels, contact_sheet)
+        summary = run(request, loaded, console)
+    if json:
+        typer.echo(to_json(summary))
+    else:
+        print_table(Console(highlight=False), summary)
+    _exit(console, summary)
+
+
+def _check_out(out: Path, images: list[Path]) -> None:
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is a file; name a folder", param_hint="--out")
+    if any(os.path.realpath(out) == os.path.realpath(path) for path in images):
+        raise typer.BadParameter(f"{out} holds the images; name another folder", param_hint="--out")
+
+
+def _exit(console: Console, summary: Summary) -> None:
+    if summary.interrupted:
+        say(console, f"interrupted: the {len(summary.images)} images explained so far are in {summary.folder}")
+        raise typer.Exit(INTERRUPTED)
+    if summary.errors:
+        raise typer.Exit(FAILED)

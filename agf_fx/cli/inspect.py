@@ -1,0 +1,46 @@
+"""``agf-fx inspect``: print the graph that the compiler makes of a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agf_fx.cli import options
+from agf_fx.cli.console import error_console, expected_errors, stdout_kept_clean
+
+
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="digits-vgg, digits-resnet, a torchvision name, or package.module:factory.")
+    ],
+    canonical: Annotated[
+        bool, typer.Option("--canonical", help="Print the captured model instead of its explanation graph.")
+    ] = False,
+    input_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="Image size; default: the model's own."),
+    ] = None,
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
+    num_classes: options.NumClasses = None,
+    method: options.Method = "agf",
+) -> None:
+    """Print the explanation graph of a model as text. Only its structure matters: no weights are needed."""
+    console = error_console()
+    if input_size is not None and min(input_size) < 1:
+        raise typer.BadParameter("height and width must be 1 or more", param_hint="--input-size")
+    loaded = options.load(
+        console, model, weights=weights, checkpoint=checkpoint, num_classes=num_classes, untrained=True
+    )
+    import torch
+
+    import agf_fx
+
+    example = torch.zeros(1, 3, *(input_size or loaded.preprocessing.crop))
+    with stdout_kept_clean(), expected_errors(console):
+        if canonical:
+            text = str(agf_fx.capture(loaded.model, example))
+        else:
+            text = str(agf_fx.compile(loaded.model, example, method=method).graph)
+    typer.echo(text)

@@ -1,0 +1,50 @@
+"""Command line options that say which model is meant, shared by the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from agf_fx.cli.console import WRONG_USAGE, expected_errors, stdout_kept_clean
+
+if TYPE_CHECKING:
+    from agf_fx.models import LoadedModel
+
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Torchvision's weights: DEFAULT or an entry's name; downloaded when needed."),
+]
+Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights as a .safetensors file.")]
+NumClasses = Annotated[int | None, typer.Option(min=1, help="Number of outputs to build the model with.")]
+Method = Annotated[str, typer.Option(help="Attribution method.")]
+
+
+def load(
+    console: Console,
+    name: str,
+    *,
+    weights: str | None,
+    checkpoint: Path | None,
+    num_classes: int | None,
+    untrained: bool = False,
+    class_names: Path | None = None,
+    **options: object,
+) -> LoadedModel:
+    """Load a model, or exit: 2 when no such model can be meant, 1 when it cannot be loaded."""
+    from agf_fx.models import check_model, load_model, read_class_names
+
+    source = {
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "num_classes": num_classes,
+        "untrained": untrained,
+    }
+    with stdout_kept_clean():
+        with expected_errors(console, status=WRONG_USAGE):
+            check_model(name, **source)
+        with expected_errors(console):
+            names = None if class_names is None else read_class_names(class_names)
+            return load_model(name, **source, class_names=names, **options)

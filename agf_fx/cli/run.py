@@ -1,0 +1,172 @@
+"""One run of ``agf-fx explain``: from paths and targets to files and a summary."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import agf_fx
+from agf_fx.cli.batches import Explained, Targets, explain_files
+from agf_fx.cli.console import describe, printable, say, stdout_kept_clean
+from agf_fx.cli.naming import unique_stems
+from agf_fx.cli.outputs import ContactSheets, write_image
+from agf_fx.cli.report import Summary
+from agf_fx.errors import AgfFxError, OptionsError, TargetError
+from agf_fx.imaging.find import find_images
+from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
+from agf_fx.models import LoadedModel, class_index
+from agf_fx.runtime.explainer import DegenerateMapWarning
+
+_ZERO = "as for an image of one colour or a score whose gradient vanishes; check image and preprocessing"
+_FEW = 4  # images for which a progress bar is not worth it
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for (see ``agf-fx explain --help``)."""
+
+    paths: tuple[Path, ...]
+    targets: tuple[str, ...]
+    top_k: int | None
+    out: Path
+    method: str
+    batch_size: int
+    max_pixels: int | None
+    contact_sheet: bool
+
+
+def run(request: Request, model: LoadedModel, console: Console) -> Summary:
+    """Explain every image that can be explained; errors are printed as they occur and kept in the summary.
+
+    Raises:
+        OptionsError: an option has a value that this model does not allow.
+        CaptureError: the model cannot be compiled.
+        OSError: the output folder cannot be made.
+    """
+    summary = Summary(model, request.method, request.out)
+    reporter = _Reporter(summary, console)
+    targets = _targets(request, model, reporter)
+    found = find_images(request.paths, skip=request.out)
+    for problem in found.problems:
+        reporter.add(None, problem)
+    if targets is None or not found.paths:
+        return summary
+    with stdout_kept_clean(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateMapWarning)  # told of each image by name, see _Writer
+        explainer = agf_fx.compile(model.model, _example(model), method=request.method)
+        request.out.mkdir(parents=True, exist_ok=True)
+        _explain_all(request, model, explainer, targets, found.paths, reporter)
+    return summary
+
+
+class _Reporter:
+    """Says each error and warning on one line and keeps it in the summary."""
+
+    def __init__(self, summary: Summary, console: Console) -> None:
+        self.summary = summary
+        self.console = console
+
+    def add(self, source: Path | str | None, error: Exception) -> None:
+        text = describe(error)
+        if source is not None and not text.startswith(str(source)):
+            text = f"{source}: {text}"
+        self.summary.errors.append((None if source is None else str(source), printable(text)))
+        say(self.console, f"error: {text}")
+
+    def warn(self, path: Path, text: str) -> None:
+        self.summary.warnings.append((str(path), printable(f"{path}: {text}")))
+        say(self.console, f"warning: {path}: {text}")
+
+
+def _targets(request: Request, model: LoadedModel, reporter: _Reporter) -> Targets | None:
+    """The classes to explain, or None when classes were asked for and none of them exists."""
+    if request.top_k is not None and request.top_k > len(model.class_names):
+        raise OptionsError(f"--top-k {request.top_k} is more than the {len(model.class_names)} classes; give fewer")
+    fixed: list[int] = []
+    for text in request.targets:
+        try:
+            fixed.append(class_index(text, model.class_names))
+        except TargetError as error:
+            reporter.add(f"--target {text}", error)
+    if request.targets and not fixed and request.top_k is None:
+        return None
+    return Targets(tuple(dict.fromkeys(fixed)), request.top_k)
+
+
+def _example(model: LoadedModel) -> torch.Tensor:
+    return torch.zeros(2, 3, *model.preprocessing.crop)
+
+
+class _Writer:
+    """Writes what was explained and keeps the contact sheets."""
+
+    def __init__(self, request: Request, model: LoadedModel, paths: list[Path], reporter: _Reporter) -> None:
+        self.model = model
+        self.folder = request.out
+        self.stems = unique_stems(paths)
+        self.sheets = ContactSheets(request.out, len(paths)) if request.contact_sheet else None
+        self.reporter = reporter
+
+    def write(self, explained: Explained) -> None:
+        """Write the files of one image; when that fails, report it: the next image may fare better."""
+        try:
+            record, panels = write_image(explained, self.model, self.folder, self.stems[explained.path])
+            self.reporter.summary.images.append(record)
+            for made in record.maps:
+                if made.positive == made.negative == 0:
+                    self.reporter.warn(
+                        explained.path, f"the map of {made.prediction.label} is zero everywhere, {_ZERO}"
+                    )
+            if self.sheets is not None:
+                self.sheets.add(panels)
+        except (AgfFxError, OSError) as error:
+            self.reporter.add(explained.path, error)
+
+    def close(self) -> None:
+        """Write the last contact sheet."""
+        if self.sheets is None:
+            return
+        try:
+            self.sheets.close()
+        except OSError as error:
+            self.reporter.add("contact sheet", error)
+        self.reporter.summary.contact_sheets.extend(self.sheets.written)
+
+
+def _explain_all(
+    request: Request,
+    model: LoadedModel,
+    explainer: Any,
+    targets: Targets,
+    paths: list[Path],
+    reporter: _Reporter,
+) -> None:
+    writer = _Writer(request, model, paths, reporter)
+    limits = {"batch_size": request.batch_size, "max_pixels": request.max_pixels or DEFAULT_MAX_PIXELS}
+    with _progress(reporter.console, len(paths)) as progress:
+        task = progress.add_task("explaining", total=len(paths))
+
+        def failed(path: Path, error: Exception) -> None:
+            reporter.add(path, error)
+            progress.advance(task)
+
+        try:
+            for explained in explain_files(paths, explainer, model, targets, **limits, on_error=failed):
+                writer.write(explained)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            reporter.summary.interrupted = True
+    writer.close()
+
+
+def _progress(console: Console, count: int) -> Progress:
+    """A progress bar on stderr, for more than a few images and a person watching."""
+    hidden = count <= _FEW or not console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=hidden, transient=True)

@@ -1,0 +1,1 @@
+"""Images in (reading, preprocessing) and pictures out (overlays, contact sheets, figures)."""

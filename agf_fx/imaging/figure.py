@@ -1,0 +1,186 @@
+"""Figures of an explanation for notebooks, scripts and papers: image, map per target, one colour bar."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from agf_fx.atomic import atomic_write
+from agf_fx.errors import InputError, OptionsError
+from agf_fx.imaging.pixels import display_pixels
+from agf_fx.imaging.render import COLORMAP, diverging_colormap, symmetric_limit
+
+MAX_ROWS = 16
+"""Images drawn in one figure unless the caller asks for more; the figure says when there are others."""
+
+_CELL = 2.4  # inches
+_TITLE = 30  # letters in a line
+_HEADLESS = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
+
+
+class ExplanationLike(Protocol):
+    """What is drawn: an explanation of N images for K targets each.
+
+    Attributes:
+        maps: (N, K, H, W) float, signed relevance.
+        target: (N, K) int64, class of each map.
+        logits: (N, C) float.
+        images: (N, 3, H, W) float, the batch that was explained.
+    """
+
+    maps: torch.Tensor
+    target: torch.Tensor
+    logits: torch.Tensor
+    images: torch.Tensor
+
+
+def figure(
+    result: ExplanationLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    images: Any = None,
+    indices: Sequence[int] | None = None,
+    max_rows: int = MAX_ROWS,
+) -> Figure:
+    """Draw an explanation: one row per image, with the image, its map for each target and one colour bar.
+
+    Each map is divided by its own largest ``|relevance|`` and drawn on a diverging scale whose middle is
+    zero: red speaks for the class, blue against it. The figure is made without pyplot, so no window opens
+    and no backend is chosen.
+
+    Args:
+        result: the explanation (see `ExplanationLike`).
+        class_names: a name for each of the C classes; by default ``class 3``.
+        images: pixels to display, as in `agf_fx.imaging.pixels.display_pixels`; by default ``result.images``,
+            each stretched from its smallest to its largest value.
+        indices: positions in the batch of the images to draw, in this order; by default the first ones.
+        max_rows: without ``indices``, draw no more images than this; when there are others, the figure says so.
+
+    Returns:
+        A matplotlib `Figure`.
+
+    Raises:
+        InputError: ``images`` or ``indices`` do not fit the batch.
+        OptionsError: ``class_names`` has not one name per class, or ``max_rows`` is not positive.
+    """
+    drawn = Figure(layout="constrained")
+    _draw(drawn, result, class_names, images, indices, max_rows)
+    return drawn
+
+
+def save(result: ExplanationLike, path: str | os.PathLike[str], *, dpi: float = 150, **options: Any) -> None:
+    """Write the figure of an explanation to a file, whole or not at all.
+
+    Args:
+        result: the explanation.
+        path: the file; its ending chooses the format (``.png``, ``.pdf``, ``.svg``, ``.jpg``, ...).
+        dpi: dots per inch of pixel formats.
+        **options: ``class_names``, ``images``, ``indices``, ``max_rows`` as in `figure`.
+
+    Raises:
+        OptionsError: matplotlib does not write files with this ending; otherwise as `figure`.
+        OSError: the file cannot be written.
+    """
+    drawn = figure(result, **options)
+    ending = os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
+    known = drawn.canvas.get_supported_filetypes()
+    if ending not in known:
+        raise OptionsError(f"{path}: a figure cannot be written as {ending!r}; end the name in {_list(known)}")
+    with atomic_write(path) as file:
+        drawn.savefig(file, format=ending, dpi=dpi)
+
+
+def show(result: ExplanationLike, **options: Any) -> None:
+    """Show the figure of an explanation in the notebook or in a window, through pyplot.
+
+    Without a display (matplotlib's backend is one that only writes files) a warning says so and nothing is
+    shown.
+
+    Args:
+        result: the explanation.
+        **options: ``class_names``, ``images``, ``indices``, ``max_rows`` as in `figure`, with its errors.
+    """
+    from matplotlib import pyplot as plt
+
+    drawn = plt.figure(layout="constrained")
+    try:
+        _draw(drawn, result, **{**_DEFAULTS, **options})
+        if matplotlib.get_backend().lower() in _HEADLESS:
+            warnings.warn("no display to show the figure on; write it with save('file.png')", stacklevel=3)
+        else:
+            plt.show()
+    finally:
+        plt.close(drawn)
+
+
+_DEFAULTS: dict[str, Any] = {"class_names": None, "images": None, "indices": None, "max_rows": MAX_ROWS}
+
+
+def _draw(
+    drawn: Figure,
+    result: ExplanationLike,
+    class_names: Sequence[str] | None,
+    images: Any,
+    indices: Sequence[int] | None,
+    max_rows: int,
+) -> None:
+    rows = _rows(len(result.maps), indices, max_rows)
+    maps = result.maps.detach().to("cpu", torch.float64).numpy()
+    pixels = display_pixels(result.images, images)
+    columns = 1 + maps.shape[1]
+    drawn.set_size_inches(_CELL * columns + 0.8, (_CELL + 0.35) * len(rows) + 0.3)
+    axes = drawn.subplots(len(rows), columns, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        _picture(line[0], pixels[row], f"image {row}")
+        for axis, one, title in zip(line[1:], maps[row], _titles(result, row, class_names), strict=True):
+            _picture(axis, one / symmetric_limit(one), title)
+    _colour_bar(drawn, axes)
+    if indices is None and len(rows) < len(maps):
+        drawn.supxlabel(f"the first {len(rows)} of {len(maps)} images (max_rows={max_rows})", fontsize=8)
+
+
+def _rows(count: int, indices: Sequence[int] | None, max_rows: int) -> list[int]:
+    if max_rows < 1:
+        raise OptionsError(f"max_rows={max_rows} draws nothing; give 1 or more")
+    chosen = list(range(min(count, max_rows))) if indices is None else [int(index) for index in indices]
+    wrong = [index for index in chosen if not 0 <= index < count]
+    if wrong or not chosen:
+        raise InputError(f"indices {wrong or 'are empty'}: choose from the {count} images of the batch, 0..{count - 1}")
+    return chosen
+
+
+def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
+    """Show (H, W, 3) pixels as they are, or an (H, W) map with values in -1..1 in diverging colours."""
+    axis.imshow(pixels, cmap=diverging_colormap(COLORMAP), vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_title(textwrap.fill(title, _TITLE), fontsize=9)
+    axis.set_axis_off()
+
+
+def _titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None) -> list[str]:
+    classes = result.logits.shape[1]
+    if class_names is not None and len(class_names) != classes:
+        raise OptionsError(f"{len(class_names)} class names for {classes} classes; give one per class")
+    names = class_names or [f"class {index}" for index in range(classes)]
+    return [f"{names[index]} (logit {result.logits[row, index]:.2f})" for index in result.target[row].tolist()]
+
+
+def _colour_bar(drawn: Figure, axes: np.ndarray) -> None:
+    scale = ScalarMappable(Normalize(-1, 1), diverging_colormap(COLORMAP))
+    bar = drawn.colorbar(scale, ax=axes, ticks=[-1, 0, 1], shrink=0.8 / max(1, len(axes) ** 0.5), aspect=25)
+    bar.ax.set_yticklabels(["-max", "0", "+max"])
+    bar.set_label("relevance (each map by its largest magnitude)", fontsize=8)
+
+
+def _list(endings: Any) -> str:
+    return ", ".join(f".{ending}" for ending in sorted(endings))

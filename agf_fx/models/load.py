@@ -1,0 +1,173 @@
+"""A model ready to be explained: weights, preprocessing and class names that belong together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from agf_fx.errors import ModelLoadError, OptionsError
+from agf_fx.imaging.preprocess import Preprocessing
+from agf_fx.models import sources
+from agf_fx.models.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A classifier in evaluation mode with what is needed to feed it and to read it.
+
+    Attributes:
+        model: maps float32 images (N, 3, H, W) to logits (N, C).
+        name: the name it was asked for by.
+        class_names: the C class names, ``("0", "1", ...)`` where they are not known.
+        preprocessing: how a picture becomes an input.
+        multi_label: True when classes do not exclude each other: probabilities are sigmoids, else a softmax.
+        weights: where the weights come from, in words.
+    """
+
+    model: nn.Module
+    name: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    multi_label: bool
+    weights: str
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities (N, C) of logits (N, C)."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+
+def check_model(
+    name: str,
+    *,
+    weights: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    untrained: bool = False,
+) -> None:
+    """Check what `load_model` was asked for, without building, reading or downloading anything.
+
+    Raises:
+        ModelLoadError: the name is unknown, or nothing says where the weights come from.
+        OptionsError: options contradict each other or have values they cannot have.
+    """
+    sources.check_name(name)
+    if num_classes is not None and num_classes < 1:
+        raise OptionsError(f"num_classes={num_classes} is not possible; give 1 or more")
+    if weights is not None and checkpoint is not None:
+        raise OptionsError("weights and checkpoint are both given; give one of them")
+    if name in sources.BUNDLED:
+        if weights is not None or num_classes is not None:
+            raise OptionsError(f"{name} comes with its weights and classes; leave out weights and num_classes")
+    elif sources.is_factory(name):
+        if weights is not None:
+            raise OptionsError(f"weights are for torchvision models; give {name} a checkpoint instead")
+    elif weights is not None:
+        sources.weights_entry(name, weights)
+        if num_classes is not None:
+            raise OptionsError("published weights fix the number of classes; leave out num_classes")
+    elif checkpoint is None and not untrained:
+        raise ModelLoadError(
+            f"{name} has random weights, which a map would explain nothing of; ask for weights DEFAULT or "
+            "give a checkpoint"
+        )
+
+
+def load_model(
+    name: str,
+    *,
+    weights: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    multi_label: bool = False,
+    untrained: bool = False,
+) -> LoadedModel:
+    """Load a classifier with its preprocessing and class names.
+
+    Args:
+        name: ``digits-vgg`` or ``digits-resnet`` (bundled, trained), a torchvision classifier such as
+            ``resnet50``, or ``package.module:factory`` (the current folder is searched too), a function or class
+            that returns a `torch.nn.Module`.
+        weights: for torchvision: ``DEFAULT`` or an entry such as ``IMAGENET1K_V1``, downloaded by torchvision.
+        checkpoint: a ``.safetensors`` file, loaded strictly; without one a factory sets its own weights.
+        num_classes: number of outputs, handed to torchvision or to the factory.
+        class_names: one name per output; by default those of the weights, else ``"0"``, ``"1"``, ...
+        size: resize the shorter side to this many pixels and crop the centre to a square of it; by default
+            as the weights say, 64 for the bundled models and 224 for a factory.
+        mean: three numbers subtracted from the channels on the 0..1 scale; by default as the weights say, and
+            those of ImageNet for a factory.
+        std: three numbers the channels are divided by; defaults as for ``mean``.
+        multi_label: classes do not exclude each other (the bundled models know it).
+        untrained: allow a torchvision model without weights, to look at its structure.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ModelLoadError: the model is unknown, cannot be built or downloaded, or does not map images to logits.
+        CheckpointError: the checkpoint is missing, damaged or does not fit.
+        OptionsError: options contradict each other or have values they cannot have.
+    """
+    check_model(name, weights=weights, checkpoint=checkpoint, num_classes=num_classes, untrained=untrained)
+    built = _build(name, weights, num_classes)
+    if checkpoint is not None:
+        built = built._replace(checkpoint=Path(checkpoint), weights=os.fspath(checkpoint))
+    if built.checkpoint is not None:
+        load_checkpoint(built.model, built.checkpoint)
+    model = built.model.eval()
+    preprocessing = _adjusted(built.preprocessing, size, mean, std)
+    classes = _count_classes(name, model, preprocessing)
+    names = _names(name, classes, built.class_names if class_names is None else tuple(class_names))
+    return LoadedModel(model, name, names, preprocessing, multi_label or built.multi_label, built.weights)
+
+
+def _build(name: str, weights: str | None, num_classes: int | None) -> sources.Built:
+    if sources.is_factory(name):
+        return sources.from_factory(name, num_classes)
+    if name in sources.BUNDLED:
+        return sources.bundled(name)
+    return sources.from_torchvision(name, weights, num_classes)
+
+
+def _adjusted(
+    base: Preprocessing, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing:
+    changes: dict = {} if size is None else {"resize": size, "crop": (size, size)}
+    if mean is not None:
+        changes["mean"] = tuple(mean)
+    if std is not None:
+        changes["std"] = tuple(std)
+    return replace(base, **changes)
+
+
+def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing) -> int:
+    """Number of logits, found by running one black image."""
+    shape = (1, 3, *preprocessing.crop) if preprocessing.crop else (1, 3, 224, 224)
+    try:
+        with torch.inference_mode():
+            logits = model(torch.zeros(shape))
+    except Exception as error:  # foreign code may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelLoadError(
+            f"{name} fails on a float32 image {shape} ({reason}); give the size it is made for"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelLoadError(f"{name} returns {found}, not logits (N, classes); wrap it so that it does")
+    return logits.shape[1]
+
+
+def _names(name: str, classes: int, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    if names is None:
+        return tuple(map(str, range(classes)))
+    if len(names) != classes:
+        raise ModelLoadError(f"{len(names)} class names for the {classes} outputs of {name}; give one per output")
+    return names
