@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agf_fx.frontend.capture import capture
+    from agf_fx.imaging.read import read_image
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
     from agf_fx.models import LoadedModel, load_model
     from agf_fx.options import AGFOptions
@@ -31,6 +32,7 @@ _HOMES = {
     "capture": "agf_fx.frontend.capture",
     "compile": "agf_fx.runtime.explainer",
     "load_model": "agf_fx.models",
+    "read_image": "agf_fx.imaging.read",
     "register_rule": "agf_fx.rules.register",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "capture",
     "compile",
     "load_model",
+    "read_image",
     "register_rule",
 ]
 

@@ -52,7 +52,7 @@ def interpret(
         inputs: placeholder name -> weight or constant.
     """
     values = dict(inputs) | {canonical.images.name: images}
-    return _explain(canonical, method, values, target, lambda op, args: op(*args))
+    return _explain(canonical, method, values, target, lambda op, args, kwargs: op(*args, **kwargs))
 
 
 def emit(canonical: CanonicalGraph, method: Method) -> ExplanationGraph:
@@ -76,13 +76,13 @@ def _explain(
     method: Method,
     values: dict[str, Value],
     target: Value,
-    call: Callable[[Callable[..., Any], tuple[Any, ...]], Value],
+    call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Value],
 ) -> Streams:
     sites: dict[fx.Node, Site] = {}
     for node in canonical.calls:
-        args = fx.map_arg(node.args, lambda n: values[n.name])
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
         with scope(stream="forward", layer=node.meta["module"], symbol="y"):
-            values[node.name] = call(node.target, args)
+            values[node.name] = call(node.target, args, kwargs)
         sites[node] = Site(node, args, values[node.name])
     images, logits = values[canonical.images.name], values[canonical.logits.name]
     with scope(stream="gradient", rule=rule_name(method.initial_gradient)):

@@ -21,9 +21,9 @@ class RuleTracer(fx.proxy.TracerBase):
         self.graph = fx.Graph(tracer_cls=type(self))
         self.record_stack_traces = False
 
-    def call(self, target: Callable[..., Any], args: tuple[Any, ...]) -> fx.Proxy:
+    def call(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
         """Emit a call of a canonical operation."""
-        return self.create_proxy("call_function", target, args, {})
+        return self.create_proxy("call_function", target, args, kwargs)
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any) -> fx.Node:
         """Append a node; every operation on a Proxy ends here."""

@@ -21,7 +21,7 @@ def mark_flatten_boundaries(canonical: CanonicalGraph) -> CanonicalGraph:
     for node in canonical.calls:
         if is_parametrised(node) and family_of(node) is Family.LINEAR:
             reshape = _behind_pass_through(node.args[0])
-            if reshape.target is aten.view.default and reshape.meta["type"].rank == 2:
+            if reshape.target is aten.reshape.default and reshape.meta["type"].rank == 2:
                 feature_map = reshape.args[0]
                 kind = feature_map.meta["type"]
                 if kind.rank > 2 and kind.batched:

@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -11,3 +12,9 @@ def _quiet_torch_logs(caplog):
     """torch logs every export at debug level, which pytest would print with each failure."""
     caplog.set_level("ERROR", logger="torch")
     caplog.set_level("ERROR", logger="torch.__trace")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """The networks are tiny: threads would wait for each other longer than they work."""
+    torch.set_num_threads(1)

@@ -71,8 +71,8 @@ GOLDEN_TEXT = """\
 %max_pool2d_with_indices = max_pool2d_with_indices(%act_relu_2, [2, 2], [2, 2], [0, 0], [1, 1], False)  (f64[N, 4, 8, 8], i64[N, 4, 8, 8])
 %getitem = getitem(%max_pool2d_with_indices, 0)                           f64[N, 4, 8, 8]
 %adaptive_avg_pool2d = adaptive_avg_pool2d(%getitem, [4, 4])              f64[N, 4, 4, 4]
-%view = view(%adaptive_avg_pool2d, [-1, 64])                              f64[N, 64]
-%fc_linear = linear(%view, %p_fc_weight, %p_fc_bias)                      f64[N, 5]                           fc
+%reshape = reshape(%adaptive_avg_pool2d, [-1, 64])                        f64[N, 64]
+%fc_linear = linear(%reshape, %p_fc_weight, %p_fc_bias)                   f64[N, 5]                           fc
 return %fc_linear                                                         -
 """
 
@@ -288,3 +288,46 @@ def test_constants_of_the_code_are_kept():
 def test_bad_examples_are_refused(example):
     with pytest.raises(InputError):
         agf_fx.capture(small_vgg(), example)
+
+
+class Exported(nn.Module):
+    """Tensors that forward() creates, with keyword arguments; only torch.export can follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 196, 3)
+        self.register_buffer("scale", torch.tensor([1.5, 2.5]))
+
+    def forward(self, x):
+        x = self.conv(x)
+        for _ in range(len(x.shape) - 3):
+            x = x * torch.linspace(0, 2.7, 14, dtype=torch.float64).to(torch.int64)
+        weight = torch.sum(self.scale, 0, dtype=torch.float64)
+        return self.fc((x * weight).flatten(1))
+
+
+def test_tensors_that_the_code_creates_keep_their_keyword_arguments():
+    model = Exported().double().eval()
+    canonical = agf_fx.capture(model, IMAGES)
+    torch.testing.assert_close(logits_of(model, canonical), model(IMAGES), rtol=1e-12, atol=1e-12)
+    (constant,) = canonical.signature.constants.values()
+    assert constant.tolist() == [0] * 5 + [1] * 5 + [2] * 4
+    explainer = agf_fx.compile(model, IMAGES)
+    assert explainer(IMAGES).isfinite().all()
+    assert "sum.dim_IntList(%b_scale, [0], dtype=torch.float64)" in str(explainer.graph).replace("False, ", "")
+
+
+class MixesSamples(Gate):
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).reshape(-1, 2).reshape(-1, 4 * 196))
+
+
+class BatchSizeAsNumber(Gate):
+    def forward(self, x):
+        return self.fc((self.conv(x) * x.shape[0]).flatten(1))
+
+
+@pytest.mark.parametrize("network", [MixesSamples, BatchSizeAsNumber])
+def test_samples_must_stay_apart(network):
+    with pytest.raises(UnsupportedOpError, match=r"mixes samples|batch size"):
+        agf_fx.capture(network().double().eval(), IMAGES)

@@ -40,7 +40,7 @@ from agf_fx.data import sample_scenes
 scene = sample_scenes()[0]
 loaded = agf_fx.load_model("digits-vgg")
 explainer = agf_fx.compile(loaded.model)
-image, _ = loaded.preprocessing.prepare(scene.image())
+image, _ = loaded.preprocessing.prepare(agf_fx.read_image(scene.path))
 print(agf_fx.__file__, agf_fx.passes.heads.__file__, explainer(image[None]).shape)
 """
     out = run(python, "-c", program, cwd=folder).split(maxsplit=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sympy
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -28,29 +30,45 @@ def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
     if len(outputs) != 1 or not isinstance(outputs[0], fx.Node) or program.call_spec.out_spec.num_children:
         raise CaptureError(f"{name} must return one tensor of logits; wrap it in a module that returns that tensor.")
 
+    batch = _batch_symbol(program, images[0])
+    constants = _constants(program, model)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
-    placeholders = [node for node in placeholders if node.users or node.name == images[0]]
-    batch = _batch_symbol(program, images[0])
-    for node in sorted(placeholders, key=lambda node: node.name != images[0]):
-        copies[node] = _copy(graph, node, copies, batch)
+    weights: dict[str, str] = {}
+    kept: dict[str, Tensor] = {}
+    needed = [node for node in program.graph.nodes if node.name == images[0] or _is_input(node, inputs, constants)]
+    for node in sorted(needed, key=lambda node: node.name != images[0]):
+        copies[node] = _placeholder(graph, node, batch, node.name == images[0])
+        if node in constants:
+            kept[copies[node].name] = constants[node]
+        elif node.name != images[0]:
+            weights[copies[node].name] = inputs[node.name].target
     for node in program.graph.nodes:
-        if node.op == "call_function":
-            copies[node] = _copy(graph, node, copies, batch)
+        if node.op == "call_function" and node not in constants:
+            copies[node] = _call(graph, node, copies, batch)
     graph.output(copies[outputs[0]])
+    return CanonicalGraph(name, graph, Signature(weights, kept))
 
-    weights, constants = {}, {}
-    for node in placeholders:
-        path = inputs[node.name].target
-        if path is None:
-            continue  # the images
-        if isinstance(tensor_at(model, path), Tensor):
-            weights[copies[node].name] = path
-        else:  # a tensor that forward() created
-            value = program.state_dict.get(path, program.constants.get(path))
-            constants[copies[node].name] = value.detach().clone()
-    return CanonicalGraph(name, graph, Signature(weights, constants))
+
+def _constants(program: ExportedProgram, model: nn.Module) -> dict[fx.Node, Any]:
+    """The value of every node that depends on neither images nor the model's tensors: created by forward() itself."""
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            path = next(spec.target for spec in program.graph_signature.input_specs if spec.arg.name == node.name)
+            if path is not None and tensor_at(model, path) is None:
+                values[node] = program.state_dict.get(path, program.constants.get(path)).detach().clone()
+        elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
+            arguments = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*arguments[0], **arguments[1])
+    return values
+
+
+def _is_input(node: fx.Node, inputs: dict[str, Any], constants: dict[fx.Node, Any]) -> bool:
+    """Whether the adopted graph needs ``node`` as an input: a weight, or a constant that a call reads."""
+    if node in constants:
+        return isinstance(constants[node], Tensor) and any(user not in constants for user in node.users)
+    return node.op == "placeholder" and bool(node.users) and inputs[node.name].target is not None
 
 
 def _batch_symbol(program: ExportedProgram, images: str) -> sympy.Expr:
@@ -61,10 +79,15 @@ def _batch_symbol(program: ExportedProgram, images: str) -> sympy.Expr:
     return size.node.expr
 
 
-def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node], batch: sympy.Expr) -> fx.Node:
+def _placeholder(graph: fx.Graph, node: fx.Node, batch: sympy.Expr, is_images: bool) -> fx.Node:
+    name = node.name if node.op == "placeholder" else f"c_{node.name}"
+    copied = graph.placeholder(name)
+    copied.meta = {"type": type_of(node.meta["val"], batch), "depends_on_images": is_images}
+    return copied
+
+
+def _call(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node], batch: sympy.Expr) -> fx.Node:
     copied = graph.node_copy(node, copies.__getitem__)
-    value = node.meta.get("val")
-    copied.meta = {"type": type_of(value, batch)} | (origin(node) if node.op == "call_function" else {})
-    is_images = not copies  # the images are the first node
-    copied.meta["depends_on_images"] = is_images or any(n.meta["depends_on_images"] for n in copied.all_input_nodes)
+    copied.meta = {"type": type_of(node.meta.get("val"), batch)} | origin(node)
+    copied.meta["depends_on_images"] = any(source.meta["depends_on_images"] for source in copied.all_input_nodes)
     return copied

@@ -126,7 +126,7 @@ def _reshape(graph: fx.Graph, node: fx.Node) -> None:
     shape = node.meta["type"].shape
     if sum(not isinstance(size, int) for size in shape) == 1:
         size = [size if isinstance(size, int) else -1 for size in shape]
-        _replace(graph, node, aten.view.default, (node.args[0], size))
+        _replace(graph, node, aten.reshape.default, (node.args[0], size))
 
 
 def _transpose(graph: fx.Graph, node: fx.Node) -> None:
@@ -157,10 +157,12 @@ def _sum(graph: fx.Graph, node: fx.Node) -> None:
     """a ± alpha·b becomes a ± b, with the product written out where alpha is not 1."""
     first, second = node.args
     alpha = node.kwargs.get("alpha", 1)
-    if alpha != 1:
+    if alpha != 1 and not isinstance(second, fx.Node):
+        second = second * alpha
+    elif alpha != 1:
         with graph.inserting_before(node):
             scaled = graph.call_function(aten.mul.Tensor, (second, alpha))
-        scaled.meta = dict(second.meta)
+        scaled.meta = second.meta | {key: node.meta[key] for key in ("module", "source")}
         second = scaled
     node.args, node.kwargs = (first, second), {}
 
@@ -170,6 +172,15 @@ def _commuted_product(graph: fx.Graph, node: fx.Node) -> None:
     first, second = node.args
     if depends_on_images(second) and not depends_on_images(first):
         node.args = (second, first)
+
+
+def _reversed_difference(graph: fx.Graph, node: fx.Node) -> None:
+    """constant - x, which torch spells rsub(x, constant), becomes x · (-alpha) + constant."""
+    x, constant, alpha = node.args
+    with graph.inserting_before(node):
+        negative = graph.call_function(aten.mul.Tensor, (x, -alpha))
+    negative.meta = dict(node.meta)
+    _replace(graph, node, aten.add.Tensor, (negative, constant))
 
 
 def _softmax(graph: fx.Graph, node: fx.Node) -> None:
@@ -207,6 +218,7 @@ _REWRITES: dict[Callable[..., Any], Callable[[fx.Graph, fx.Node], None]] = {
     aten.cat.default: _cat,
     aten.add.Tensor: _sum,
     aten.sub.Tensor: _sum,
+    aten.rsub.Scalar: _reversed_difference,
     aten.mul.Tensor: _commuted_product,
     aten.softmax.int: _softmax,
     aten.log_softmax.int: _softmax,
@@ -225,7 +237,8 @@ def _renamed(canonical: CanonicalGraph) -> CanonicalGraph:
     copies: dict[fx.Node, fx.Node] = {}
     for node in canonical.graph.nodes:
         args = fx.map_arg(node.args, copies.__getitem__)
-        copies[node] = graph.create_node(node.op, node.target, args, {}, name=_name(canonical, node))
+        kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+        copies[node] = graph.create_node(node.op, node.target, args, kwargs, name=_name(canonical, node))
         copies[node].meta = node.meta
     return replace(canonical, graph=graph)
 
@@ -233,5 +246,5 @@ def _renamed(canonical: CanonicalGraph) -> CanonicalGraph:
 def _name(canonical: CanonicalGraph, node: fx.Node) -> str:
     if node.op != "call_function":
         return "images" if node is canonical.images else node.name
-    parts = [node.meta["module"].replace(".", "_"), text.op_name(node.target).split(".")[0]]
+    parts = [node.meta["module"].replace(".", "_"), text.op_name(node.target, short=True)]
     return "_".join(part for part in parts if part)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
 from agf_fx.errors import UnsupportedOpError
 from agf_fx.ir import text
 from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.types import TensorType
 from agf_fx.ir.vocabulary import VOCABULARY, Family, depends_on_images, operands, signals
+
+aten = torch.ops.aten
 
 
 def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
@@ -15,8 +19,15 @@ def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
     if not node.meta["depends_on_images"]:
         return
     name = str(node.target)
+    if node.target is aten.sym_size.int:
+        reader = next(iter(node.users))
+        raise unsupported(canonical, reader, f"{reader.target} takes the batch size as a number; no rule for that")
     if node.target not in VOCABULARY:
         raise unsupported(canonical, node, f"no relevance rule for {name}")
+    if node.kwargs:
+        raise unsupported(canonical, node, f"no relevance rule for {name} with {', '.join(node.kwargs)} given")
+    if isinstance(node.meta["type"], TensorType) and not node.meta["type"].batched:
+        raise unsupported(canonical, node, f"no relevance rule for {name} that mixes samples of a batch")
     kind = VOCABULARY[node.target]
     if kind.operands == (0, 1):
         carriers = signals(node)
@@ -37,7 +48,10 @@ def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str) -> Unsup
     if source:
         lines.append(f"  at {source}")
     lines.append(text.excerpt(canonical.graph, node))
-    lines.append(
-        f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...), or write the model without it."
-    )
+    if node.target in VOCABULARY:
+        lines.append("Write the model without this use of it.")
+    else:
+        lines.append(
+            f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...), or write the model without it."
+        )
     return UnsupportedOpError("\n".join(lines), op=str(node.target), module_path=module, source=source)

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 
 
-def op_name(target: Callable[..., Any] | str) -> str:
-    """Short name of an operation: ``conv2d``, ``add.Tensor``, ``getitem``."""
+def op_name(target: Callable[..., Any] | str, short: bool = False) -> str:
+    """Name of an operation: ``conv2d``, ``add.Tensor``, ``getitem``; ``short`` leaves library and overload out."""
     if isinstance(target, torch._ops.OpOverload):
         namespace, name = target._schema.name.split("::")
+        if short:
+            return name
         overload = "" if target._overloadname == "default" else f".{target._overloadname}"
         return f"{'' if namespace == 'aten' else namespace + '.'}{name}{overload}"
     if target is operator.getitem:

@@ -54,12 +54,11 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
     aten.mean.dim: Op(Family.PROPORTIONAL),
     # Pass-through. A product or quotient of two signals is a gate, for which there is no rule here.
     aten.batch_norm.default: Op(Family.PASS_THROUGH),
-    aten.clone.default: Op(Family.PASS_THROUGH),
     aten.mul.Tensor: Op(Family.PASS_THROUGH, (0, 1)),
     aten.div.Tensor: Op(Family.PASS_THROUGH, (0, 1)),
     operator.getitem: Op(Family.PASS_THROUGH),
     # Data movement.
-    aten.view.default: Op(Family.DATA_MOVEMENT),
+    aten.reshape.default: Op(Family.DATA_MOVEMENT),
     aten.permute.default: Op(Family.DATA_MOVEMENT),
     aten.cat.default: Op(Family.DATA_MOVEMENT),
     # Merges; with a constant as one side they are pass-through, see `family_of`.

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from agf_fx.rules.numerics import Value, max_normalise
+from agf_fx.rules.numerics import Value, divide_or_zero, max_normalise
+
+RANK_TOLERANCE = 1e-10  # of |d|² / |R_f|²: far above float32 rounding of d (1e-14), far below any real difference
 
 
 def guided_factorisation(Y: Value, partition: Value, spatial: Sequence[int], dialect: str) -> Value:
@@ -30,11 +32,7 @@ def guided_factorisation(Y: Value, partition: Value, spatial: Sequence[int], dia
     R_f = _mean_over(H, phi > 0)
     R_b = _mean_over(H, phi < 0 if dialect == "reference" else phi <= 0)
 
-    # RᵀR = [[a, b], [b, c]] and RᵀH = [u; v], background first.
-    a, b, c = _dot(R_b, R_b), _dot(R_b, R_f), _dot(R_f, R_f)
-    u, v = _project(R_b, H), _project(R_f, H)
-    solve = _ridge if dialect == "reference" else _least_squares
-    W_b, W_f = solve(a, b, c, u, v)
+    W_b, W_f = (_ridge if dialect == "reference" else _least_squares)(R_b, R_f, H)
     return torch.reshape(torch.relu(W_f) - torch.relu(W_b), [-1, 1, *spatial])
 
 
@@ -52,19 +50,29 @@ def _project(R: Value, H: Value) -> Value:
     return torch.bmm(torch.transpose(R, 1, 2), H)
 
 
-def _ridge(a: Value, b: Value, c: Value, u: Value, v: Value) -> tuple[Value, Value]:
-    """(G + I)⁻¹ [u; v] for G = [[a, b], [b, c]]; det(G + I) ≥ 1."""
-    a, c = a + 1.0, c + 1.0
+def _ridge(R_b: Value, R_f: Value, H: Value) -> tuple[Value, Value]:
+    """(RᵀR + I)⁻¹ RᵀH, the rows of background and foreground: (N, 1, P) each; det(RᵀR + I) ≥ 1."""
+    u, v = _project(R_b, H), _project(R_f, H)
+    a, b, c = _dot(R_b, R_b) + 1.0, _dot(R_b, R_f), _dot(R_f, R_f) + 1.0
     det = a * c - b * b
     return (c * u - b * v) / det, (a * v - b * u) / det
 
 
-def _least_squares(a: Value, b: Value, c: Value, u: Value, v: Value) -> tuple[Value, Value]:
-    """G⁺ [u; v]: the inverse, or G / (tr G)² where G has rank one, or 0 where G = 0."""
-    det, trace = a * c - b * b, a + c
-    singular = det <= 1e-6 * trace * trace  # the relative size at which float32 loses the determinant
-    inverse = torch.reciprocal(torch.masked_fill(det, singular, 1.0))
-    square = torch.masked_fill(trace * trace, trace == 0, 1.0)
-    background = torch.where(singular, (a * u + b * v) / square, (c * u - b * v) * inverse)
-    foreground = torch.where(singular, (b * u + c * v) / square, (a * v - b * u) * inverse)
-    return background, foreground
+def _least_squares(R_b: Value, R_f: Value, H: Value) -> tuple[Value, Value]:
+    """R⁺H by orthogonalisation: R_f = k R_b + d with d ⊥ R_b, which keeps the digits that det(RᵀR) loses.
+
+    Where d is numerically zero, R has rank one (or zero) and R⁺ = Rᵀ / tr(RᵀR), R⁺H the minimum-norm solution.
+    """
+    a, c = _dot(R_b, R_b), _dot(R_f, R_f)
+    k = divide_or_zero(_dot(R_b, R_f), a)
+    d = R_f - k * R_b
+    height = _dot(d, d)
+    u, v = _project(R_b, H), _project(R_f, H)
+    foreground = divide_or_zero(_project(d, H), height)
+    background = divide_or_zero(u, a) - k * foreground
+    dependent = height <= c * RANK_TOLERANCE
+    trace = a + c
+    return (
+        torch.where(dependent, divide_or_zero(u, trace), background),
+        torch.where(dependent, divide_or_zero(v, trace), foreground),
+    )

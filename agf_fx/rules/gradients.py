@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from agf_fx.errors import VerifyError
 from agf_fx.rules.linear_maps import adjoint
 from agf_fx.rules.numerics import Value, expand
 from agf_fx.rules.site import Site
@@ -22,8 +23,18 @@ Vjp = Callable[[Site, Value], tuple[Value, ...]]
 
 
 def vjp(site: Site, g: Value) -> tuple[Value, ...]:
-    """The gradients at the operands of ``site`` from the gradient ``g`` at its output."""
-    return VJPS[site.node.target](site, g)
+    """The gradients at the operands of ``site`` from the gradient ``g`` at its output.
+
+    Raises:
+        VerifyError: a registered vjp returns the wrong number of gradients.
+    """
+    gradients = VJPS[site.node.target](site, g)
+    if len(gradients) != len(site.operands):
+        raise VerifyError(
+            f"the vjp of {site.node.target} returned {len(gradients)} gradients for {len(site.operands)} operands; "
+            "return one per operand, None where there is none."
+        )
+    return gradients
 
 
 def _batch_norm(site: Site, g: Value) -> tuple[Value, ...]:
@@ -75,7 +86,6 @@ VJPS: dict[Callable[..., Any], Vjp] = {
     aten.relu.default: lambda site, g: (aten.threshold_backward.default(g, site.y, 0),),
     aten.sigmoid.default: lambda site, g: (aten.sigmoid_backward.default(g, site.y),),
     aten.batch_norm.default: _batch_norm,
-    aten.clone.default: lambda site, g: (g,),
     getitem: lambda site, g: (g,),
     aten.mul.Tensor: lambda site, g: (g * site.args[1], None),
     aten.div.Tensor: lambda site, g: (g / site.args[1], None),
@@ -87,7 +97,7 @@ VJPS: dict[Callable[..., Any], Vjp] = {
     aten.adaptive_avg_pool2d.default: lambda site, g: (aten._adaptive_avg_pool2d_backward.default(g, site.x),),
     aten.mean.dim: _mean,
     # Data movement
-    aten.view.default: lambda site, g: (torch.reshape(g, [-1, *site.x_type.sample_shape]),),
+    aten.reshape.default: lambda site, g: (torch.reshape(g, [-1, *site.x_type.sample_shape]),),
     aten.permute.default: _permute,
     aten.cat.default: _cat,
     # Behind the head

@@ -38,6 +38,11 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     families = (Family.PROPORTIONAL, Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.MERGE)
     if isinstance(rule, str) and rule not in families:
         raise OptionsError(f"no rule family {rule!r}; choose one of {', '.join(families)}, or give a function.")
+    if not (isinstance(rule, str) or callable(rule)) or not callable(vjp):
+        raise OptionsError("rule must be a function or the name of a family, and vjp a function.")
+    positions = sum(not argument.kwarg_only for argument in op._schema.arguments)
+    if not operands or not all(isinstance(i, int) and 0 <= i < positions for i in operands):
+        raise OptionsError(f"operands {tuple(operands)} must be positions of arguments of {op}, 0 … {positions - 1}.")
     VOCABULARY[op] = Op(Family(rule) if isinstance(rule, str) else Family.PROPORTIONAL, tuple(operands))
     VJPS[op] = vjp
     _REGISTERED.pop(op, None)

@@ -1,0 +1,215 @@
+"""Every operation of the vocabulary, from capture to explanation graph, against autograd and dense oracles."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from cases import DTYPE, HEIGHT, ROWS, WIDTH, Classifier, Row
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from agf_fx.emit import Streams, interpret
+from agf_fx.frontend.capture import capture
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.text import op_name
+from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.options import AGFOptions
+from agf_fx.pipeline import lower, verify_step
+from agf_fx.rules.register import _BUILT_IN
+
+aten = torch.ops.aten
+torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
+
+METHOD = attribution_guided_factorization(AGFOptions())
+TARGET = torch.tensor([0, 2, 1])
+
+
+class Sum(nn.Module):
+    """The sum of the logits of one classifier per row, so that one capture serves all rows of an operation."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(map(Classifier, rows))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, *others = [branch(images) for branch in self.branches]
+        return sum(others, first)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All rows of one operation, captured, compiled and run on three images."""
+
+    model: Sum
+    images: Tensor
+
+    @cached_property
+    def canonical(self) -> CanonicalGraph:
+        return capture(self.model, self.images[:1])
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the graph takes besides images, by placeholder name, in order."""
+        signature = self.canonical.signature
+        found = {name: operator.attrgetter(path)(self.model).detach() for name, path in signature.weights.items()}
+        placeholders = [node.name for node in self.canonical.graph.nodes if node.op == "placeholder"]
+        return {name: (found | dict(signature.constants))[name] for name in placeholders[1:]}
+
+    @cached_property
+    def values(self) -> dict[fx.Node, Tensor]:
+        """The value of every canonical node, by torch.fx's own interpreter."""
+        interpreter = fx.Interpreter(fx.GraphModule(nn.Module(), self.canonical.graph), garbage_collect_values=False)
+        interpreter.run(self.images, *self.inputs.values())
+        return interpreter.env
+
+    @cached_property
+    def explanation(self) -> ExplanationGraph:
+        return lower(self.canonical, METHOD, verify_step)
+
+    @cached_property
+    def streams(self) -> Streams:
+        assert self.explanation  # which has analysed the canonical graph
+        return interpret(self.canonical, METHOD, self.images, TARGET, self.inputs)
+
+    def calls(self, row: Row, module: str, op: Callable[..., Any]) -> list[fx.Node]:
+        """The calls of ``op`` that stem from a module, or from modules inside it, of a row's classifier."""
+        path = f"branches.{rows_of(row.op).index(row)}.{module}"
+        return [n for n in self.canonical.calls if n.target is op and f"{n.meta['module']}.".startswith(f"{path}.")]
+
+    def branch(self, row: Row) -> Classifier:
+        return self.model.branches[rows_of(row.op).index(row)]
+
+
+def rows_of(op: Callable[..., Any]) -> list[Row]:
+    return [row for row in ROWS if row.op is op]
+
+
+@cache
+def run(op: Callable[..., Any]) -> Run:
+    torch.manual_seed(0)
+    model = Sum(rows_of(op)).to(DTYPE).eval()
+    return Run(model, torch.randn(len(TARGET), 3, HEIGHT, WIDTH, dtype=DTYPE))
+
+
+each_op = pytest.mark.parametrize("op", dict.fromkeys(row.op for row in ROWS), ids=op_name)
+
+
+def each_row(rows: Sequence[Row]) -> Callable:
+    return pytest.mark.parametrize("row", rows, ids=lambda row: f"{op_name(row.op)}: {row.label}")
+
+
+def assert_equal(actual: Tensor, expected: Tensor) -> None:
+    """Up to rounding, and not merely because both are 0."""
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_every_built_in_operation_has_a_row():
+    assert not _BUILT_IN - {row.op for row in ROWS}
+
+
+@each_row(ROWS)
+def test_operation_occurs(row):
+    nodes = run(row.op).calls(row, "op", row.op)
+    assert [family_of(node) for node in nodes] == ([row.family] if row.occurs else [])
+
+
+@each_op
+def test_forward_is_the_model(op):
+    torch.testing.assert_close(run(op).streams.logits, run(op).model(run(op).images), rtol=0, atol=1e-12)
+
+
+@each_row(ROWS)
+def test_gradient_is_autograd(row):
+    case = run(row.op)
+    seed = METHOD.initial_gradient(case.streams.logits, TARGET)
+    images = case.images.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(case.branch(row)(images), images, seed)
+    stems = case.calls(row, "stems", aten.conv2d.default)
+    assert len(stems) == row.signals
+    assert_equal(sum(case.streams.handed[stem.name][0][0] for stem in stems), expected)
+
+
+@each_row([row for row in ROWS if row.occurs and not row.behind_head])
+def test_relevance_is_the_oracle(row):
+    case = run(row.op)
+    (node,) = case.calls(row, "op", row.op)
+    for operand, expected in expected_relevance(case, node, row.family).items():
+        assert_equal(case.streams.relevance[operand.name], expected)
+
+
+@each_row([row for row in ROWS if row.behind_head])
+def test_relevance_starts_before_the_tail(row):
+    case = run(row.op)
+    (tail,), (head,) = case.calls(row, "op", row.op), case.calls(row, "head", aten.linear.default)
+    assert case.streams.relevance[tail.name] is case.streams.relevance[head.name] is None
+    x = case.values[head.args[0]].clone().requires_grad_()
+    logits = case.branch(row).op(case.branch(row).head(x))
+    (g,) = torch.autograd.grad(sum(map(oracles.softened_target, logits, TARGET)), x)
+    assert_equal(case.streams.relevance[head.args[0].name], (x * g).detach())
+
+
+@each_op
+def test_emitted_graph_gives_the_same_bits(op):
+    case = run(op)
+    maps, logits = case.explanation.module(case.images, TARGET, *case.inputs.values())
+    assert torch.equal(maps, case.streams.maps)
+    assert torch.equal(logits, case.streams.logits)
+
+
+# The oracle of a call: what the readers of each signal hand back, and their fan-out where there are several.
+
+
+def expected_relevance(case: Run, node: fx.Node, family: Family) -> dict[fx.Node, Tensor]:
+    function, sources = as_function(case, node)
+    contributions: dict[fx.Node, list[Tensor]] = {source: [] for source in sources}
+    for source, part in zip(sources, handed_back(case, node, family, function, sources), strict=True):
+        contributions[source].append(part)
+    return {
+        source: parts[0] if len(parts) == 1 else oracles.fan_out(case.values[source], parts)
+        for source, parts in contributions.items()
+    }
+
+
+def handed_back(
+    case: Run, node: fx.Node, family: Family, function: Callable[..., Tensor], sources: Sequence[fx.Node]
+) -> list[Tensor]:
+    x, phi = [case.values[source] for source in sources], case.streams.relevance[node.name]
+    match family:
+        case Family.PASS_THROUGH:
+            return [phi]
+        case Family.DATA_MOVEMENT:
+            return oracles.transposed_jacobian(function, x, phi)
+        case Family.PROPORTIONAL | Family.MERGE:
+            return oracles.proportional(function, x, phi)
+        case Family.LINEAR:
+            layer = oracles.linear(case.values[node.args[1]], x[0].shape[1:])
+            return [oracles.each(lambda *sample: oracles.absolute_influence(layer, *sample), x[0], phi)]
+        case Family.CONVOLUTION:
+            geometry = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=True))
+            layer = oracles.convolution(case.values[node.args[1]], x[0].shape[1:], **geometry)
+            g = case.streams.gradient[node.name]
+            return [oracles.each(lambda *s: oracles.convolution_step(layer, *s, AGFOptions()), x[0], phi, g)]
+    raise AssertionError(f"no oracle for {family}")
+
+
+def as_function(case: Run, node: fx.Node) -> tuple[Callable[..., Tensor], list[fx.Node]]:
+    """The call as a function of its signals alone, and the signals, one used twice twice."""
+    leaves, spec = pytree.tree_flatten(node.args)
+    signals = [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node) and leaf.meta["depends_on_images"]]
+
+    def function(*values: Tensor) -> Tensor:
+        given = dict(zip(signals, values, strict=True))
+        found = [given.get(i, case.values.get(leaf, leaf)) for i, leaf in enumerate(leaves)]
+        output = node.target(*pytree.tree_unflatten(found, spec))
+        return output[0] if isinstance(output, tuple) else output
+
+    return function, [leaves[i] for i in signals]

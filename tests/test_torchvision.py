@@ -1,0 +1,50 @@
+"""The torchvision families of the papers, unmodified, at their usual image size."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+import torchvision
+
+import agf_fx
+
+NAMES = [
+    "alexnet",
+    *(f"vgg{depth}{bn}" for depth in (11, 13, 16, 19) for bn in ("", "_bn")),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+    gc.collect()
+
+
+def test_no_model_of_these_families_is_left_out():
+    families = ("alexnet", "vgg", "resnet", "wide_resnet", "resnext")
+    assert {n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith(families)} == set(
+        NAMES
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unmodified_models_give_finite_maps(name):
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    images = torch.randn(1, 3, 224, 224)
+    result = agf_fx.compile(model, images).explain(images, target=7)
+    assert result.maps.shape == (1, 1, 224, 224)
+    assert result.maps.isfinite().all()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            result.logits, model(images), rtol=1e-5, atol=1e-5 * result.logits.abs().max().item()
+        )
+    if name != "resnet152":  # without training its logits lie 1e4 apart, and the score's gradient is exactly 0
+        assert result.maps.std() > 0
