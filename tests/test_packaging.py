@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +23,7 @@ def run(*command, **options):
 def installed(tmp_path_factory):
     """A second environment with the built wheel; torch and the rest are borrowed from this one."""
     folder = tmp_path_factory.mktemp("wheel")
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools packs what an earlier build left there
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder / "dist", ROOT)
     (wheel,) = (folder / "dist").glob("agf_fx-*.whl")
     run(sys.executable, "-m", "venv", "--without-pip", folder / "env")
