@@ -39,8 +39,6 @@ def inspect(
 
     example = torch.zeros(1, 3, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
-        if canonical:
-            text = str(agf_fx.capture(loaded.model, example))
-        else:
-            text = str(agf_fx.compile(loaded.model, example, method=method).graph)
+        explanation = agf_fx.compile(loaded.model, example, method=method).graph
+        text = str(explanation.canonical if canonical else explanation)
     typer.echo(text)
