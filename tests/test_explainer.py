@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from networks import basic_resnet, load_golden, reuse, small_vgg
@@ -31,6 +32,7 @@ def test_shapes_and_targets():
     assert explainer(x, torch.tensor([0, 1, 2])).shape == (3, 16, 16)
     assert explainer(x, torch.tensor([[0, 1], [1, 2], [2, 3]])).shape == (3, 2, 16, 16)
     assert explainer(x, torch.tensor([[0], [1], [2]])).shape == (3, 1, 16, 16)
+    assert explainer(x, np.array([[0, 1], [1, 2], [2, 3]])).shape == (3, 2, 16, 16)
     assert torch.equal(explainer(x, [4, 1, 0]), explainer(x, torch.tensor([4, 1, 0])))
     assert torch.equal(explainer(x, 2), explainer(x, torch.tensor([2, 2, 2], dtype=torch.int32)))
 

@@ -27,6 +27,6 @@ fi
 wanted=$(cat pyproject.toml constraints.txt tools/environment.sh | sha256sum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     echo "installing agf-fx with the pinned torch and torchvision; the first time this takes a few minutes ..."
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
     echo "$wanted" >.venv/installed
 fi

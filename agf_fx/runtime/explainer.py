@@ -87,7 +87,7 @@ class Explainer:
         Args:
             images: (N, C, H, W), floating, finite, on the device and of the dtype of the model.
             target: class to explain: an int for all images, (N,) one per image, (N, K) several per image (int64
-                tensor or nested lists of ints); None for each image's top class.
+                tensor, array or nested lists of ints); None for each image's top class.
 
         Returns:
             Signed relevance, in the images' dtype: (N, H, W), or (N, K, H, W) for targets (N, K). Each map is scaled
@@ -97,7 +97,7 @@ class Explainer:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
         result = self.explain(images, target)
-        several = isinstance(target, Tensor | Sequence) and torch.as_tensor(target).dim() == 2
+        several = target is not None and torch.as_tensor(target).dim() == 2
         return result.maps if several else result.maps[:, 0]
 
     def explain(
