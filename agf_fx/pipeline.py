@@ -11,6 +11,7 @@ from agf_fx.errors import CaptureError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
+from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
@@ -29,7 +30,10 @@ ANALYSES: tuple[Step, ...] = (
     mark_flatten_boundaries,
 )
 
-OPTIMISATIONS: tuple[Step, ...] = (eliminate_dead_code,)
+OPTIMISATIONS: tuple[Step, ...] = (
+    eliminate_common_subexpressions,
+    eliminate_dead_code,
+)
 
 
 def pipeline(method: Method) -> tuple[Step, ...]:

@@ -113,6 +113,7 @@ def test_the_pipeline_is_one_tuple_of_named_steps():
         "mark_flat_convolutions",
         "mark_flatten_boundaries",
         "emit",
+        "eliminate_common_subexpressions",
         "eliminate_dead_code",
     ]
 
