@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -27,7 +28,8 @@ def infer_types(explanation: ExplanationGraph) -> None:
         fake_target = torch.empty(fake_images.shape[0], dtype=torch.int64, device="meta")
     fake_weights = [_fake(mode, types[node.name]) for node in rest]
     batch = fake_images.shape[0].node.expr
-    _Recorder(explanation.module, batch).run(fake_images, fake_target, *fake_weights)
+    with enable_python_dispatcher():  # composite operations in C++ do not all know symbolic sizes
+        _Recorder(explanation.module, batch).run(fake_images, fake_target, *fake_weights)
 
 
 class _Recorder(fx.Interpreter):
