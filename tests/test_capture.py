@@ -331,3 +331,18 @@ class BatchSizeAsNumber(Gate):
 def test_samples_must_stay_apart(network):
     with pytest.raises(UnsupportedOpError, match=r"mixes samples|batch size"):
         agf_fx.capture(network().double().eval(), IMAGES)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("wrap", "advice"),
+    [
+        (torch.compile, r"model\._orig_mod"),
+        (nn.DataParallel, r"model\.module"),
+        (lambda model: torch.jit.trace(model, IMAGES), "already TorchScript"),
+        (lambda model: model.forward, "give a torch.nn.Module"),
+    ],
+)
+def test_wrapped_models_are_refused_with_advice(wrap, advice):
+    with pytest.raises(CaptureError, match=advice):
+        agf_fx.compile(wrap(small_vgg()))

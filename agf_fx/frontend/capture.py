@@ -10,9 +10,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
-from agf_fx.errors import InputError
+from agf_fx.errors import CaptureError, InputError
 from agf_fx.frontend.adopt import adopt
 from agf_fx.frontend.canonicalise import canonicalise
 from agf_fx.frontend.copying import structural_copy
@@ -40,6 +41,7 @@ def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> Canonic
         UnsupportedOpError: the model uses an operation without a rule.
         InputError: ``example_inputs`` is not one floating batch of images.
     """
+    check_classifier(model)
     images = _example(example_inputs)
     check_placement(images, model.parameters(), type(model).__name__)
     if model.training:
@@ -53,6 +55,25 @@ def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> Canonic
     canonical = canonicalise(adopt(program, model))
     verify_canonical(canonical)
     return canonical
+
+
+def check_classifier(model: nn.Module) -> None:
+    """Check that ``model`` is a plain module, not a wrapper around one.
+
+    Raises:
+        CaptureError: it is something else; the message says what to give instead.
+    """
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("the model is already TorchScript; give the torch.nn.Module it was made from.")
+    for wrapper, inside in (
+        ("OptimizedModule", "_orig_mod"),
+        ("DataParallel", "module"),
+        ("DistributedDataParallel", "module"),
+    ):
+        if any(base.__name__ == wrapper for base in type(model).__mro__):
+            raise CaptureError(f"the model is wrapped in {wrapper}; give the module inside, model.{inside}.")
 
 
 def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agf_fx.errors import InputError, OptionsError
-from agf_fx.frontend.capture import capture
+from agf_fx.frontend.capture import capture, check_classifier
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.methods.gradient import gradient_times_input
@@ -51,6 +51,7 @@ def compile(
         OptionsError: unknown method, or options that do not belong to it.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
+    check_classifier(model)
     explainer = Explainer(model, _method(method, options))
     if example_inputs is not None:
         explainer.prepare(example_inputs)
