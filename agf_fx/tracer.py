@@ -76,7 +76,6 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.mean: aten.mean.dim,
     torch.narrow: aten.narrow.default,
     torch.permute: aten.permute.default,
-    torch.reciprocal: aten.reciprocal.default,
     torch.relu: aten.relu.default,
     torch.reshape: aten.reshape.default,
     torch.rsqrt: aten.rsqrt.default,

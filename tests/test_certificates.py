@@ -97,7 +97,6 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.masked_fill: lambda a, mask, value: np.where(mask.astype(bool), value, a),
     torch.bmm: np.matmul,
     torch.matmul: np.matmul,
-    torch.reciprocal: lambda a: 1 / a,
     torch.scatter: _scatter,
     torch.sign: _each(sympy.sign),
     torch.softmax: _softmax,

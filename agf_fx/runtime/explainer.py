@@ -159,7 +159,7 @@ class Explainer:
 
         Args:
             path: the file to write; it appears whole or not at all.
-            format: ``"torchscript"``, for ``torch.jit.load`` in Python or C++.
+            format: ``"torchscript"``, for ``torch.jit.load``.
 
         Raises:
             ExportError: unknown format, or the file cannot be written.

@@ -1,15 +1,11 @@
 import torch
+from emission import unoptimised
 from networks import basic_resnet, small_vgg
 from torch import fx
 
-import agf_fx
-from agf_fx.emit import emit
 from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.methods.agf import attribution_guided_factorization
-from agf_fx.options import AGFOptions
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
-from agf_fx.pipeline import ANALYSES, verify_step
-from agf_fx.runtime.program import Program
+from agf_fx.pipeline import verify_step
 
 aten = torch.ops.aten
 
@@ -52,24 +48,13 @@ def test_before_and_after():
 
 def test_weights_are_taken_absolute_once_and_outputs_keep_their_bits():
     for model, size in ((small_vgg(), 16), (basic_resnet(), 32)):
-        images = torch.randn(2, 3, size, size, dtype=torch.float64)
-        canonical = agf_fx.capture(model, images)
-        for analysis in ANALYSES:
-            analysis(canonical)
-        explanation = emit(canonical, attribution_guided_factorization(AGFOptions()))
-        inputs = Program(canonical, explanation).inputs(model)
-        target = torch.tensor([0, 1])
-        before, count, size_before = (
-            explanation.module(images, target, *inputs),
-            absolute_weights(explanation),
-            len(explanation),
-        )
+        explanation, run = unoptimised(model, size)
+        before, count, size_before = run(), absolute_weights(explanation), len(explanation)
 
         eliminate_common_subexpressions(explanation)
         verify_step("eliminate_common_subexpressions", explanation)
 
-        after = explanation.module(images, target, *inputs)
-        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before, run(), strict=True))
         assert len(explanation) < size_before
         assert count > len(set(weights_of(explanation))) == absolute_weights(explanation)
 
