@@ -17,7 +17,10 @@ from agf_fx.rules.gradients import vjp
 from agf_fx.rules.notation import scope
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import Site
+from agf_fx.rules.targets import chosen_classes
 from agf_fx.tracer import RuleTracer
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,10 @@ class Streams:
     """The outcome of one reverse walk.
 
     Attributes:
-        maps: heat maps (N, H, W).
+        maps: heat maps (N, K, H, W).
         logits: the model's output (N, classes).
-        gradient: canonical node name -> gradient at that node.
-        relevance: canonical node name -> relevance at that node; None behind the head.
+        gradient: canonical node name -> gradient at that node, (K, N, ...).
+        relevance: canonical node name -> relevance at that node, (K, N, ...); None behind the head.
         handed: canonical call name -> (gradients, relevances) that the call hands to its operands, in order.
     """
 
@@ -48,7 +51,7 @@ def interpret(
         canonical: an analysed canonical graph.
         method: the method.
         images: (N, C, H, W).
-        target: (N,) int64.
+        target: (N, K) int64; a class, or -r for the class of rank r.
         inputs: placeholder name -> weight or constant.
     """
     values = dict(inputs) | {canonical.images.name: images}
@@ -56,12 +59,17 @@ def interpret(
 
 
 def emit(canonical: CanonicalGraph, method: Method) -> ExplanationGraph:
-    """Emit the explanation graph ``(images, target, *weights, *constants) -> (maps, logits)``."""
+    """Emit the explanation graph ``(images, target, *weights, *constants) -> (maps, logits)``.
+
+    Shapes: images (N, C, H, W), target (N, K) int64, maps (N, K, H, W), logits (N, classes); N and K are free.
+    """
     tracer = RuleTracer()
     names = [node.name for node in canonical.graph.nodes if node.op == "placeholder"]
     names.insert(1, "target")
     values = {name: fx.Proxy(tracer.graph.placeholder(name), tracer) for name in names}
     streams = _explain(canonical, method, values, values["target"], tracer.call)
+    for node in canonical.calls:
+        values[node.name].node.meta["value_of"] = node.name
     for stream in (streams.gradient, streams.relevance):
         for name, proxy in stream.items():
             if proxy is not None:
@@ -79,18 +87,24 @@ def _explain(
     call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Value],
 ) -> Streams:
     sites: dict[fx.Node, Site] = {}
+    with scope(stream="gradient", rule="chosen_classes", symbol="K", equation="K = number of targets"):
+        targets = call(aten.sym_size.int, (target, 1), {})
     for node in canonical.calls:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
-        with scope(stream="forward", layer=node.meta["module"], symbol="y"):
+        with scope(stream="forward", layer=node.meta["module"], site=node.name, symbol="y"):
             values[node.name] = call(node.target, args, kwargs)
-        sites[node] = Site(node, args, values[node.name])
+        sites[node] = Site(node, args, values[node.name], targets)
     images, logits = values[canonical.images.name], values[canonical.logits.name]
+    with scope(stream="gradient", rule="chosen_classes"):
+        classes = chosen_classes(logits, target)
     with scope(stream="gradient", rule=rule_name(method.initial_gradient)):
-        seed = method.initial_gradient(logits, target)
+        seed = method.initial_gradient(logits, classes)
     walk = propagate(canonical, method, sites, images, seed)
     source = canonical.images.name
     with scope(stream="read-out", rule=rule_name(method.read_out)):
         maps = method.read_out(images, walk.relevance.get(source), walk.gradient[source], canonical.image_type.rank)
+        with scope(symbol="map", equation="(K, N, ...) -> (N, K, ...)"):
+            maps = torch.transpose(maps, 0, 1)
     return Streams(maps, logits, walk.gradient, walk.relevance, walk.handed)
 
 
@@ -113,11 +127,12 @@ def propagate(
     for node in reversed(canonical.calls):
         if node not in gradients:
             continue
-        site, rule, layer = sites[node], method.rule_for(node), node.meta["module"]
-        with scope(stream="gradient", rule="chain_rule", layer=layer, symbol="∇", equation="∇x = fᵀ∇y  (eq. 5)"):
+        site, rule = sites[node], method.rule_for(node)
+        origin = {"layer": node.meta["module"], "site": node.name}
+        with scope(stream="gradient", rule="chain_rule", symbol="∇", equation="∇x = fᵀ∇y  (eq. 5)", **origin):
             g = walk.gradient[node.name] = _sum(gradients[node])
             g_in = vjp(site, g)
-        with scope(stream="relevance", rule=rule_name(rule), layer=layer):
+        with scope(stream="relevance", rule=rule_name(rule), **origin):
             phi = walk.relevance[node.name] = _merge(method, site.y, relevances[node])
             phi_in = rule(site, phi, g, g_in)
         walk.handed[node.name] = g_in, phi_in

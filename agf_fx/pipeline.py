@@ -11,13 +11,19 @@ from agf_fx.errors import CaptureError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
+from agf_fx.passes.batch_norms import fold_batch_norms
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
+from agf_fx.passes.gradient_masks import drop_gradient_masks
 from agf_fx.passes.heads import mark_heads
 from agf_fx.passes.input_layers import mark_input_layers
+from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
+from agf_fx.passes.relu_masks import drop_relu_masks
 from agf_fx.passes.residual_merges import mark_residual_merges
+from agf_fx.passes.sibling_products import stack_sibling_products
+from agf_fx.passes.weight_constants import hoist_weight_constants
 
 Graph = CanonicalGraph | ExplanationGraph
 Step = Callable[[Graph], Graph]
@@ -32,17 +38,29 @@ ANALYSES: tuple[Step, ...] = (
 
 OPTIMISATIONS: tuple[Step, ...] = (
     eliminate_common_subexpressions,
+    drop_gradient_masks,
     eliminate_dead_code,
+    fold_batch_norms,
+    simplify_nonnegative_values,
+    drop_relu_masks,
+    eliminate_common_subexpressions,
+    eliminate_dead_code,
+    stack_sibling_products,
+    hoist_weight_constants,
 )
 
 
-def pipeline(method: Method) -> tuple[Step, ...]:
+def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) -> tuple[Step, ...]:
     """The steps for a method: analyses, emission, optimisations."""
-    return (*ANALYSES, functools.partial(emit, method=method), *OPTIMISATIONS)
+    return (*ANALYSES, functools.partial(emit, method=method), *optimisations)
 
 
 def lower(
-    canonical: CanonicalGraph, method: Method, after_step: Callable[[str, Graph], None] | None = None
+    canonical: CanonicalGraph,
+    method: Method,
+    after_step: Callable[[str, Graph], None] | None = None,
+    *,
+    optimisations: tuple[Step, ...] = OPTIMISATIONS,
 ) -> ExplanationGraph:
     """Run the pipeline.
 
@@ -51,6 +69,7 @@ def lower(
         method: the method to compile.
         after_step: called with the step's name and the graph after every step; by default every graph is verified
             when the environment variable ``AGF_FX_DEBUG`` is 1, and nothing is called otherwise.
+        optimisations: the passes after emission; ``()`` leaves the graph as it is emitted.
 
     Raises:
         CaptureError: the model has fewer logits than the method needs.
@@ -65,7 +84,7 @@ def lower(
     if after_step is None and os.environ.get("AGF_FX_DEBUG") == "1":
         after_step = verify_step
     graph: Graph = canonical
-    for step in pipeline(method):
+    for step in pipeline(method, optimisations):
         graph = step(graph)
         if after_step:
             after_step(getattr(step, "func", step).__name__, graph)

@@ -45,6 +45,7 @@ _ASCII = {
     "∂ŷ_t/∂y": "seed",
     "∂y_t/∂y": "seed",
     "Grad-CAM": "gradcam",
+    "t": "target",
 }
 
 _BINARY = {
@@ -74,6 +75,7 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.masked_fill: aten.masked_fill.Scalar,
     torch.matmul: aten.matmul.default,
     torch.mean: aten.mean.dim,
+    torch.ones_like: aten.ones_like.default,
     torch.narrow: aten.narrow.default,
     torch.permute: aten.permute.default,
     torch.relu: aten.relu.default,

@@ -176,18 +176,18 @@ def softened_target_gradient(y: Tensor, target: int) -> Tensor:
     return torch.autograd.grad(softened_target(y, target), y)[0]
 
 
-def exact_softened_target_gradient(y: Sequence[float], target: int) -> list[float]:
-    """The same with 300 digits, where one logit lies farther from the target's than the others."""
+def exact_softened_target_gradient(y: Tensor, target: int) -> Tensor:
+    """The same with 1000 digits, where one logit lies farther from the target's than the others."""
 
     def softened(*y: Any) -> Any:
         sigma = max(abs(y_i - y[target]) for y_i in y)
         scores = [mpmath.exp(y[target] * mpmath.exp(-(((y_i - y[target]) / sigma) ** 2) / 2)) for y_i in y]
         return scores[target] / sum(scores)
 
-    with mpmath.workdps(300):
-        return [
-            float(mpmath.diff(softened, tuple(y), tuple(int(i == j) for j in range(len(y))))) for i in range(len(y))
-        ]
+    point = y.tolist()
+    with mpmath.workdps(1000):
+        gradient = [mpmath.diff(softened, tuple(point), tuple(int(i == j) for j in range(len(y)))) for i in range(len(y))]
+        return torch.tensor([float(entry) for entry in gradient], dtype=y.dtype)
 
 
 def transposed_jacobian(function: Callable[..., Tensor], operands: Sequence[Tensor], g: Tensor) -> list[Tensor]:

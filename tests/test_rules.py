@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -20,10 +22,12 @@ from agf_fx.options import AGFOptions
 from agf_fx.rules import agf, factorisation, linear_maps, numerics, propagation
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.site import Site
+from agf_fx.rules.targets import chosen_classes
 
 aten = torch.ops.aten
 torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
 
+TARGETS = 2  # how many targets the problems have: streams are (TARGETS, N, ...), forward values (N, ...)
 DIALECTS = ("reference", "paper")
 SWITCHES = ("input_agnostic", "factorise_input", "factorise_gradient", "input_gradient", "regulariser")
 
@@ -52,7 +56,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
 
 
-def make_site(op: Callable[..., Any], x: Tensor, *args: Any, facts: Facts | None = None, signals: int = 1) -> Site:
+def make_site(
+    op: Callable[..., Any],
+    x: Tensor,
+    *args: Any,
+    facts: Facts | None = None,
+    signals: int = 1,
+    targets: int = TARGETS,
+) -> Site:
     """A call of ``op`` on signals and other arguments, as it stands in a canonical graph."""
     graph = fx.Graph()
     given = [graph.placeholder(f"input{i}") if isinstance(a, Tensor) else a for i, a in enumerate((x, *args))]
@@ -62,14 +73,15 @@ def make_site(op: Callable[..., Any], x: Tensor, *args: Any, facts: Facts | None
             node.meta.update(type=TensorType(shape, value.dtype), depends_on_images=i < signals)
     y = op(x, *args)
     call = graph.call_function(op, tuple(given))
-    kind = TensorType((BATCH, *y.shape[1:]), y.dtype)
+    kinds = tuple(TensorType((BATCH, *out.shape[1:]), out.dtype) for out in (y if isinstance(y, tuple) else (y,)))
+    kind = kinds if isinstance(y, tuple) else kinds[0]
     call.meta.update(type=kind, depends_on_images=True, facts=facts or Facts())
-    return Site(call, (x, *args), y)
+    return Site(call, (x, *args), y, targets)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A linear layer in a backward pass, for the rules and for the oracles."""
+    """A linear layer in a backward pass for several targets, for the rules and for the oracles."""
 
     site: Site
     layer: oracles.Layer
@@ -81,13 +93,20 @@ class Problem:
         return relevance
 
     def oracle(self, oracle: Callable[..., Tensor], *streams: Tensor, **options: Any) -> Tensor:
-        return oracles.each(functools.partial(oracle, self.layer), self.site.x, *streams, **options)
+        """For one target after the other, and one sample after the other."""
+        of_sample = functools.partial(oracle, self.layer, **options)
+        return oracles.each(lambda *of_target: oracles.each(of_sample, self.site.x, *of_target), *streams)
 
     def sample(self, i: int) -> Problem:
         """The same with the i-th sample alone."""
         x, *rest = self.site.args
         site = make_site(self.site.node.target, x[i : i + 1], *rest, facts=self.site.facts)
-        return Problem(site, self.layer, self.phi[i : i + 1], self.g[i : i + 1])
+        return Problem(site, self.layer, self.phi[:, i : i + 1], self.g[:, i : i + 1])
+
+    def target(self, k: int) -> Problem:
+        """The same with the k-th target alone."""
+        site = dataclasses.replace(self.site, targets=1)
+        return Problem(site, self.layer, self.phi[k : k + 1], self.g[k : k + 1])
 
 
 def convolution_problem(geometry: str, seed: int = 0, batch: int = 2, zeros: float = 0.2) -> Problem:
@@ -98,14 +117,16 @@ def convolution_problem(geometry: str, seed: int = 0, batch: int = 2, zeros: flo
     site = make_site(aten.conv2d.default, x, weight, random(outputs), stride, padding, dilation, groups)
     places = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     layer = oracles.convolution(weight, x.shape[1:], **places)
-    return Problem(site, layer, random(*site.y.shape, zeros=zeros), random(*site.y.shape, zeros=zeros))
+    phi, g = (random(TARGETS, *site.y.shape, zeros=zeros) for _ in range(2))
+    return Problem(site, layer, phi, g)
 
 
 def linear_problem(*shape: int, outputs: int = 3, seed: int = 0, facts: Facts | None = None) -> Problem:
     torch.manual_seed(seed)
     x, weight = random(2, *shape, zeros=0.2), random(outputs, shape[-1])
     site = make_site(aten.linear.default, x, weight, random(outputs), facts=facts)
-    return Problem(site, oracles.linear(weight, shape), random(*site.y.shape), random(*site.y.shape))
+    phi, g = (random(TARGETS, *site.y.shape) for _ in range(2))
+    return Problem(site, oracles.linear(weight, shape), phi, g)
 
 
 # Linear maps
@@ -118,7 +139,7 @@ def test_convolution_and_its_adjoint_are_the_matrix(geometry):
     Lx = linear_maps.apply(problem.site, problem.site.x, -problem.site.weight)
     close(Lx.flatten(1), problem.site.x.flatten(1) @ L.T)
     LTs = linear_maps.adjoint(problem.site, problem.phi, -problem.site.weight)
-    close(LTs.flatten(1), problem.phi.flatten(1) @ L)
+    close(LTs.flatten(2), problem.phi.flatten(2) @ L)
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
@@ -128,7 +149,7 @@ def test_linear_layer_and_its_adjoint_are_the_matrix(shape):
     close(
         linear_maps.apply(problem.site, problem.site.x, problem.site.weight).flatten(1), problem.site.x.flatten(1) @ L.T
     )
-    close(vjp(problem.site, problem.g)[0].flatten(1), problem.g.flatten(1) @ L)
+    close(vjp(problem.site, problem.g)[0].flatten(2), problem.g.flatten(2) @ L)
 
 
 @each_geometry
@@ -206,7 +227,7 @@ def test_convolution_conserves_what_c_conserves(dialect):
     relevance = problem.rule(agf.guided_convolution, options=AGFOptions(dialect=dialect))
     C = agf.absolute_influence(problem.site, problem.phi)
     assert not torch.allclose(relevance, C)
-    close(relevance.sum((1, 2, 3)), C.sum((1, 2, 3)))
+    close(relevance.sum((2, 3, 4)), C.sum((2, 3, 4)))
 
 
 @pytest.mark.parametrize("zero", ["x", "phi", "g", "everything"])
@@ -225,22 +246,36 @@ def test_convolution_of_nothing_is_finite(zero, dialect):
 # Guided factorisation
 
 
+def check_factorisation(Y: Tensor, guides: Tensor, dialect: str, tolerance: float = 1e-9, **more: Any) -> Tensor:
+    """F of Y (N, C, h, w) for guides (N, J, h, w), against the oracle of each guide alone."""
+    F = factorisation.guided_factorisation(Y, guides.flatten(2), Y.dim(), dialect).unflatten(2, guides.shape[2:])
+    for j in range(guides.shape[1]):
+        close(F[:, j], oracles.each(oracles.factorise, Y, guides[:, j], dialect=dialect, **more), tolerance)
+    return F
+
+
 @each_dialect
 @each_seed
 def test_guided_factorisation(dialect, seed):
     torch.manual_seed(seed)
-    Y, partition = random(3, 5, 4, 3), random(3, 1, 4, 3, zeros=0.3)
-    F = factorisation.guided_factorisation(Y, partition, [4, 3], dialect)
-    close(F[:, 0], oracles.each(oracles.factorise, Y, partition[:, 0], dialect=dialect))
+    check_factorisation(random(3, 5, 4, 3), random(3, 2, 4, 3, zeros=0.3), dialect)
+
+
+@each_dialect
+def test_guided_factorisation_of_features_that_belong_to_targets(dialect):
+    torch.manual_seed(0)
+    Y, guides = random(2, 3, 5, 4, 3), random(2, 3, 1, 12, zeros=0.3)
+    together = factorisation.guided_factorisation(Y, guides, 4, dialect)
+    for k in range(2):
+        close(together[k, :, 0], check_factorisation(Y[k], guides[k].unflatten(2, (4, 3)), dialect)[:, 0].flatten(1))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0, 0.0], ids=["all foreground", "all background", "neither"])
 @each_dialect
 def test_guided_factorisation_with_an_empty_region(sign, dialect):
     torch.manual_seed(0)
-    Y, partition = random(2, 4, 3, 3), sign * (random(2, 1, 3, 3).abs() + 0.1)
-    F = factorisation.guided_factorisation(Y, partition, [3, 3], dialect)
-    close(F[:, 0], oracles.each(oracles.factorise, Y, partition[:, 0], dialect=dialect))
+    Y, partition = random(2, 4, 3, 3), sign * (random(2, 2, 3, 3).abs() + 0.1)
+    F = check_factorisation(Y, partition, dialect)
     assert (F > 0).all() if sign > 0 else (F <= 0).all()
     assert F.any() == (sign != 0 or dialect == "paper")
 
@@ -251,18 +286,14 @@ def test_guided_factorisation_of_rank_one(dialect, channels):
     """One channel, or equal columns: the two regions cannot be told apart by direction."""
     torch.manual_seed(0)
     Y = random(2, 1, 3, 4).expand(2, channels, 3, 4)
-    partition = random(2, 1, 3, 4)
-    F = factorisation.guided_factorisation(Y, partition, [3, 4], dialect)
-    close(F[:, 0], oracles.each(oracles.factorise, Y, partition[:, 0], dialect=dialect))
+    check_factorisation(Y, random(2, 2, 3, 4), dialect)
 
 
 def test_guided_factorisation_near_rank_one_leaves_the_small_direction_out():
     """Paper dialect: plain least squares would amplify the difference of the regions' means without bound."""
     torch.manual_seed(0)
     Y = torch.ones(2, 3, 3, 4, dtype=torch.float64) + 1e-4 * random(2, 3, 3, 4)
-    partition = random(2, 1, 3, 4)
-    F = factorisation.guided_factorisation(Y, partition, [3, 4], "paper")
-    close(F[:, 0], oracles.each(oracles.factorise, Y, partition[:, 0], dialect="paper", rank_tolerance=1e-3), 1e-4)
+    check_factorisation(Y, random(2, 1, 3, 4), "paper", 1e-4, rank_tolerance=1e-3)
 
 
 # Flatten boundary
@@ -284,15 +315,25 @@ def test_flatten_boundary(shape, channel_dim, seed):
 # Initial gradient
 
 
+def all_targets(y: Tensor) -> Tensor:
+    """Every class as a target of every sample: (classes, N)."""
+    return torch.arange(y.shape[1])[:, None].expand(-1, len(y))
+
+
+def of_every_target(oracle: Callable[[Tensor, int], Tensor], y: Tensor) -> Tensor:
+    return torch.stack([torch.stack([oracle(sample, target) for sample in y]) for target in range(y.shape[1])])
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 30.0, 1e8])
 def test_softened_target_gradient(classes, scale):
     torch.manual_seed(classes)
-    y = scale * random(classes, classes)
-    target = torch.arange(classes)
-    assert (y.gather(1, target[:, None]) < 0).any()
-    expected = torch.stack([oracles.softened_target_gradient(*pair) for pair in zip(y, target.tolist(), strict=True)])
-    close(agf.softened_target_gradient(y, target), expected)
+    y = scale * random(3, classes)
+    assert (y < 0).any()
+    # At 1e8, autograd cancels, and the rounding of y alone is worth 1e-8 of the gradient.
+    oracle = oracles.softened_target_gradient if scale < 1e8 else oracles.exact_softened_target_gradient
+    for found, expected in zip(agf.softened_target_gradient(y, all_targets(y)), of_every_target(oracle, y), strict=True):
+        close(found, expected, tolerance=1e-9 if scale < 1e8 else 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +348,10 @@ def test_softened_target_gradient(classes, scale):
     ids=lambda item: item[0],
 )
 def test_softened_target_gradient_of_special_logits(logits):
-    y = torch.tensor(logits[1], dtype=torch.float64)
-    close(agf.softened_target_gradient(y[None], torch.tensor([0]))[0], oracles.softened_target_gradient(y, 0))
+    y = torch.tensor([logits[1]], dtype=torch.float64)
+    expected = of_every_target(oracles.softened_target_gradient, y)
+    for found, gradient in zip(agf.softened_target_gradient(y, all_targets(y)), expected, strict=True):
+        close(found, gradient)
 
 
 @pytest.mark.parametrize(
@@ -316,57 +359,121 @@ def test_softened_target_gradient_of_special_logits(logits):
 )
 def test_softened_target_gradient_keeps_its_digits_where_the_score_saturates(logits):
     y = torch.tensor([logits], dtype=torch.float64)
-    expected = oracles.exact_softened_target_gradient(logits, 0)
-    close(agf.softened_target_gradient(y, torch.tensor([0]))[0], torch.tensor(expected, dtype=torch.float64))
+    expected = of_every_target(oracles.exact_softened_target_gradient, y)
+    for found, gradient in zip(agf.softened_target_gradient(y, all_targets(y)), expected, strict=True):
+        close(found, gradient)
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e6])
 def test_softened_target_gradient_of_equal_logits_is_zero(value):
     y = torch.full((2, 4), value, dtype=torch.float64)
-    assert torch.equal(agf.softened_target_gradient(y, torch.tensor([0, 3])), torch.zeros_like(y))
+    found = agf.softened_target_gradient(y, torch.tensor([[0, 3], [1, 2], [3, 3]]))
+    assert torch.equal(found, torch.zeros(3, 2, 4, dtype=torch.float64))
 
 
 def test_target_indicator_is_the_gradient_of_the_logit():
-    y, target = random(3, 4).requires_grad_(), torch.tensor([1, 3, 0])
-    (expected,) = torch.autograd.grad(y.gather(1, target[:, None]).sum(), y)
-    assert torch.equal(target_indicator(y, target), expected)
+    y, targets = random(3, 4).requires_grad_(), torch.tensor([[1, 3, 0], [2, 3, 1]])
+    expected = [torch.autograd.grad(y.gather(1, target[:, None]).sum(), y)[0] for target in targets]
+    assert torch.equal(target_indicator(y, targets), torch.stack(expected))
 
 
-# Merges, fan-out and read-out
+# Targets
+
+
+LOGITS = torch.tensor([[1.0, 4.0, 4.0, -2.0, 4.0], [0.0, -1.0, 5.0, 2.0, 3.0]], dtype=torch.float64)
+RANKED = torch.tensor([[1, 2, 4, 0, 3], [2, 4, 3, 0, 1]])  # equal logits by class number
+
+
+def test_a_class_is_chosen_by_its_number():
+    targets = torch.tensor([[0, 4, 1], [3, 3, 2]])
+    assert torch.equal(chosen_classes(LOGITS, targets), targets.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_class_is_chosen_by_its_rank_and_equal_logits_rank_by_class_number(dtype):
+    ranks = torch.arange(-1, -6, -1).expand(2, 5)
+    assert torch.equal(chosen_classes(LOGITS.to(dtype), ranks), RANKED.T)
+    assert torch.equal(chosen_classes(LOGITS.to(dtype), ranks[:, [4, 1]]), RANKED[:, [4, 1]].T)
+
+
+def test_ranks_and_class_numbers_mix():
+    targets = torch.tensor([[0, -1, -2, 3], [-3, 2, -5, 0]])
+    assert torch.equal(chosen_classes(LOGITS, targets), torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]).T)
+
+
+def test_many_equal_logits_rank_by_class_number():
+    found = chosen_classes(torch.zeros(2, 1000), torch.arange(-1, -1001, -1).expand(2, 1000))
+    assert torch.equal(found, torch.arange(1000)[:, None].expand(1000, 2))
+
+
+# Selections, merges, fan-out and read-out
+
+
+SELECTIONS = {
+    "ReLU": (aten.relu.default, ()),
+    "max pool": (aten.max_pool2d_with_indices.default, ([3, 2], [2, 2], [1, 0], [1, 1], False)),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@each_seed
+def test_selection_hands_back_what_the_proportional_rule_does(selection, seed):
+    torch.manual_seed(seed)
+    op, args = SELECTIONS[selection]
+    x = random(2, 3, 5, 6, zeros=0.3)
+    x[0, 0] = -x[0, 0].abs() - 1e-9  # a map without a positive entry
+    x[1, 1] = -1e-9
+    site = make_site(op, x, *args)
+    phi = random(TARGETS, *site.y.shape)
+    (found,), (proportional,) = (
+        rule(site, phi, phi, vjp(site, phi)) for rule in (propagation.selective, propagation.proportional)
+    )
+    close(found, proportional)
+    y = functools.partial(lambda x: make_site(op, x, *args).y)
+    for k in range(TARGETS):
+        close(found[k], oracles.proportional(y, (x,), phi[k])[0])
 
 
 @pytest.mark.parametrize("op", [aten.add.Tensor, aten.sub.Tensor])
 def test_merge_hands_nothing_on_where_its_sides_cancel(op):
     torch.manual_seed(0)
     sign = -1 if op is aten.add.Tensor else 1
-    a, other, phi = random(2, 3, 4), random(2, 3, 4), random(2, 3, 4)
+    a, other, phi = random(2, 3, 4), random(2, 3, 4), random(TARGETS, 2, 3, 4)
     b = torch.where(a > 0.5, sign * a, other)
     site = make_site(op, a, b, signals=2)
     assert (site.y == 0).any()
     found = propagation.proportional(site, phi, phi, vjp(site, phi))
-    for part, expected in zip(found, oracles.proportional(op, (a, b), phi), strict=True):
-        close(part, expected)
+    for k in range(TARGETS):
+        for part, expected in zip(found, oracles.proportional(op, (a, b), phi[k]), strict=True):
+            close(part[k], expected)
 
 
 def test_fan_out_sums_where_the_value_is_not_zero():
     torch.manual_seed(0)
-    x, parts = random(2, 3, 4, zeros=0.4), [random(2, 3, 4) for _ in range(3)]
+    x, parts = random(2, 3, 4, zeros=0.4), [random(TARGETS, 2, 3, 4) for _ in range(3)]
+    x[0, 0, 0] = -1e-9
     relevance = agf.fan_out(x, parts)
-    close(relevance, oracles.fan_out(x, parts))
-    close(relevance, sum(parts) * (x != 0), tolerance=1e-6)
+    for k in range(TARGETS):
+        close(relevance[k], oracles.fan_out(x, [part[k] for part in parts]))
+    away = x.abs() > 1e-3
+    close(relevance[:, away], sum(parts)[:, away], tolerance=1e-6)
+    assert not relevance[:, x == 0].any()
 
 
-def test_read_out_divides_each_image_by_its_maximum():
+def test_read_out_divides_the_map_of_each_target_by_its_maximum():
     torch.manual_seed(0)
+    images = random(3, 3, 4, 5)
     phi = torch.stack([random(3, 4, 5), -random(3, 4, 5).abs(), torch.zeros(3, 4, 5, dtype=torch.float64)])
-    maps = agf.normalised_channel_sum(phi, phi, phi, 4)
-    close(maps, oracles.each(oracles.normalised_channel_sum, phi))
-    assert not maps[2].any()
+    phi = torch.stack([phi, 1e3 * phi.flip(0)])
+    maps = agf.normalised_channel_sum(images, phi, phi, 4)
+    close(maps, oracles.each(lambda samples: oracles.each(oracles.normalised_channel_sum, samples), phi))
+    assert not maps[0, 2].any()
+    assert not maps[1, 0].any()
 
 
 def test_input_times_gradient_sums_over_channels():
-    x, g = random(2, 3, 4, 5), random(2, 3, 4, 5)
-    close(input_times_gradient(x, x, g, 4), torch.einsum("nchw,nchw->nhw", x, g))
+    x, g = random(2, 3, 4, 5), random(TARGETS, 2, 3, 4, 5)
+    close(input_times_gradient(x, g, g, 4), torch.einsum("nchw,knchw->knhw", x, g))
 
 
 # Arithmetic
@@ -395,6 +502,33 @@ def test_div_at_minus_epsilon_in_float32():
     torch.testing.assert_close(numerics.div(torch.ones(1), b), torch.tensor([1e9]))
 
 
+EDGES = [0.0, 1e-9, 2e-9, 1e-8, 1e-20, 1e-38, 1e-45, 5e-324, 1e-3, 1.0, 1e9, 1e30]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_stabiliser_at_the_edges(dtype):
+    """Finite, and the formula's value to the last bit of the dtype."""
+    b = torch.tensor([sign * edge for edge in EDGES for sign in (1, -1)], dtype=torch.float64).to(dtype)
+    b = torch.cat([b, torch.tensor(-1e-9, dtype=dtype).nextafter(torch.tensor([0.0, -1.0], dtype=dtype))])
+    shifted = b + numerics.EPSILON
+    assert (shifted == 0).any()
+    expected = torch.where(shifted == 0, torch.tensor(numerics.EPSILON, dtype=dtype), shifted)
+    none = b == 0
+    assert torch.equal(numerics.stabilised(b), expected)
+    assert torch.equal(numerics.reciprocal(b), torch.where(none, 0.0, 1 / expected))
+    assert torch.equal(numerics.share(b), b / expected)
+    for result in (numerics.stabilised(b), numerics.reciprocal(b), numerics.share(b), numerics.div(b, b)):
+        assert result.dtype == dtype
+        assert result.isfinite().all()
+    assert not numerics.share(b)[none].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_nonzero_is_a_mask_of_numbers(dtype):
+    a = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 2.0, -3e30, 5e-324], dtype=torch.float64).to(dtype)
+    assert torch.equal(numerics.nonzero(a), (a != 0).to(dtype))
+
+
 def test_divide_or_zero_is_exact():
     a, b = random(20), random(20, zeros=0.5)
     quotients = [0.0 if bottom == 0 else top / bottom for top, bottom in zip(a.tolist(), b.tolist(), strict=True)]
@@ -405,6 +539,8 @@ def test_max_normalise():
     a = torch.stack([random(2, 3), -random(2, 3).abs(), torch.zeros(2, 3, dtype=torch.float64)])
     normalised = numerics.max_normalise(a, 3)
     close(normalised, oracles.each(oracles.max_normalise, a))
+    close(numerics.max_normalise(a, 3, 10.0), 10 * normalised)
+    assert torch.equal(numerics.max_normalise(torch.stack([a, a.flip(0)]), 3)[1], normalised.flip(0))
     close(normalised[0].max(), torch.tensor(1.0, dtype=torch.float64), tolerance=1e-7)
     close(normalised[1].min(), torch.tensor(1.0, dtype=torch.float64), tolerance=1e-7)  # all negative: signs turn
     assert not normalised[2].any()
@@ -412,11 +548,12 @@ def test_max_normalise():
 
 def test_delta_shift_adds_a_residual_and_keeps_the_sum():
     torch.manual_seed(0)
-    C, r = random(2, 3, 4, 5, zeros=0.4), 100 * random(2, 3, 4, 5)
+    C, r = random(TARGETS, 2, 3, 4, 5, zeros=0.4), 100 * random(TARGETS, 2, 3, 4, 5)
     r = r * (C != 0)
     shifted = numerics.delta_shift(C, r, 4)
-    close(shifted, oracles.each(oracles.delta_shift, C, r))
-    close(shifted.sum((1, 2, 3)), C.sum((1, 2, 3)))
+    for k in range(TARGETS):
+        close(shifted[k], oracles.each(oracles.delta_shift, C[k], r[k]))
+    close(shifted.sum((2, 3, 4)), C.sum((2, 3, 4)))
     assert not shifted[C == 0].any()
 
 
@@ -431,11 +568,13 @@ def test_delta_shift_of_nothing():
 
 
 def batch_of_scales() -> Problem:
-    """Samples of very different size, one of them zero."""
+    """Samples and targets of very different size, one sample zero."""
     problem = convolution_problem("strided, remainder", batch=4)
     scale = torch.tensor([1.0, 1e4, 1e-4, 0.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
     site = make_site(problem.site.node.target, problem.site.x * scale, *problem.site.args[1:])
-    return Problem(site, problem.layer, problem.phi / (scale + 1), problem.g * scale)
+    phi, g = problem.phi / (scale + 1), problem.g * scale
+    again = torch.tensor([1.0, 1e-3], dtype=torch.float64).reshape(-1, 1, 1, 1, 1)
+    return Problem(site, problem.layer, phi * again, g / again)
 
 
 CONVOLUTION_RULES = {
@@ -448,19 +587,28 @@ CONVOLUTION_RULES = {
 
 
 @pytest.mark.parametrize("rule", CONVOLUTION_RULES.values(), ids=CONVOLUTION_RULES)
-def test_samples_of_a_convolution_are_independent(rule):
+def test_samples_and_targets_of_a_convolution_are_independent(rule):
     problem = batch_of_scales()
-    for i, together in enumerate(problem.rule(rule)):
-        close(together, problem.sample(i).rule(rule)[0], tolerance=1e-12)
+    together = problem.rule(rule)
+    for i in range(together.shape[1]):
+        close(together[:, i], problem.sample(i).rule(rule)[:, 0], tolerance=1e-12)
+    for k in range(TARGETS):
+        close(together[k], problem.target(k).rule(rule)[0], tolerance=1e-12)
 
 
-def test_samples_of_a_flatten_boundary_are_independent():
+def test_samples_and_targets_of_a_flatten_boundary_are_independent():
     problem = linear_problem(12, facts=Facts(flatten_boundary=FlattenBoundary((3, 2, 2), 1)))
-    for i, together in enumerate(problem.rule(agf.flatten_boundary)):
-        close(together, problem.sample(i).rule(agf.flatten_boundary)[0], tolerance=1e-12)
+    together = problem.rule(agf.flatten_boundary)
+    for i in range(together.shape[1]):
+        close(together[:, i], problem.sample(i).rule(agf.flatten_boundary)[:, 0], tolerance=1e-12)
+    for k in range(TARGETS):
+        close(together[k], problem.target(k).rule(agf.flatten_boundary)[0], tolerance=1e-12)
 
 
-def test_samples_of_the_initial_gradient_are_independent():
-    y, target = torch.tensor([[1.0], [1e3], [0.0]], dtype=torch.float64) * random(3, 5), torch.tensor([4, 0, 2])
-    alone = [agf.softened_target_gradient(y[i : i + 1], target[i : i + 1])[0] for i in range(3)]
-    close(agf.softened_target_gradient(y, target), torch.stack(alone), tolerance=1e-12)
+def test_samples_and_targets_of_the_initial_gradient_are_independent():
+    y = torch.tensor([[1.0], [1e3], [0.0]], dtype=torch.float64) * random(3, 5)
+    targets = torch.tensor([[4, 0, 2], [1, 1, 0]])
+    together = agf.softened_target_gradient(y, targets)
+    for (k, i), target in np.ndenumerate(targets):
+        alone = agf.softened_target_gradient(y[i : i + 1], torch.tensor([[target]]))
+        close(together[k, i], alone[0, 0], tolerance=1e-12)

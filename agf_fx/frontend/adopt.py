@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from agf_fx.errors import CaptureError
 from agf_fx.frontend.tracing import origin
 from agf_fx.ir.graph import CanonicalGraph, Signature, tensor_at
-from agf_fx.ir.types import type_of
+from agf_fx.ir.types import BATCH, type_of
 
 
 def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
@@ -82,12 +82,12 @@ def _batch_symbol(program: ExportedProgram, images: str) -> sympy.Expr:
 def _placeholder(graph: fx.Graph, node: fx.Node, batch: sympy.Expr, is_images: bool) -> fx.Node:
     name = node.name if node.op == "placeholder" else f"c_{node.name}"
     copied = graph.placeholder(name)
-    copied.meta = {"type": type_of(node.meta["val"], batch), "depends_on_images": is_images}
+    copied.meta = {"type": type_of(node.meta["val"], {batch: BATCH}), "depends_on_images": is_images}
     return copied
 
 
 def _call(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node], batch: sympy.Expr) -> fx.Node:
     copied = graph.node_copy(node, copies.__getitem__)
-    copied.meta = {"type": type_of(node.meta.get("val"), batch)} | origin(node)
+    copied.meta = {"type": type_of(node.meta.get("val"), {batch: BATCH})} | origin(node)
     copied.meta["depends_on_images"] = any(source.meta["depends_on_images"] for source in copied.all_input_nodes)
     return copied

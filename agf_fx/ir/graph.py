@@ -14,6 +14,9 @@ from agf_fx.ir import shapes, text
 from agf_fx.ir.types import TensorType
 
 
+PREPARED = "prepared_"  # begins the name of every prepared constant
+
+
 @dataclass(frozen=True)
 class Signature:
     """What a graph takes besides its images, and how the model supplies it.
@@ -79,25 +82,41 @@ class CanonicalGraph:
 class ExplanationGraph:
     """A compiled explanation: ``(images, target, *weights, *constants) -> (maps, logits)``.
 
+    Shapes: images (N, C, H, W), target (N, K) int64, maps (N, K, H, W), logits (N, classes); N and K are free. Once
+    weight-only work is hoisted, there are two graphs: ``prepare`` maps weights and constants to prepared constants,
+    and ``module`` maps ``(images, target, *weights it still reads, *prepared constants)`` to the result.
+
     Attributes:
         module: the graph module. Each call has ``meta["stream"]`` (forward, gradient, relevance or read-out),
             ``meta["rule"]``, ``meta["layer"]`` (module path), ``meta["symbol"]`` and ``meta["equation"]``.
         canonical: the graph it was emitted from.
         method: name of the method.
+        prepare: the graph module of the weight-only work, ``(*weights, *constants) -> tuple``; None if not hoisted.
     """
 
     module: fx.GraphModule
     canonical: CanonicalGraph
     method: str
+    prepare: fx.GraphModule | None = None
 
     @property
     def graph(self) -> fx.Graph:
         """The torch.fx graph."""
         return self.module.graph
 
+    @property
+    def inputs(self) -> list[str]:
+        """Names of what ``module`` takes after images and target: weights, constants, prepared constants."""
+        return [node.name for node in self.graph.nodes if node.op == "placeholder"][2:]
+
+    @property
+    def prepared(self) -> list[str]:
+        """Names of the prepared constants, in the order in which ``prepare`` returns them."""
+        return [name for name in self.inputs if name.startswith(PREPARED)]
+
     def infer_types(self) -> None:
         """Give every node its ``meta["type"]``, by running the graph on fake tensors with a symbolic batch size."""
-        if any("type" not in node.meta for node in self.graph.nodes if node.op == "call_function"):
+        if any("type" not in node.meta for node in self.graph.nodes if node.op != "output"):
             shapes.infer_types(self)
 
     def to_networkx(self) -> nx.DiGraph:

@@ -68,7 +68,7 @@ def explanation_text(explanation: ExplanationGraph) -> str:
     canonical = explanation.canonical
     title = (
         f"explanation graph of {canonical.name} by {explanation.method}: "
-        f"(images {canonical.image_type}, target i64[N]) -> (maps, logits), {len(explanation)} nodes"
+        f"(images {canonical.image_type}, target i64[N, K]) -> (maps, logits), {len(explanation)} nodes"
     )
     rows = [
         (

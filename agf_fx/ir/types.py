@@ -1,8 +1,9 @@
-"""Shapes and dtypes of graph values, with the batch size as the sympy symbol ``N``."""
+"""Shapes and dtypes of graph values, with the batch size as the sympy symbol ``N`` and the targets as ``K``."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sympy
@@ -10,6 +11,9 @@ import torch
 from torch import fx
 
 BATCH = sympy.Symbol("N", integer=True, positive=True)
+TARGETS = sympy.Symbol("K", integer=True, positive=True)
+
+Symbols = Mapping[sympy.Expr, sympy.Expr]
 
 _SHORT = {
     torch.float64: "f64",
@@ -24,7 +28,7 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class TensorType:
-    """A tensor's shape (integers, and expressions in the batch size ``N``) and dtype."""
+    """A tensor's shape (integers, and expressions in ``N`` and ``K``) and dtype."""
 
     shape: tuple[int | sympy.Expr, ...]
     dtype: torch.dtype
@@ -45,6 +49,11 @@ class TensorType:
         return self.shape[1:]
 
     @property
+    def entries(self) -> int | sympy.Expr:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
     def sample_size(self) -> int:
         """Number of entries per sample."""
         return math.prod(self.sample_shape)
@@ -54,24 +63,26 @@ class TensorType:
         return f"{name}[{', '.join(map(str, self.shape))}]"
 
 
-def type_of(value: object, batch: sympy.Expr | None = None) -> TensorType | tuple | None:
-    """The type of a (fake) tensor, of a tuple of them, or None for anything else.
+def type_of(value: object, symbols: Symbols | None = None) -> TensorType | tuple | sympy.Expr | None:
+    """The type of a (fake) tensor, a tuple of types, the expression of a symbolic number, or None for anything else.
 
     Args:
         value: a tensor, whose sizes may be symbolic, or a nested tuple or list of tensors.
-        batch: the symbol that stands for the batch size in ``value``; it becomes ``N``.
+        symbols: what the symbols in the sizes of ``value`` stand for, such as `BATCH`.
     """
     if isinstance(value, torch.Tensor):
-        return TensorType(tuple(_dimension(size, batch) for size in value.shape), value.dtype)
+        return TensorType(tuple(_dimension(size, symbols or {}) for size in value.shape), value.dtype)
     if isinstance(value, tuple | list):
-        return tuple(type_of(item, batch) for item in value)
+        return tuple(type_of(item, symbols) for item in value)
+    if isinstance(value, torch.SymInt):
+        return value.node.expr.subs(symbols or {})
     return None
 
 
-def _dimension(size: int | torch.SymInt, batch: sympy.Expr | None) -> int | sympy.Expr:
+def _dimension(size: int | torch.SymInt, symbols: Symbols) -> int | sympy.Expr:
     if isinstance(size, int):
         return size
-    expression = size.node.expr if batch is None else size.node.expr.subs(batch, BATCH)
+    expression = size.node.expr.subs(symbols)
     return int(expression) if expression.is_Integer else expression
 
 

@@ -10,7 +10,7 @@ from torch import fx
 from agf_fx.errors import VerifyError
 from agf_fx.ir import text
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
-from agf_fx.ir.types import TensorType, carried_type
+from agf_fx.ir.types import TARGETS, TensorType, carried_type
 from agf_fx.ir.vocabulary import VOCABULARY, signals
 
 
@@ -60,7 +60,7 @@ def verify_explanation(explanation: ExplanationGraph) -> None:
             _check(operation, graph, node, "is not a tensor operation")
             _check("stream" in node.meta, graph, node, "belongs to no stream")
         for name in node.meta.get("stream_of", ()):
-            same = node.meta["type"].shape == types[name].shape
+            same = node.meta["type"].shape == (TARGETS, *types[name].shape)
             _check(same, graph, node, f"is the {node.meta['stream']} of %{name}, whose type is {types[name]}")
     maps, logits = graph.output_node().args[0]
     _check(

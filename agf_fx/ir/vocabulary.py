@@ -24,6 +24,7 @@ class Family(StrEnum):
     CONVOLUTION = "convolution"  # linear in x, weights shared over positions
     LINEAR = "linear"  # linear in x
     PROPORTIONAL = "proportional"  # positively homogeneous: relevance goes by x ⊙ fᵀ(Φ / f(x))
+    SELECTION = "selection"  # proportional, and every output entry is an input entry or 0
     PASS_THROUGH = "pass-through"  # elementwise affine per channel, or identity: relevance unchanged
     DATA_MOVEMENT = "data movement"  # every output entry is one input entry
     MERGE = "merge"  # sum or difference of two signals
@@ -47,8 +48,8 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
     aten.conv2d.default: Op(Family.CONVOLUTION),
     aten.linear.default: Op(Family.LINEAR),
     # Proportional: f(tx) = t f(x) for t > 0.
-    aten.relu.default: Op(Family.PROPORTIONAL),
-    aten.max_pool2d_with_indices.default: Op(Family.PROPORTIONAL),
+    aten.relu.default: Op(Family.SELECTION),
+    aten.max_pool2d_with_indices.default: Op(Family.SELECTION),
     aten.avg_pool2d.default: Op(Family.PROPORTIONAL),
     aten.adaptive_avg_pool2d.default: Op(Family.PROPORTIONAL),
     aten.mean.dim: Op(Family.PROPORTIONAL),

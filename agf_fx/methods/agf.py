@@ -27,6 +27,7 @@ def attribution_guided_factorization(options: AGFOptions) -> Method:
             Family.CONVOLUTION: functools.partial(agf.guided_convolution, options=options),
             Family.LINEAR: propagation.flat,
             Family.PROPORTIONAL: propagation.proportional,
+            Family.SELECTION: propagation.selective,
             Family.PASS_THROUGH: propagation.pass_through,
             Family.DATA_MOVEMENT: propagation.move_back,
             Family.MERGE: propagation.proportional,

@@ -9,18 +9,19 @@ from agf_fx.methods.method import Method
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.propagation import no_relevance
+from agf_fx.rules.targets import each_target, indicator
 
 
 @formula("∂y_t/∂y", "1 at the target, 0 elsewhere")
 def target_indicator(y: Value, target: Value) -> Value:
-    """The gradient of the target's logit with respect to all logits, shape (N, classes)."""
-    return torch.scatter(torch.zeros_like(y), 1, torch.unsqueeze(target, 1), 1.0)
+    """The gradient of the target's logit with respect to all logits, shape (K, N, classes)."""
+    return indicator(each_target(y, target), torch.unsqueeze(target, 2))
 
 
 @formula("map", "Σ_c x ⊙ ∂y_t/∂x")
 def input_times_gradient(images: Value, phi: Value, g: Value, rank: int) -> Value:
-    """Images times gradient, summed over channels: (N, H, W)."""
-    return torch.sum(images * g, [1])
+    """Images times gradient, summed over channels: (K, N, H, W)."""
+    return torch.sum(images * g, [1 - rank])
 
 
 def gradient_times_input() -> Method:

@@ -20,11 +20,11 @@ class Method:
 
     Attributes:
         name: what users call it.
-        initial_gradient: (logits, target) -> gradient at the logits.
+        initial_gradient: (logits, target (K, N)) -> gradient at the logits (K, N, classes).
         roles: (name of a fact, rule) in order of precedence; the first fact that holds decides.
         families: the rule of every family.
         fan_out: (value, relevances handed back by its readers) -> the value's relevance.
-        read_out: (images, relevance, gradient, rank of images) -> maps (N, H, W).
+        read_out: (images, relevance, gradient, rank of images) -> maps (K, N, H, W).
         minimum_classes: how many logits a model must have for the initial gradient to make sense.
         operations: rules of single operations, in place of their family's.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from agf_fx.options import AGFOptions
@@ -21,9 +19,12 @@ from agf_fx.rules.numerics import (
     max_normalise,
     nonzero,
     per_sample,
+    share,
+    split_targets,
 )
-from agf_fx.rules.propagation import absolute_influence
+from agf_fx.rules.propagation import absolute_influence, ones_like_input
 from agf_fx.rules.site import Site
+from agf_fx.rules.targets import each_target, indicator
 
 aten = torch.ops.aten
 
@@ -34,29 +35,30 @@ def softened_target_gradient(y: Value, target: Value) -> Value:
 
     Args:
         y: logits (N, classes).
-        target: classes (N,), int64.
+        target: classes (K, N), int64.
 
     Returns:
-        (N, classes). All zero where all logits are equal.
+        (K, N, classes). All zero where all logits are equal.
     """
-    index = torch.unsqueeze(target, 1)
-    is_target = torch.scatter(torch.zeros_like(y), 1, index, 1.0)
-    y_t = torch.gather(y, 1, index)
+    index = torch.unsqueeze(target, 2)
+    logits = each_target(y, target)
+    is_target = indicator(logits, index)
+    y_t = torch.gather(logits, 2, index)
     d = y - y_t
-    sigma = torch.amax(torch.abs(d), [1], True)
+    sigma = torch.amax(torch.abs(d), [2], True)
     scale = torch.masked_fill(sigma, sigma == 0, 1.0)
     u = d / scale
     e = torch.exp(u * u * -0.5)
-    p = torch.softmax(y_t * e, 1)
-    others = torch.masked_fill(p, is_target != 0, 0.0)
+    p = torch.softmax(y_t * e, 2)
+    others = p * (-is_target + 1.0)
     # ∂ŷ_t/∂s for s = y_t e: p_t ([i = t] - p_i), with 1 - p_t as the sum of the others, which keeps its digits.
-    q = torch.gather(p, 1, index) * (is_target * torch.sum(others, [1], True) - others)
+    q = torch.gather(p, 2, index) * (is_target * torch.sum(others, [2], True) - others)
     v = -(q * y_t * e * u)  # ∂ŷ_t/∂u
     widest = torch.abs(d) == sigma
-    ties = torch.sum(widest, [1], True)
-    through_sigma = torch.sum(v * u, [1], True) * widest * torch.sign(d) / ties
+    ties = torch.sum(widest, [2], True)
+    through_sigma = torch.sum(v * u, [2], True) * widest * torch.sign(d) / ties
     D = (v - through_sigma) / scale  # ∂ŷ_t/∂d
-    return D + is_target * (torch.sum(q * e, [1], True) - torch.sum(D, [1], True))
+    return D + is_target * (torch.sum(q * e, [2], True) - torch.sum(D, [2], True))
 
 
 def guided_convolution(
@@ -71,22 +73,22 @@ def guided_convolution(
 @formula("r", "r = (A + F_∇x + (F_x + M) / (1 + exp(-C))) ⊙ [C ≠ 0]  (eq. 13)")
 def residual(site: Site, phi: Value, g: Value, g_x: Value, C: Value, options: AGFOptions) -> Value | None:
     """r, or None when every part is switched off."""
-    x, spatial, partition = site.x, site.x_type.sample_shape[1:], channel_mean(C)
+    x, rank, partition = site.x, site.x_type.rank, channel_mean(C, site.x_type.rank)
     # The published code takes the gradient of F_∇x, and of Grad-CAM, from the outputs with relevance only.
     seen = vjp(site, g * nonzero(phi))[0]
     numerator: list[Value] = []
     if options.numerator == "gradcam":
-        numerator.append(grad_cam(x, seen, len(spatial)))
+        numerator.append(grad_cam(x, seen, rank))
     else:
         if options.factorise_input:
-            numerator.append(factorised_input(x, partition, spatial, options.dialect))
+            numerator.append(factorised_input(site, partition, options.dialect))
         if options.input_gradient:
-            numerator.append(input_gradient(x, g_x, site.x_type.rank))
+            numerator.append(input_gradient(x, g_x, rank))
     parts = [sum(numerator[1:], numerator[0])] if numerator else []
     if parts and options.regulariser:
         parts = [parts[0] * torch.sigmoid(C)]
     if options.factorise_gradient:
-        parts.append(factorised_gradient(seen, partition, spatial, options.dialect))
+        parts.append(factorised_gradient(site, seen, partition, options.dialect))
     if options.input_agnostic:
         parts.append(input_agnostic_influence(site, phi))
     return sum(parts[1:], parts[0]) * nonzero(C) if parts else None
@@ -96,33 +98,43 @@ def residual(site: Site, phi: Value, g: Value, g_x: Value, C: Value, options: AG
 def input_agnostic_influence(site: Site, phi: Value) -> Value:
     """A: what C would be for an input of ones. |L|1 depends on the weights alone; its batch size is 1."""
     weight = torch.abs(site.weight)
-    ones = aten.new_ones.default(site.weight, [1, *site.x_type.sample_shape])
-    return adjoint(site, div(phi, apply(site, ones, weight)), weight)
+    return adjoint(site, div(phi, apply(site, ones_like_input(site), weight)), weight)
 
 
 @formula("F_x", "F_x = F(N_max(x), C)⁺  (eq. 11)")
-def factorised_input(x: Value, partition: Value, spatial: Sequence[int], dialect: str) -> Value:
-    """F_x, shape (N, 1, *spatial)."""
-    return torch.relu(guided_factorisation(x, partition, spatial, dialect))
+def factorised_input(site: Site, partition: Value, dialect: str) -> Value:
+    """F_x, shape (K, N, 1, *spatial): one H for all the targets of an image."""
+    guides = torch.flatten(torch.transpose(_positions(site, partition), 0, 1), 1, 2)  # (N, K, P)
+    F = torch.relu(guided_factorisation(site.x, guides, site.x_type.rank, dialect))
+    return _map(site, torch.transpose(torch.unsqueeze(F, 2), 0, 1))
 
 
 @formula("F_∇x", "F_∇x = F(N_max(∇x), C)⁺  (eq. 11)")
-def factorised_gradient(g: Value, partition: Value, spatial: Sequence[int], dialect: str) -> Value:
-    """F_∇x, shape (N, 1, *spatial)."""
-    return torch.relu(guided_factorisation(g, partition, spatial, dialect))
+def factorised_gradient(site: Site, g: Value, partition: Value, dialect: str) -> Value:
+    """F_∇x, shape (K, N, 1, *spatial)."""
+    return _map(site, torch.relu(guided_factorisation(g, _positions(site, partition), site.x_type.rank, dialect)))
+
+
+def _positions(site: Site, maps: Value) -> Value:
+    """(K, N, 1, *spatial) -> (K, N, 1, P)."""
+    return torch.flatten(maps, 2 - site.x_type.rank, -1)
+
+
+def _map(site: Site, values: Value) -> Value:
+    """(K, N, 1, P) -> (K, N, 1, *spatial)."""
+    return split_targets(values, site.targets, [1, *site.x_type.sample_shape[1:]])
 
 
 @formula("M", "M = N_max(mean_c(x ⊙ ∇x)⁺)  (eq. 12)")
 def input_gradient(x: Value, g: Value, rank: int) -> Value:
-    """M, shape (N, 1, *spatial)."""
-    return max_normalise(torch.relu(channel_mean(x * g)), rank)
+    """M, shape (K, N, 1, *spatial)."""
+    return max_normalise(torch.relu(channel_mean(x * g, rank)), rank)
 
 
 @formula("Grad-CAM", "mean_c(x ⊙ mean_hw ∇x)⁺  (eq. 6)")
-def grad_cam(x: Value, g: Value, spatial_dims: int) -> Value:
-    """The Grad-CAM term of the last ablation of Tab. 5, shape (N, 1, *spatial)."""
-    pooled = torch.mean(g, list(range(2, 2 + spatial_dims)), True)
-    return torch.relu(channel_mean(x * pooled))
+def grad_cam(x: Value, g: Value, rank: int) -> Value:
+    """The Grad-CAM term of the last ablation of Tab. 5, shape (K, N, 1, *spatial)."""
+    return torch.relu(channel_mean(x * torch.mean(g, per_sample(rank)[1:], True), rank))
 
 
 @formula("Φ", "Φ_in = Δ(C, r)  (eqs. 4 and 14)")
@@ -141,20 +153,20 @@ def flatten_boundary(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) 
 def flattened_input_gradient(site: Site, g: Value, C: Value) -> Value:
     """M at a flatten boundary, in the flattened shape."""
     boundary = site.facts.flatten_boundary
-    product = torch.reshape(site.x * g, [-1, *boundary.shape])
-    mean = expand(torch.mean(product, [boundary.channel_dim], True), boundary.shape)
-    M = torch.relu(torch.reshape(mean, [-1, *site.x_type.sample_shape])) * nonzero(C)
+    product = split_targets(site.x * g, site.targets, boundary.shape)
+    mean = expand(torch.mean(product, [boundary.channel_dim + 1], True), boundary.shape, targets=True)
+    M = torch.relu(split_targets(mean, site.targets, site.x_type.sample_shape)) * nonzero(C)
     return max_normalise(M, site.x_type.rank)
 
 
-@formula("Φ", "x ⊙ Σ_i Φ_i / x")
+@formula("Φ", "x / (x + ε) ⊙ Σ_i Φ_i")
 def fan_out(x: Value, contributions: list[Value]) -> Value:
     """One tensor read by several consumers: the sum of their relevances, 0 where x = 0."""
-    shares = [div(phi, x) for phi in contributions]
-    return x * sum(shares[1:], shares[0])
+    return sum(contributions[1:], contributions[0]) * share(x)
 
 
 @formula("map", "Σ_c Φ / max Φ")
 def normalised_channel_sum(images: Value, phi: Value, g: Value, rank: int) -> Value:
-    """The heat map: relevance over its maximum, summed over channels: (N, *spatial), signed."""
-    return torch.sum(divide_or_zero(phi, torch.amax(phi, per_sample(rank), True)), [1])
+    """The heat map: relevance over its maximum, summed over channels: (K, N, *spatial), signed."""
+    largest = torch.amax(phi, per_sample(rank), True)
+    return torch.sum(phi * divide_or_zero(torch.ones_like(largest), largest), [1 - rank])

@@ -1,6 +1,7 @@
 """Vector-Jacobian products, one line per operation where the formula is one line.
 
-Each takes the site and the gradient at its output, and returns one gradient per operand, in order.
+Each takes the site and the gradient at its output, (K, N, ...) for K targets, and returns one gradient per operand, in
+order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from agf_fx.errors import VerifyError
 from agf_fx.rules.linear_maps import adjoint
-from agf_fx.rules.numerics import Value, expand
+from agf_fx.rules.numerics import Value, expand, split_targets
 from agf_fx.rules.site import Site
 
 aten = torch.ops.aten
@@ -41,14 +42,14 @@ def _batch_norm(site: Site, g: Value) -> tuple[Value, ...]:
     _, weight, _, _, variance, _, _, eps, _ = site.args
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else weight * scale
-    return (g * torch.reshape(scale, [1, -1, *[1] * (site.x_type.rank - 2)]),)
+    return (g * torch.reshape(scale, [-1, *[1] * (site.x_type.rank - 2)]),)
 
 
 def _cat(site: Site, g: Value) -> tuple[Value, ...]:
     dim, starts = site.args[1], [0]
     for kind in site.types:
         starts.append(starts[-1] + kind.shape[dim])
-    return tuple(torch.narrow(g, dim, a, b - a) for a, b in itertools.pairwise(starts))
+    return tuple(torch.narrow(g, dim + 1, a, b - a) for a, b in itertools.pairwise(starts))
 
 
 def _mean(site: Site, g: Value) -> tuple[Value, ...]:
@@ -58,24 +59,36 @@ def _mean(site: Site, g: Value) -> tuple[Value, ...]:
     count = 1
     for dim in dims:
         count *= shape[dim]
-    return (expand(torch.reshape(g / count, [-1, *kept[1:]]), shape[1:]),)
+    return (expand(split_targets(g / count, site.targets, kept[1:]), shape[1:], targets=True),)
 
 
 def _permute(site: Site, g: Value) -> tuple[Value, ...]:
     order = site.args[1]
-    return (torch.permute(g, [order.index(dim) for dim in range(len(order))]),)
+    return (torch.permute(g, [0, *(order.index(dim) + 1 for dim in range(len(order)))]),)
 
 
 def _max_pool(site: Site, g: Value) -> tuple[Value, ...]:
-    return (aten.max_pool2d_with_indices_backward.default(g, *site.args, site.output[1]),)
+    def adjoint(flat: Value, x: Value, indices: Value) -> Value:
+        return aten.max_pool2d_with_indices_backward.default(flat, x, *site.args[1:], indices)
+
+    return (site.per_target(adjoint, g, site.x, site.output[1]),)
+
+
+def _average_pool(site: Site, g: Value) -> tuple[Value, ...]:
+    def adjoint(flat: Value, x: Value) -> Value:
+        return aten.avg_pool2d_backward.default(flat, x, *site.args[1:])
+
+    return (site.per_target(adjoint, g, site.x),)
 
 
 def _softmax(site: Site, g: Value) -> tuple[Value, ...]:
-    return (site.y * (g - torch.sum(g * site.y, [site.args[1]], True)),)
+    dim = site.args[1] - site.y_type.rank
+    return (site.y * (g - torch.sum(g * site.y, [dim], True)),)
 
 
 def _log_softmax(site: Site, g: Value) -> tuple[Value, ...]:
-    return (g - torch.exp(site.y) * torch.sum(g, [site.args[1]], True),)
+    dim = site.args[1] - site.y_type.rank
+    return (g - torch.exp(site.y) * torch.sum(g, [dim], True),)
 
 
 VJPS: dict[Callable[..., Any], Vjp] = {
@@ -93,11 +106,13 @@ VJPS: dict[Callable[..., Any], Vjp] = {
     aten.sub.Tensor: lambda site, g: (g, -g),
     # Pooling
     aten.max_pool2d_with_indices.default: _max_pool,
-    aten.avg_pool2d.default: lambda site, g: (aten.avg_pool2d_backward.default(g, *site.args),),
-    aten.adaptive_avg_pool2d.default: lambda site, g: (aten._adaptive_avg_pool2d_backward.default(g, site.x),),
+    aten.avg_pool2d.default: _average_pool,
+    aten.adaptive_avg_pool2d.default: lambda site, g: (
+        site.per_target(aten._adaptive_avg_pool2d_backward.default, g, site.x),
+    ),
     aten.mean.dim: _mean,
     # Data movement
-    aten.reshape.default: lambda site, g: (torch.reshape(g, [-1, *site.x_type.sample_shape]),),
+    aten.reshape.default: lambda site, g: (split_targets(g, site.targets, site.x_type.sample_shape),),
     aten.permute.default: _permute,
     aten.cat.default: _cat,
     # Behind the head

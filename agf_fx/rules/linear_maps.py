@@ -23,12 +23,12 @@ class LinearMap:
 
 
 def apply(site: Site, x: Value, weight: Value) -> Value:
-    """L x for the map of ``site`` with ``weight``; no bias."""
+    """L x for the map of ``site`` with ``weight``; no bias. ``x`` is a forward value."""
     return LINEAR_MAPS[site.node.target].apply(site, x, weight)
 
 
 def adjoint(site: Site, s: Value, weight: Value) -> Value:
-    """Lᵀ s for the map of ``site`` with ``weight``."""
+    """Lᵀ s for the map of ``site`` with ``weight``. ``s`` belongs to targets: (K, N, ...)."""
     return LINEAR_MAPS[site.node.target].adjoint(site, s, weight)
 
 
@@ -38,10 +38,13 @@ def _convolve(site: Site, x: Value, weight: Value) -> Value:
 
 
 def _convolve_adjoint(site: Site, s: Value, weight: Value) -> Value:
-    x, _, _, stride, padding, dilation, groups = site.args
-    geometry = (stride, padding, dilation, False, [0] * len(stride), groups)
-    only_input = [True, False, False]
-    return aten.convolution_backward.default(s, x, weight, None, *geometry, only_input)[0]
+    """The transposed convolution, with as much output padding as the strides left unread at the border."""
+    _, _, _, stride, padding, dilation, groups = site.args
+    kernel = site.node.args[1].meta["type"].shape[2:]
+    sizes = zip(site.x_type.shape[2:], site.y_type.shape[2:], kernel, stride, padding, dilation, strict=True)
+    unread = [x + 2 * p - (d * (k - 1) + 1 + t * (y - 1)) for x, y, k, t, p, d in sizes]
+    geometry = (None, stride, padding, unread, groups, dilation)
+    return site.per_target(lambda flat: aten.conv_transpose2d.input(flat, weight, *geometry), s)
 
 
 def _multiply(site: Site, x: Value, weight: Value) -> Value:

@@ -18,11 +18,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Label:
-    """The origin of a node: ``stream`` (forward, gradient, relevance, read-out), the rule, the layer's path, ..."""
+    """The origin of a node: ``stream`` (forward, gradient, relevance, read-out), the rule, the layer's path and the
+    canonical call (``site``) to which it is applied, and the formula."""
 
     stream: str = ""
     rule: str = ""
     layer: str = ""
+    site: str = ""
     symbol: str = ""
     equation: str = ""
 

@@ -1,6 +1,12 @@
-"""The arithmetic that the rules share. Sums and maxima run over all dimensions but the batch.
+"""The arithmetic that the rules share.
 
-``Value`` is a tensor or an fx.Proxy. Ranks and sizes come from the graph's types, never from values.
+A forward value has the shape (N, ...) of the model; a value that belongs to a target as well, such as a gradient or a
+relevance, has K targets in front: (K, N, ...), so that the two broadcast. Sums and maxima run over the dimensions of
+one sample, counted from the end, which fits both.
+
+Masks are numbers (0 or 1), not booleans: products of floats are vectorised everywhere, and cost a tenth of a
+``masked_fill`` on a CPU. ``Value`` is a tensor or an fx.Proxy. Ranks and sizes come from the graph's types, never from
+values; ``rank`` counts the batch dimension and not the targets.
 """
 
 from __future__ import annotations
@@ -16,40 +22,65 @@ EPSILON = 1e-9  # the stabiliser of the published code, the same for either sign
 
 
 def per_sample(rank: int) -> list[int]:
-    """The dimensions of a tensor of ``rank`` that belong to one sample."""
-    return list(range(1, rank))
+    """The dimensions that belong to one sample of a tensor of ``rank``, from the end."""
+    return list(range(1 - rank, 0))
+
+
+def nonzero(a: Value) -> Value:
+    """The mask [a ≠ 0], as 0 and 1 in the dtype of ``a``."""
+    return torch.abs(torch.sign(a))
+
+
+def stabilised(b: Value) -> Value:
+    """b + 1e-9, and 1e-9 where that is exactly 0."""
+    shifted = b + EPSILON
+    return shifted + (shifted == 0) * EPSILON
+
+
+def reciprocal(b: Value) -> Value:
+    """1 / (b + 1e-9), and 0 where b is exactly 0."""
+    return nonzero(b) / stabilised(b)
 
 
 def div(a: Value, b: Value) -> Value:
     """a / (b + 1e-9), and 0 where b is exactly 0."""
-    shifted = b + EPSILON
-    return torch.masked_fill(a / torch.masked_fill(shifted, shifted == 0, EPSILON), b == 0, 0.0)
+    return a * reciprocal(b)
+
+
+def share(b: Value) -> Value:
+    """b / (b + 1e-9): 1, but for what the stabiliser takes; 0 where b is 0."""
+    return b / stabilised(b)
 
 
 def divide_or_zero(a: Value, b: Value) -> Value:
-    """a / b exactly, and 0 where b is 0."""
+    """a / b exactly, and 0 where b is 0. For small tensors: it masks with booleans."""
     none = b == 0
     return torch.masked_fill(a / torch.masked_fill(b, none, 1.0), none, 0.0)
 
 
-def max_normalise(a: Value, rank: int) -> Value:
-    """N_max(a): each sample divided by its largest entry (paper, eq. 7)."""
-    return div(a, torch.amax(a, per_sample(rank), True))
+def max_normalise(a: Value, rank: int, scale: float = 1.0) -> Value:
+    """N_max(a), each sample divided by its largest entry (paper, eq. 7), times ``scale``."""
+    return a * (reciprocal(torch.amax(a, per_sample(rank), True)) * scale)
 
 
-def channel_mean(a: Value) -> Value:
+def channel_mean(a: Value, rank: int) -> Value:
     """Mean over channels, kept as a dimension of size 1."""
-    return torch.mean(a, [1], True)
+    return torch.mean(a, [1 - rank], True)
 
 
-def expand(a: Value, sample_shape: Sequence[int]) -> Value:
-    """Broadcast to (N, *sample_shape) without copying."""
-    return torch.ops.aten.expand.default(a, [-1, *sample_shape])
+def expand(a: Value, sample_shape: Sequence[int], targets: bool = False) -> Value:
+    """Broadcast to (N, *sample_shape) without copying, or with ``targets`` to (K, N, *sample_shape)."""
+    return torch.ops.aten.expand.default(a, [-1] * (1 + targets) + [*sample_shape])
 
 
-def nonzero(a: Value) -> Value:
-    """The boolean mask [a ≠ 0]."""
-    return a != 0
+def merge_targets(a: Value) -> Value:
+    """(K, N, ...) -> (K·N, ...): targets as further samples, for operations that know one batch dimension."""
+    return torch.flatten(a, 0, 1)
+
+
+def split_targets(a: Value, targets: Value, sample_shape: Sequence[int]) -> Value:
+    """(K·N, ...) -> (K, N, *sample_shape), undoing `merge_targets`."""
+    return torch.reshape(a, [targets, -1, *sample_shape])
 
 
 def delta_shift(C: Value, r: Value, rank: int) -> Value:
@@ -60,4 +91,4 @@ def delta_shift(C: Value, r: Value, rank: int) -> Value:
     dims = per_sample(rank)
     mask = nonzero(C)
     count = torch.clamp_min(torch.sum(mask, dims, True), 1)
-    return C + r - mask * (torch.sum(r, dims, True) / count)
+    return C + (r - mask * (torch.sum(r, dims, True) / count))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from agf_fx.ir.facts import Facts, facts
 from agf_fx.ir.types import TensorType, carried_type
 from agf_fx.ir.vocabulary import VOCABULARY, operands
-from agf_fx.rules.numerics import Value
+from agf_fx.rules.numerics import Value, merge_targets, split_targets
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class Site:
         node: the canonical node; types and facts are read from it.
         args: its arguments, nodes replaced by values.
         output: its value (a tuple for operations with several outputs).
+        targets: the number of targets K, the first dimension of gradients and relevances.
     """
 
     node: fx.Node
     args: tuple[Any, ...]
     output: Any
+    targets: Value
 
     @property
     def x(self) -> Value:
@@ -65,6 +69,21 @@ class Site:
     def y_type(self) -> TensorType:
         """The type of the output that carries relevance."""
         return carried_type(self.node)
+
+    def per_target(self, adjoint: Callable[..., Value], s: Value, *read: Value) -> Value:
+        """Apply an adjoint that knows one batch dimension to values of K targets: (K, N, *y) -> (K, N, *x).
+
+        Args:
+            adjoint: function of (K·N, ...) tensors.
+            s: a gradient or relevance at the output.
+            read: forward values of rank ``x_type.rank`` that the adjoint reads, (N, ...); repeated for every target.
+        """
+        repeated = [merge_targets(torch.ops.aten.expand.default(value, self._for_each_target)) for value in read]
+        return split_targets(adjoint(merge_targets(s), *repeated), self.targets, self.x_type.sample_shape)
+
+    @property
+    def _for_each_target(self) -> list[Value]:
+        return [self.targets, *[-1] * self.x_type.rank]
 
     @property
     def facts(self) -> Facts:

@@ -29,12 +29,15 @@ class Program:
         weights = {name: self._weight(model, name, path) for name, path in signature.weights.items()}
         like = next(iter(weights.values()), None)
         found = weights | {name: _moved(constant, like) for name, constant in signature.constants.items()}
-        return [found[name] for name in self.shapes]
+        if self.explanation.prepare:
+            with torch.no_grad():
+                prepared = self.explanation.prepare(*(found[name] for name in self.shapes))
+            found |= dict(zip(self.explanation.prepared, prepared, strict=True))
+        return [found[name] for name in self.explanation.inputs]
 
     def run(self, images: Tensor, target: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps (N, K, H, W) and logits (N, classes) for targets (N, K)."""
-        columns = [self.explanation.module(images, column, *inputs) for column in target.unbind(1)]
-        return torch.stack([maps for maps, _ in columns], 1), columns[0][1]
+        return self.explanation.module(images, target, *inputs)
 
     def _weight(self, model: nn.Module, name: str, path: str) -> Tensor:
         weight = tensor_at(model, path)

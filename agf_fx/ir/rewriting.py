@@ -1,0 +1,64 @@
+"""What passes use to change an explanation graph without losing where its nodes come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+LABELS = ("stream", "rule", "layer", "site", "symbol", "equation")
+
+
+def is_call(value: Any, *targets: Callable[..., Any]) -> bool:
+    """Whether ``value`` is a node that calls one of ``targets``."""
+    return isinstance(value, fx.Node) and value.op == "call_function" and value.target in targets
+
+
+def insert_before(node: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
+    """A new call in front of ``node``, labelled like it."""
+    with node.graph.inserting_before(node):
+        stem = node.name.rstrip("0123456789").rstrip("_")
+        new = node.graph.create_node("call_function", target, args, {}, name=stem)
+    new.meta.update({label: node.meta[label] for label in LABELS if label in node.meta})
+    return new
+
+
+def substitute(node: fx.Node, value: fx.Node) -> None:
+    """Let everybody who reads ``node`` read ``value``, which computes the same, and erase ``node``."""
+    streams = node.meta.get("stream_of", ())
+    if streams:
+        value.meta.setdefault("stream_of", []).extend(streams)
+    if "value_of" in node.meta:
+        value.meta.setdefault("value_of", node.meta["value_of"])
+    node.replace_all_uses_with(value)
+    node.graph.erase_node(node)
+
+
+def weights_only(graph: fx.Graph) -> set[fx.Node]:
+    """The calls that depend on neither images nor target, but on weights and constants alone."""
+    images, target, *_ = (node for node in graph.nodes if node.op == "placeholder")
+    varying = {images, target}
+    fixed = set()
+    for node in graph.nodes:
+        if node.op == "call_function":
+            (varying if any(source in varying for source in node.all_input_nodes) else fixed).add(node)
+    return fixed
+
+
+def is_stabilised(value: Any) -> bool:
+    """Whether ``value`` is d + ε [d = 0], which numerics' ``stabilised`` makes of d = b + ε."""
+    if not is_call(value, aten.add.Tensor) or not is_call(value.args[1], aten.mul.Scalar):
+        return False
+    shifted, test = value.args[0], value.args[1].args[0]
+    return is_call(test, aten.eq.Scalar) and test.args == (shifted, 0) and is_call(shifted, aten.add.Scalar)
+
+
+def nonzero_of(value: Any) -> fx.Node | None:
+    """x, where ``value`` is the mask [x ≠ 0], written |sign x|, or sign x of a nonnegative x."""
+    if is_call(value, aten.abs.default):
+        value = value.args[0]
+    return value.args[0] if is_call(value, aten.sign.default) else None

@@ -1,0 +1,85 @@
+"""Sign tests of values that cannot be negative."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.ir.rewriting import is_call, is_stabilised, substitute
+
+aten = torch.ops.aten
+
+# Nonnegative whatever they read.
+_ALWAYS = {
+    aten.abs.default,
+    aten.exp.default,
+    aten.new_ones.default,
+    aten.ones_like.default,
+    aten.relu.default,
+    aten.sigmoid.default,
+    aten.softmax.int,
+    aten.sym_size.int,
+}
+# Nonnegative where everything they read is: sums of products, selections, means, data movement.
+_INHERITED = {
+    aten.adaptive_avg_pool2d.default,
+    aten.add.Tensor,
+    aten.amax.default,
+    aten.amin.default,
+    aten.avg_pool2d.default,
+    aten.cat.default,
+    aten.conv2d.default,
+    aten.conv_transpose2d.input,
+    aten.div.Tensor,
+    aten.expand.default,
+    aten.flatten.using_ints,
+    aten.linear.default,
+    aten.matmul.default,
+    aten.max_pool2d_with_indices.default,
+    aten.mean.dim,
+    aten.mul.Tensor,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.sign.default,
+    aten.sum.dim_IntList,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    operator.getitem,
+}
+# Likewise, with a second argument that is a number.
+_BY_NUMBER = {aten.add.Scalar, aten.mul.Scalar, aten.clamp_min.default}
+
+
+def simplify_nonnegative_values(explanation: ExplanationGraph) -> ExplanationGraph:
+    """For x ≥ 0: |x| -> x, ReLU(x) -> x, and x + ε, where it is guarded against being 0, -> x + ε. Bits stay."""
+    nonnegative = _nonnegative(explanation.graph.nodes)
+    for node in list(explanation.graph.nodes):
+        if is_call(node, aten.abs.default, aten.relu.default) and node.args[0] in nonnegative:
+            if node.target is aten.abs.default or node.meta["stream"] != "forward":
+                substitute(node, node.args[0])
+        elif is_stabilised(node) and _positive(node.args[0], nonnegative):
+            substitute(node, node.args[0])
+    explanation.module.recompile()
+    return explanation
+
+
+def _nonnegative(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in nodes:
+        inherited = all(source in found for source in node.all_input_nodes)
+        if (
+            is_call(node, *_ALWAYS)
+            or (is_call(node, *_INHERITED) and inherited)
+            or (is_call(node, *_BY_NUMBER) and inherited and node.args[1] >= 0)
+        ):
+            found.add(node)
+    return found
+
+
+def _positive(value: Any, nonnegative: set[fx.Node]) -> bool:
+    return is_call(value, aten.add.Scalar) and value.args[0] in nonnegative and value.args[1] > 0
