@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agf_fx.imaging.read import read_image
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
     from agf_fx.models import LoadedModel, load_model
-    from agf_fx.options import AGFOptions
+    from agf_fx.options import AGFOptions, CompileOptions
     from agf_fx.rules.register import register_rule
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AGFOptions": "agf_fx.options",
     "CanonicalGraph": "agf_fx.ir.graph",
+    "CompileOptions": "agf_fx.options",
     "Explainer": "agf_fx.runtime.explainer",
     "Explanation": "agf_fx.runtime.explanation",
     "ExplanationGraph": "agf_fx.ir.graph",
@@ -39,6 +40,7 @@ _HOMES = {
 __all__ = [
     "AGFOptions",
     "CanonicalGraph",
+    "CompileOptions",
     "Explainer",
     "Explanation",
     "ExplanationGraph",

@@ -51,6 +51,10 @@ class NonFiniteInputError(InputError):
         self.indices = indices
 
 
+class MemoryLimitError(AgfFxError):
+    """Explaining even one image for one target takes more memory than allowed, or than there is."""
+
+
 class TargetError(InputError):
     """A target class is out of range, of the wrong type or shape, or an unknown class name."""
 

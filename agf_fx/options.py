@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields, replace
 from agf_fx.errors import OptionsError
 
 DIALECTS = ("reference", "paper")
+BACKENDS = ("eager", "inductor", "cudagraphs", "auto")
+PRECISIONS = ("float64", "float32", "bfloat16", "float16")
+MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 NUMERATORS = ("factorisation", "gradcam")
 
 
@@ -42,8 +45,8 @@ class AGFOptions:
     numerator: str = "factorisation"
 
     def __post_init__(self) -> None:
-        _require("dialect", self.dialect, DIALECTS)
-        _require("numerator", self.numerator, NUMERATORS)
+        require_one_of("AGFOptions.dialect", self.dialect, DIALECTS)
+        require_one_of("AGFOptions.numerator", self.numerator, NUMERATORS)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "bool" and not isinstance(value, bool):
@@ -65,6 +68,36 @@ class AGFOptions:
         )
 
 
-def _require(name: str, value: object, allowed: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class CompileOptions:
+    """How a compiled explanation is run. None of these changes what is computed, beyond rounding.
+
+    Attributes:
+        max_batch: the most (image, target) pairs to explain at once; a larger request is split. None: no limit but
+            the memory's, and on a CPU pieces that fit its caches.
+        memory_limit: the most bytes that the values of one explanation may take besides weights and results; a larger
+            request is split. None: no limit. Even one pair may need more, which raises a MemoryLimitError.
+        memory_format: ``"channels_last"``, ``"contiguous"``, or ``"auto"``, which takes channels-last where it measures
+            faster: in single and lower precision on a CPU, in lower precision on a GPU.
+
+    Raises:
+        OptionsError: a value is unknown or not positive.
+    """
+
+    max_batch: int | None = None
+    memory_limit: int | None = None
+    memory_format: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "memory_limit"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and value > 0):
+                raise OptionsError(f"CompileOptions.{name} is {value!r}; give a positive whole number, or None.")
+        require_one_of("CompileOptions.memory_format", self.memory_format, MEMORY_FORMATS)
+
+
+def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise an OptionsError that lists what ``name`` may be, unless ``value`` is that."""
     if value not in allowed:
-        raise OptionsError(f"AGFOptions.{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")
+        raise OptionsError(f"{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")

@@ -6,6 +6,8 @@ import functools
 import os
 from collections.abc import Callable
 
+import torch
+
 from agf_fx.emit import emit
 from agf_fx.errors import CaptureError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
@@ -20,6 +22,7 @@ from agf_fx.passes.gradient_masks import drop_gradient_masks
 from agf_fx.passes.heads import mark_heads
 from agf_fx.passes.input_layers import mark_input_layers
 from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
+from agf_fx.passes.product_precision import reduce_product_precision
 from agf_fx.passes.relu_masks import drop_relu_masks
 from agf_fx.passes.residual_merges import mark_residual_merges
 from agf_fx.passes.sibling_products import stack_sibling_products
@@ -48,6 +51,14 @@ OPTIMISATIONS: tuple[Step, ...] = (
     stack_sibling_products,
     hoist_weight_constants,
 )
+
+
+def optimisations(precision: torch.dtype | None = None) -> tuple[Step, ...]:
+    """The optimisations, with products in ``precision`` if it is given."""
+    if precision is None:
+        return OPTIMISATIONS
+    *before, hoist = OPTIMISATIONS
+    return (*before, functools.partial(reduce_product_precision, dtype=precision), hoist)
 
 
 def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) -> tuple[Step, ...]:

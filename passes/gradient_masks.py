@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import fx
 
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.rewriting import is_call, nonzero_of, substitute

@@ -53,7 +53,7 @@ def _weight_and_geometry(node: fx.Node) -> Hashable:
 
 
 def _groups(graph: fx.Graph, key: Callable[[fx.Node], Hashable]) -> list[list[fx.Node]]:
-    """Transposed convolutions without bias and groups that agree in ``key``, in order, none reading another's result."""
+    """Ungrouped transposed convolutions that agree in ``key``, in order, none reading another's result."""
     found: dict[Hashable, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
         if is_call(node, aten.conv_transpose2d.input) and node.args[2] is None and node.args[6] == 1:

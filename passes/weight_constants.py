@@ -14,14 +14,16 @@ from agf_fx.ir.rewriting import weights_only
 def hoist_weight_constants(explanation: ExplanationGraph) -> ExplanationGraph:
     """Split the graph in two: ``prepare``, from weights and constants to what the rest reads, and the rest.
 
-    Hoisted are |W|, W⁺ and W⁻, folded batch norms, and |L|1 with its reciprocal, which belongs to one image size. Weights
-    that the rest reads as they are stay inputs of it.
+    Hoisted are |W|, W⁺ and W⁻, folded batch norms, and |L|1 with its reciprocal, which belongs to one image size.
+    Weights that the rest reads as they are stay inputs of it.
     """
     fixed = weights_only(explanation.graph)
-    needed = [node for node in explanation.graph.nodes if node in fixed and any(user not in fixed for user in node.users)]
+    needed = [
+        node for node in explanation.graph.nodes if node in fixed and any(user not in fixed for user in node.users)
+    ]
     prepare = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    images, target, *weights = (node for node in explanation.graph.nodes if node.op == "placeholder")
+    _, target, *weights = (node for node in explanation.graph.nodes if node.op == "placeholder")
     for node in explanation.graph.nodes:
         if node in weights or node in fixed:
             copies[node] = prepare.node_copy(node, copies.__getitem__)

@@ -137,12 +137,12 @@ ROWS: list[Row] = [
     ),
     *_family(
         aten.relu.default,
-        Family.PROPORTIONAL,
+        Family.SELECTION,
         {"function": lambda: Apply(torch.relu), "in place": lambda: nn.ReLU(inplace=True)},
     ),
     *_family(
         aten.max_pool2d_with_indices.default,
-        Family.PROPORTIONAL,
+        Family.SELECTION,
         {
             "with remainder": lambda: nn.MaxPool2d(2),
             "overlapping and padded": lambda: nn.MaxPool2d(3, stride=2, padding=1),

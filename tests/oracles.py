@@ -184,10 +184,9 @@ def exact_softened_target_gradient(y: Tensor, target: int) -> Tensor:
         scores = [mpmath.exp(y[target] * mpmath.exp(-(((y_i - y[target]) / sigma) ** 2) / 2)) for y_i in y]
         return scores[target] / sum(scores)
 
-    point = y.tolist()
     with mpmath.workdps(1000):
-        gradient = [mpmath.diff(softened, tuple(point), tuple(int(i == j) for j in range(len(y)))) for i in range(len(y))]
-        return torch.tensor([float(entry) for entry in gradient], dtype=y.dtype)
+        orders = [tuple(row) for row in torch.eye(len(y), dtype=torch.int64).tolist()]
+        return torch.tensor([float(mpmath.diff(softened, tuple(y.tolist()), order)) for order in orders], dtype=y.dtype)
 
 
 def transposed_jacobian(function: Callable[..., Tensor], operands: Sequence[Tensor], g: Tensor) -> list[Tensor]:

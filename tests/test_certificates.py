@@ -2,7 +2,7 @@
 
 `Symbolic` answers the torch functions that the rules call, as tensors and proxies do. Divisions are exact here: the
 stabiliser of `div` is set to 0. An entry counts as zero only where it is the expression 0, as it does for generic
-values of the symbols.
+values of the symbols; so |sign| is 1 everywhere else. Streams belong to two targets, and every law holds for each.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ def _exact_division(monkeypatch):
 
 
 def exact(value: Any) -> Any:
-    """The content of a Symbolic; a float as the rational number that it is."""
+    """The content of a Symbolic; a float as the rational number that it is; a list entry by entry."""
     if isinstance(value, Symbolic):
         return value.entries
+    if isinstance(value, list):
+        return list(map(exact, value))
     return sympy.Rational(value) if isinstance(value, float) else value
 
 
@@ -57,7 +59,8 @@ class Symbolic:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Symbolic:
-        return cls(FUNCTIONS[function](*map(exact, args)))
+        found = FUNCTIONS[function](*map(exact, args))
+        return found if isinstance(found, int) else cls(found)
 
     __add__, __radd__ = _operator(operator.add), _operator(operator.add, reflected=True)
     __sub__, __rsub__ = _operator(operator.sub), _operator(operator.sub, reflected=True)
@@ -78,8 +81,20 @@ def _softmax(a: np.ndarray, dim: int) -> np.ndarray:
     return powers / powers.sum(dim, keepdims=True)
 
 
+def _sizes(a: np.ndarray, shape: list[int]) -> tuple[int, ...]:
+    """The shape that `expand` asks for; -1 keeps a size."""
+    kept = (1,) * (len(shape) - a.ndim) + a.shape
+    return tuple(old if new == -1 else new for old, new in zip(kept, shape, strict=True))
+
+
 def _each(function: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
     return np.frompyfunc(function, 1, 1)
+
+
+def _abs(a: sympy.Expr) -> sympy.Expr:
+    """|a|, where the |sign| of a value that is not the expression 0 is 1."""
+    signs = sympy.Mul.make_args(a)
+    return sympy.S.One if all(sign in (1, -1) or isinstance(sign, sympy.sign) for sign in signs) else sympy.Abs(a)
 
 
 def _extreme(function: Callable[..., Any]) -> Callable[[np.ndarray, list[int], bool], np.ndarray]:
@@ -87,7 +102,7 @@ def _extreme(function: Callable[..., Any]) -> Callable[[np.ndarray, list[int], b
 
 
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.abs: _each(sympy.Abs),
+    torch.abs: _each(_abs),
     torch.amax: _extreme(sympy.Max),
     torch.amin: _extreme(sympy.Min),
     torch.clamp_max: np.frompyfunc(sympy.Min, 2, 1),
@@ -95,7 +110,6 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.exp: _each(sympy.exp),
     torch.gather: lambda a, dim, index: np.take_along_axis(a, index.astype(int), dim),
     torch.masked_fill: lambda a, mask, value: np.where(mask.astype(bool), value, a),
-    torch.bmm: np.matmul,
     torch.matmul: np.matmul,
     torch.scatter: _scatter,
     torch.sign: _each(sympy.sign),
@@ -105,15 +119,16 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.unsqueeze: np.expand_dims,
     torch.where: lambda mask, a, b: np.where(mask.astype(bool), a, b),
     torch.zeros_like: lambda a: np.full(a.shape, sympy.S.Zero),
-    aten.expand.default: lambda a, shape: np.broadcast_to(a, (len(a), *shape[1:])),
+    aten.expand.default: lambda a, shape: np.broadcast_to(a, _sizes(a, shape)),
     aten.linear.default: lambda x, weight: x @ weight.T,
     aten.new_ones.default: lambda _, shape: np.full(shape, sympy.S.One),
+    aten.sym_size.int: lambda a, dim: a.shape[dim],
 }
 
 
-# A small layer: three inputs, two outputs
+# A small layer: three inputs, two outputs; and two targets
 
-INPUTS, OUTPUTS = 3, 2
+INPUTS, OUTPUTS, TARGETS = 3, 2, 2
 
 
 def symbols(name: str, *shape: int, **assumptions: bool) -> np.ndarray:
@@ -122,12 +137,12 @@ def symbols(name: str, *shape: int, **assumptions: bool) -> np.ndarray:
 
 
 def layer(x: np.ndarray, weight: np.ndarray) -> Site:
-    """A linear layer on one sample."""
+    """A linear layer on one sample, explained for all targets."""
     graph = fx.Graph()
     nodes = graph.placeholder("x"), graph.placeholder("weight")
     nodes[0].meta["type"] = TensorType((BATCH, INPUTS), torch.float64)
     call = graph.call_function(aten.linear.default, (*nodes, None))
-    return Site(call, (Symbolic(x), Symbolic(weight), None), Symbolic(x @ weight.T))
+    return Site(call, (Symbolic(x), Symbolic(weight), None), Symbolic(x @ weight.T), TARGETS)
 
 
 def relevance(rule: Callable[..., Any], x: np.ndarray, weight: np.ndarray, phi: np.ndarray) -> np.ndarray:
@@ -139,11 +154,17 @@ def z_box(site: Site, phi: Symbolic) -> tuple[Symbolic, ...]:
     return propagation.z_box(site, phi, None, ())
 
 
+def is_conserved(found: np.ndarray) -> bool:
+    """Whether each target has as much relevance at the input as in PHI."""
+    assert found.shape == (TARGETS, 1, INPUTS)
+    return is_zero((found.sum(-1) - PHI.sum(-1)).flat)
+
+
 def is_zero(expressions: Iterable[sympy.Expr]) -> bool:
     return all(sympy.cancel(sympy.together(expression)) == 0 for expression in expressions)
 
 
-PHI = symbols("Phi", 1, OUTPUTS, real=True)
+PHI = symbols("Phi", TARGETS, 1, OUTPUTS, real=True)
 ANY_X, ANY_W = symbols("x", 1, INPUTS, real=True), symbols("W", OUTPUTS, INPUTS, real=True)
 
 
@@ -153,19 +174,20 @@ ANY_X, ANY_W = symbols("x", 1, INPUTS, real=True), symbols("W", OUTPUTS, INPUTS,
 def test_input_influence_is_conserved():
     x, weight = symbols("x", 1, INPUTS, positive=True), symbols("W", OUTPUTS, INPUTS, positive=True)
     C = relevance(propagation.absolute_influence, x, weight, PHI)
-    formula = sum(x[0, 0] * weight[j, 0] * PHI[0, j] / (weight[j] @ x[0]) for j in range(OUTPUTS))  # eq. 9
-    assert is_zero([C[0, 0] - formula])
-    assert is_zero([C.sum() - PHI.sum()])
+    for k in range(TARGETS):
+        formula = sum(x[0, 0] * weight[j, 0] * PHI[k, 0, j] / (weight[j] @ x[0]) for j in range(OUTPUTS))  # eq. 9
+        assert is_zero([C[k, 0, 0] - formula])
+    assert is_conserved(C)
 
 
 def test_input_influence_of_any_sign_is_conserved():
-    assert is_zero([relevance(propagation.absolute_influence, ANY_X, ANY_W, PHI).sum() - PHI.sum()])
+    assert is_conserved(relevance(propagation.absolute_influence, ANY_X, ANY_W, PHI))
 
 
 def test_input_agnostic_influence_is_conserved():
     A = relevance(agf.input_agnostic_influence, ANY_X, ANY_W, PHI)
-    assert not A[0, 0].free_symbols & set(ANY_X.flat)
-    assert is_zero([A.sum() - PHI.sum()])
+    assert not A[0, 0, 0].free_symbols & set(ANY_X.flat)
+    assert is_conserved(A)
 
 
 def test_z_box_is_conserved():
@@ -174,17 +196,21 @@ def test_z_box_is_conserved():
     positive, negative = symbols("p", 3, positive=True), symbols("n", 3, negative=True)
     weight = np.array([[positive[0], negative[0], positive[1]], [negative[1], negative[2], positive[2]]], dtype=object)
     found = relevance(z_box, x, weight, PHI)
-    assert found[0, 0].free_symbols >= {low, *steps, positive[0], negative[1]}
-    assert is_zero([found.sum() - PHI.sum()])
+    z = (x - np.where([[entry.is_positive for entry in row] for row in weight], x[0, 0], x[0, 2])) * weight
+    assert found[0, 0, 1].free_symbols >= {low, *steps, *positive, *negative}
+    for k in range(TARGETS):
+        assert is_zero(found[k, 0] - (z / z.sum(1, keepdims=True)).T @ PHI[k, 0])
+    assert is_conserved(found)
 
 
-def test_delta_shift_keeps_the_sum():
-    C, r = symbols("C", 1, 2, 3, real=True), symbols("r", 1, 2, 3, real=True)
-    C[0, 0, 1] = C[0, 1, 2] = r[0, 0, 1] = r[0, 1, 2] = sympy.S.Zero
+def test_delta_shift_keeps_the_sum_of_each_target():
+    C, r = symbols("C", TARGETS, 1, 2, 3, real=True), symbols("r", TARGETS, 1, 2, 3, real=True)
+    C[0, 0, 0, 1] = C[0, 0, 1, 2] = r[0, 0, 0, 1] = r[0, 0, 1, 2] = sympy.S.Zero
     shifted = numerics.delta_shift(Symbolic(C), Symbolic(r), 3).entries
-    assert shifted[0, 0, 0] == C[0, 0, 0] + r[0, 0, 0] - r.sum() / 4
-    assert shifted[0, 0, 1] == 0
-    assert is_zero([shifted.sum() - C.sum()])
+    assert shifted[0, 0, 0, 0] == C[0, 0, 0, 0] + r[0, 0, 0, 0] - r[0].sum() / 4
+    assert shifted[1, 0, 0, 0] == C[1, 0, 0, 0] + r[1, 0, 0, 0] - r[1].sum() / 6
+    assert shifted[0, 0, 0, 1] == 0
+    assert is_zero((shifted - C).sum((1, 2, 3)).flat)
 
 
 # Batch-norm folding scales every output channel of a layer's weight
@@ -203,7 +229,7 @@ def numbers(*rows: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize(("scale", "invariant"), [((2, 5), True), ((-2, 5), False)])
 def test_z_box_depends_on_the_sign_of_the_scale_of_an_output(scale, invariant):
-    x, weight, phi = numbers((1, -2, 3)), numbers((2, -1, 4), (-3, 1, 2)), numbers((1, 2))
+    x, weight, phi = numbers((1, -2, 3)), numbers((2, -1, 4), (-3, 1, 2)), numbers((1, 2), (-2, 5))[:, None]
     scaled = weight * numbers(scale).T
     assert (relevance(z_box, x, scaled, phi) == relevance(z_box, x, weight, phi)).all() == invariant
 
@@ -212,7 +238,7 @@ def test_z_box_depends_on_the_sign_of_the_scale_of_an_output(scale, invariant):
 
 
 def solve(function: Callable[..., Any], R: sympy.Matrix, H: sympy.Matrix) -> sympy.Matrix:
-    R_b, R_f = (Symbolic(np.array(R.col(k)).reshape(1, -1, 1)) for k in range(2))
+    R_b, R_f = (Symbolic(np.array(R.col(k)).reshape(1, 1, -1)) for k in range(2))
     rows = function(R_b, R_f, Symbolic(np.array(H).reshape(1, *H.shape)))
     return sympy.Matrix([row.entries[0, 0].tolist() for row in rows])
 
@@ -256,11 +282,12 @@ def softened_target(target: int, widest: int) -> sympy.Expr:
 @pytest.mark.parametrize(
     "point", ["1 5/2 -1/3", "-2 -1/7 1", "0 3 1", "-3/2 -4 -2"], ids=lambda point: point.replace("/", ":")
 )
-@pytest.mark.parametrize("target", [0, 1, 2])
-def test_softened_target_gradient_is_the_derivative(point, target):
+def test_softened_target_gradient_is_the_derivative(point):
     y = [sympy.Rational(number) for number in point.split()]
-    widest = max(range(3), key=lambda i: abs(y[i] - y[target]))
-    function, at = softened_target(target, widest), dict(zip(LOGITS, y, strict=True))
-    found = agf.softened_target_gradient(Symbolic([y]), Symbolic([target])).entries[0]
-    for logit, closed_form in zip(LOGITS, found, strict=True):
-        assert abs(sympy.N(closed_form - function.diff(logit).subs(at), 40)) < sympy.Float("1e-35")
+    found = agf.softened_target_gradient(Symbolic([y]), Symbolic([[0], [1], [2]])).entries
+    assert found.shape == (3, 1, 3)
+    for target, (gradient,) in enumerate(found):
+        widest = max(range(3), key=lambda i: abs(y[i] - y[target]))
+        function, at = softened_target(target, widest), dict(zip(LOGITS, y, strict=True))
+        for logit, closed_form in zip(LOGITS, gradient, strict=True):
+            assert abs(sympy.N(closed_form - function.diff(logit).subs(at), 40)) < sympy.Float("1e-35")

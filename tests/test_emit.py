@@ -27,11 +27,15 @@ METHODS = {
 }
 
 
+TARGET = torch.tensor([[0, -1], [3, 0], [4, 4]])  # (images, targets)
+
+
 def case(name, method=METHODS["agf"]):
+    """A network, images, and its explanation as it is emitted."""
     build, size = NETWORKS[name]
     model, images = build(), torch.randn(3, 3, size, size, dtype=torch.float64)
     canonical = agf_fx.capture(model, images)
-    program = Program(canonical, lower(canonical, method, verify_step))
+    program = Program(canonical, lower(canonical, method, verify_step, optimisations=()))
     return model, images, program, program.inputs(model)
 
 
@@ -39,40 +43,63 @@ def eager(program, method, images, target, inputs):
     return interpret(program.canonical, method, images, target, dict(zip(program.shapes, inputs, strict=True)))
 
 
+def classes(logits, target):
+    """The class numbers that TARGET stands for, (images, targets)."""
+    return torch.where(target < 0, logits.argmax(1, keepdim=True), target)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_emitted_graph_and_eager_interpreter_give_the_same_bits(name, method):
     model, images, program, inputs = case(name, METHODS[method])
-    target = torch.tensor([0, 3, 4])
     with torch.inference_mode():
-        maps, logits = program.explanation.module(images, target, *inputs)
-    streams = eager(program, METHODS[method], images, target, inputs)
+        maps, logits = program.explanation.module(images, TARGET, *inputs)
+    streams = eager(program, METHODS[method], images, TARGET, inputs)
+    assert maps.shape == (3, 2, *images.shape[2:])
     assert torch.equal(maps, streams.maps)
     assert torch.equal(logits, streams.logits)
     torch.testing.assert_close(logits, model(images), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("optimised", [False, True], ids=["emitted", "optimised"])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_several_targets_equal_single_ones(name, method, optimised):
+    model, images, program, inputs = case(name, METHODS[method])
+    if optimised:
+        program = Program(program.canonical, lower(program.canonical, METHODS[method], verify_step))
+        inputs = program.inputs(model)
+    target = torch.tensor([[0, -1, 2], [3, 0, -5], [4, 4, -2]])
+    together, logits = program.run(images, target, inputs)
+    for k in range(3):
+        alone, same = program.run(images, target[:, k : k + 1], inputs)
+        assert torch.equal(logits, same)
+        for one, other in zip(together[:, k], alone[:, 0], strict=True):
+            assert (one - other).abs().max() <= 1e-12 * other.abs().max()
+
+
 @pytest.mark.parametrize("name", ["vgg", "resnet"])  # autograd refuses the in-place operations of the third
 def test_gradient_stream_equals_autograd(name):
     model, images, program, inputs = case(name)
-    target = torch.tensor([0, 3, 4])
-    streams = eager(program, METHODS["agf"], images, target, inputs)
+    streams = eager(program, METHODS["agf"], images, TARGET, inputs)
     images.requires_grad_()
     y = model(images)
-    y_t = y.gather(1, target[:, None])
-    sigma = (y - y_t).abs().amax(1, keepdim=True)
-    score = torch.softmax(y_t * torch.exp(-0.5 * ((y - y_t) / sigma) ** 2), 1).gather(1, target[:, None])
-    (expected,) = torch.autograd.grad(score.sum(), images)
-    torch.testing.assert_close(streams.gradient["images"], expected, rtol=1e-8, atol=1e-8 * expected.abs().max())
+    for found, target in zip(streams.gradient["images"], classes(y, TARGET).T, strict=True):
+        y_t = y.gather(1, target[:, None])
+        sigma = (y - y_t).abs().amax(1, keepdim=True)
+        score = torch.softmax(y_t * torch.exp(-0.5 * ((y - y_t) / sigma) ** 2), 1).gather(1, target[:, None])
+        (expected,) = torch.autograd.grad(score.sum(), images, retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8 * expected.abs().max())
 
 
 def test_gradient_times_input_equals_autograd():
     model, images, program, inputs = case("resnet", METHODS["gradient"])
-    target = torch.tensor([1, 2, 0])
-    maps, _ = program.explanation.module(images, target, *inputs)
+    maps, _ = program.explanation.module(images, TARGET, *inputs)
     images.requires_grad_()
-    (gradient,) = torch.autograd.grad(model(images).gather(1, target[:, None]).sum(), images)
-    torch.testing.assert_close(maps, (images * gradient).sum(1).detach(), rtol=1e-9, atol=1e-12)
+    y = model(images)
+    for k, target in enumerate(classes(y, TARGET).T):
+        (gradient,) = torch.autograd.grad(y.gather(1, target[:, None]).sum(), images, retain_graph=True)
+        torch.testing.assert_close(maps[:, k], (images * gradient).sum(1).detach(), rtol=1e-9, atol=1e-12)
 
 
 def test_the_driver_is_short_enough_to_read():

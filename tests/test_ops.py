@@ -24,12 +24,15 @@ from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import lower, verify_step
 from agf_fx.rules.register import _BUILT_IN
+from agf_fx.rules.targets import chosen_classes
+from agf_fx.runtime.program import Program
 
 aten = torch.ops.aten
 torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
 
 METHOD = attribution_guided_factorization(AGFOptions())
-TARGET = torch.tensor([0, 2, 1])
+TARGET = torch.tensor([[0, 1], [2, 0], [1, -1]])  # (images, targets)
+TARGETS = TARGET.shape[1]
 
 
 class Sum(nn.Module):
@@ -46,7 +49,7 @@ class Sum(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """All rows of one operation, captured, compiled and run on three images."""
+    """All rows of one operation, captured, compiled and run on three images with two targets each."""
 
     model: Sum
     images: Tensor
@@ -72,12 +75,21 @@ class Run:
 
     @cached_property
     def explanation(self) -> ExplanationGraph:
-        return lower(self.canonical, METHOD, verify_step)
+        """As it is emitted."""
+        return lower(self.canonical, METHOD, verify_step, optimisations=())
 
     @cached_property
     def streams(self) -> Streams:
+        return self.interpret(TARGET)
+
+    def interpret(self, target: Tensor) -> Streams:
         assert self.explanation  # which has analysed the canonical graph
-        return interpret(self.canonical, METHOD, self.images, TARGET, self.inputs)
+        return interpret(self.canonical, METHOD, self.images, target, self.inputs)
+
+    @property
+    def classes(self) -> Tensor:
+        """The classes that are explained, (targets, images)."""
+        return chosen_classes(self.streams.logits, TARGET)
 
     def calls(self, row: Row, module: str, op: Callable[..., Any]) -> list[fx.Node]:
         """The calls of ``op`` that stem from a module, or from modules inside it, of a row's classifier."""
@@ -130,20 +142,23 @@ def test_forward_is_the_model(op):
 @each_row(ROWS)
 def test_gradient_is_autograd(row):
     case = run(row.op)
-    seed = METHOD.initial_gradient(case.streams.logits, TARGET)
+    seed = METHOD.initial_gradient(case.streams.logits, case.classes)
     images = case.images.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(case.branch(row)(images), images, seed)
+    logits = case.branch(row)(images)
     stems = case.calls(row, "stems", aten.conv2d.default)
     assert len(stems) == row.signals
-    assert_equal(sum(case.streams.handed[stem.name][0][0] for stem in stems), expected)
+    for k, found in enumerate(sum(case.streams.handed[stem.name][0][0] for stem in stems)):
+        (expected,) = torch.autograd.grad(logits, images, seed[k], retain_graph=True)
+        assert_equal(found, expected)
 
 
 @each_row([row for row in ROWS if row.occurs and not row.behind_head])
 def test_relevance_is_the_oracle(row):
     case = run(row.op)
     (node,) = case.calls(row, "op", row.op)
-    for operand, expected in expected_relevance(case, node, row.family).items():
-        assert_equal(case.streams.relevance[operand.name], expected)
+    for k in range(TARGETS):
+        for operand, expected in expected_relevance(case, node, row.family, k).items():
+            assert_equal(case.streams.relevance[operand.name][k], expected)
 
 
 @each_row([row for row in ROWS if row.behind_head])
@@ -153,8 +168,9 @@ def test_relevance_starts_before_the_tail(row):
     assert case.streams.relevance[tail.name] is case.streams.relevance[head.name] is None
     x = case.values[head.args[0]].clone().requires_grad_()
     logits = case.branch(row).op(case.branch(row).head(x))
-    (g,) = torch.autograd.grad(sum(map(oracles.softened_target, logits, TARGET)), x)
-    assert_equal(case.streams.relevance[head.args[0].name], (x * g).detach())
+    for k, classes in enumerate(case.classes):
+        (g,) = torch.autograd.grad(sum(map(oracles.softened_target, logits, classes)), x, retain_graph=True)
+        assert_equal(case.streams.relevance[head.args[0].name][k], (x * g).detach())
 
 
 @each_op
@@ -165,13 +181,41 @@ def test_emitted_graph_gives_the_same_bits(op):
     assert torch.equal(logits, case.streams.logits)
 
 
+@each_op
+def test_optimised_graph_gives_the_same_maps(op):
+    case = run(op)
+    program = Program(case.canonical, lower(case.canonical, METHOD, verify_step))
+    maps, logits = program.run(case.images, TARGET, program.inputs(case.model))
+    assert_equal(maps, case.streams.maps)
+    assert_equal(logits, case.streams.logits)
+
+
+@each_op
+def test_targets_do_not_see_each_other(op):
+    case = run(op)
+    together = case.streams
+    for k in range(TARGETS):
+        alone = case.interpret(TARGET[:, k : k + 1])
+        for name in together.gradient:
+            assert_same(together.gradient[name][k], alone.gradient[name][0])
+            if together.relevance.get(name) is not None:
+                assert_same(together.relevance[name][k], alone.relevance[name][0])
+        assert_same(together.maps[:, k], alone.maps[:, 0])
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    """Up to 1e-12 of the largest entry."""
+    assert (actual - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
 # The oracle of a call: what the readers of each signal hand back, and their fan-out where there are several.
 
 
-def expected_relevance(case: Run, node: fx.Node, family: Family) -> dict[fx.Node, Tensor]:
+def expected_relevance(case: Run, node: fx.Node, family: Family, k: int) -> dict[fx.Node, Tensor]:
+    """For the k-th target."""
     function, sources = as_function(case, node)
     contributions: dict[fx.Node, list[Tensor]] = {source: [] for source in sources}
-    for source, part in zip(sources, handed_back(case, node, family, function, sources), strict=True):
+    for source, part in zip(sources, handed_back(case, node, family, k, function, sources), strict=True):
         contributions[source].append(part)
     return {
         source: parts[0] if len(parts) == 1 else oracles.fan_out(case.values[source], parts)
@@ -180,15 +224,15 @@ def expected_relevance(case: Run, node: fx.Node, family: Family) -> dict[fx.Node
 
 
 def handed_back(
-    case: Run, node: fx.Node, family: Family, function: Callable[..., Tensor], sources: Sequence[fx.Node]
+    case: Run, node: fx.Node, family: Family, k: int, function: Callable[..., Tensor], sources: Sequence[fx.Node]
 ) -> list[Tensor]:
-    x, phi = [case.values[source] for source in sources], case.streams.relevance[node.name]
+    x, phi = [case.values[source] for source in sources], case.streams.relevance[node.name][k]
     match family:
         case Family.PASS_THROUGH:
             return [phi]
         case Family.DATA_MOVEMENT:
             return oracles.transposed_jacobian(function, x, phi)
-        case Family.PROPORTIONAL | Family.MERGE:
+        case Family.PROPORTIONAL | Family.SELECTION | Family.MERGE:
             return oracles.proportional(function, x, phi)
         case Family.LINEAR:
             layer = oracles.linear(case.values[node.args[1]], x[0].shape[1:])
@@ -196,7 +240,7 @@ def handed_back(
         case Family.CONVOLUTION:
             geometry = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=True))
             layer = oracles.convolution(case.values[node.args[1]], x[0].shape[1:], **geometry)
-            g = case.streams.gradient[node.name]
+            g = case.streams.gradient[node.name][k]
             return [oracles.each(lambda *s: oracles.convolution_step(layer, *s, AGFOptions()), x[0], phi, g)]
     raise AssertionError(f"no oracle for {family}")
 

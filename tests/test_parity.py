@@ -52,22 +52,36 @@ def difference(found, expected):
     return ((found - expected).abs().max() / (scale if scale > 0 else 1)).item()
 
 
+def targets(golden):
+    """Both targets of the files at once: (N, K)."""
+    return torch.stack([golden.tensors[f"targets/{target}"] for target in TARGETS], 1)
+
+
+def stored_maps(golden, switch):
+    """The maps of both targets: (N, K, H, W)."""
+    return torch.cat([golden.tensors[f"{switch}/{target}"] for target in TARGETS], 1)
+
+
 @pytest.mark.parametrize("name", golden_names())
 @pytest.mark.parametrize("switch", ABLATIONS)
 def test_maps_and_logits(name, switch):
     golden, canonical = load(name), captured(name)
     method = attribution_guided_factorization(ABLATIONS[switch])
-    program = Program(canonical, lower(canonical, method, verify_step))
-    inputs = program.inputs(golden.model)
-    for target in TARGETS:
-        images, classes = golden.tensors["input"], golden.tensors[f"targets/{target}"]
-        with torch.inference_mode():
-            maps, logits = program.explanation.module(images, classes, *inputs)
-            eager = interpret(canonical, method, images, classes, dict(zip(program.shapes, inputs, strict=True)))
-        assert difference(logits, golden.tensors["logits"]) <= TOLERANCE
-        assert difference(maps, golden.tensors[f"{switch}/{target}"][:, 0]) <= TOLERANCE
-        assert torch.equal(maps, eager.maps)
-        assert torch.equal(logits, eager.logits)
+    images, classes, expected = golden.tensors["input"], targets(golden), stored_maps(golden, switch)
+    emitted = Program(canonical, lower(canonical, method, verify_step, optimisations=()))
+    optimised = Program(canonical, lower(canonical, method, verify_step))
+    found = []
+    with torch.inference_mode():
+        for program in (emitted, optimised):
+            maps, logits = program.run(images, classes, program.inputs(golden.model))
+            found.append((maps, logits))
+            assert difference(logits, golden.tensors["logits"]) <= TOLERANCE
+            for k in range(len(TARGETS)):
+                assert difference(maps[:, k], expected[:, k]) <= TOLERANCE
+        weights = dict(zip(emitted.shapes, emitted.inputs(golden.model), strict=True))
+        eager = interpret(canonical, method, images, classes, weights)
+    assert torch.equal(found[0][0], eager.maps)
+    assert torch.equal(found[0][1], eager.logits)
 
 
 @pytest.mark.parametrize("name", golden_names())
@@ -77,19 +91,21 @@ def test_single_precision(name):
     images = golden.tensors["input"].float()
     canonical = capture(model, images)
     program = Program(canonical, lower(canonical, attribution_guided_factorization(AGFOptions())))
-    for target in TARGETS:
-        maps, logits = program.explanation.module(images, golden.tensors[f"targets/{target}"], *program.inputs(model))
-        assert difference(logits, golden.tensors["logits"].float()) <= TOLERANCE_FLOAT32
-        assert difference(maps, golden.tensors[f"agf/{target}"][:, 0].float()) <= TOLERANCE_FLOAT32
+    maps, logits = program.run(images, targets(golden), program.inputs(model))
+    expected = stored_maps(golden, "agf").float()
+    assert difference(logits, golden.tensors["logits"].float()) <= TOLERANCE_FLOAT32
+    for k in range(len(TARGETS)):
+        assert difference(maps[:, k], expected[:, k]) <= TOLERANCE_FLOAT32
 
 
-def walk(name, target):
-    """The streams for the images that the trace holds, and the canonical calls of each module in order."""
+@functools.cache
+def walk(name):
+    """The streams for all images and both targets, the canonical calls of each module in order, and the weights."""
     golden, canonical = load(name), captured(name)
     method = attribution_guided_factorization(AGFOptions())
-    program = Program(canonical, lower(canonical, method))
+    program = Program(canonical, lower(canonical, method, optimisations=()))
     inputs = dict(zip(program.shapes, program.inputs(golden.model), strict=True))
-    streams = interpret(canonical, method, golden.tensors["input"], golden.tensors[f"targets/{target}"], inputs)
+    streams = interpret(canonical, method, golden.tensors["input"], targets(golden), inputs)
     calls = defaultdict(list)
     for node in canonical.calls:
         calls[node.meta["module"]].append(node)
@@ -103,15 +119,15 @@ def test_every_stored_step_of_the_trace(name, target):
     if not trace:
         assert name == "vgg_tiny_bn.in37x41" or (target == "other" and "in16" not in name)
         return
-    streams, calls, _ = walk(name, target)
+    streams, calls, _ = walk(name)
     for key, expected in trace.items():
         module, quantity = key.split("/")
-        found = stored_step(streams, calls, module, quantity)
+        found = stored_step(streams, calls, module, quantity)[TARGETS.index(target)]
         assert difference(found[: len(expected)], expected) <= TOLERANCE, key
 
 
 def stored_step(streams, calls, module, quantity):
-    """What the step through ``module`` hands on, by the names of the trace."""
+    """What the step through ``module`` hands on, by the names of the trace: (K, N, ...)."""
     kind = 0 if quantity.startswith("grad") else 1
     if module.endswith(".clone"):  # both branches of a block merged: the block's input
         block = module.removesuffix(".clone")
@@ -136,12 +152,11 @@ def test_every_stored_part_of_a_layer(name):
     if not details:
         assert name.endswith("in37x41")
         return
-    streams, calls, inputs = walk(name, "top1")
+    streams, calls, inputs = walk(name)
     values = forward_values(captured(name), load(name).tensors["input"], inputs)
     for key, expected in details.items():
         module, symbol = key.split("/")
-        node = calls[module][0]
-        found = part(node, symbol, values, streams)
+        found = part(calls[module][0], symbol, values, streams)[TARGETS.index("top1")]
         assert difference(found[: len(expected)], expected) <= TOLERANCE, key
 
 
@@ -153,17 +168,17 @@ def forward_values(canonical, images, inputs):
 
 
 def part(node, symbol, values, streams):
-    site = Site(node, torch.fx.map_arg(node.args, lambda n: values[n.name]), values[node.name])
-    phi, g_x = streams.relevance[node.name], streams.handed[node.name][0][0]
+    """One part of a layer's rule, for all targets: (K, N, ...)."""
+    site = Site(node, torch.fx.map_arg(node.args, lambda n: values[n.name]), values[node.name], len(TARGETS))
+    phi, g_x, rank = streams.relevance[node.name], streams.handed[node.name][0][0], site.x_type.rank
     C = absolute_influence(site, phi)
     if site.facts.flatten_boundary:
         return {"C": lambda: C, "M": lambda: agf.flattened_input_gradient(site, g_x, C)}[symbol]()
-    spatial = site.x_type.sample_shape[1:]
-    guide = channel_mean(C), spatial, "reference"
+    guide = channel_mean(C, rank), "reference"
     return {
         "C": lambda: C,
         "A": lambda: agf.input_agnostic_influence(site, phi),
-        "M": lambda: agf.input_gradient(site.x, g_x, site.x_type.rank),
-        "F_x": lambda: agf.factorised_input(site.x, *guide),
-        "F_dx": lambda: agf.factorised_gradient(g_x, *guide),
+        "M": lambda: agf.input_gradient(site.x, g_x, rank),
+        "F_x": lambda: agf.factorised_input(site, *guide),
+        "F_dx": lambda: agf.factorised_gradient(site, g_x, *guide),
     }[symbol]()

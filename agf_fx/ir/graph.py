@@ -13,7 +13,6 @@ from torch import fx, nn
 from agf_fx.ir import shapes, text
 from agf_fx.ir.types import TensorType
 
-
 PREPARED = "prepared_"  # begins the name of every prepared constant
 
 
@@ -120,14 +119,20 @@ class ExplanationGraph:
             shapes.infer_types(self)
 
     def to_networkx(self) -> nx.DiGraph:
-        """The computation as a directed graph.
+        """The computation as a directed graph, what is prepared from the weights included.
 
         Nodes are node names in order of execution, with the attributes ``op``, ``stream``, ``rule``, ``layer``,
         ``symbol``, ``equation``, ``dtype`` and ``shape`` (strings; the batch size is ``N``); edges run from a value
         to its readers.
         """
         self.infer_types()
-        return dataflow(self.graph.nodes)
+        whole = dataflow(self.graph.nodes)
+        if self.prepare:
+            preparation = dataflow(node for node in self.prepare.graph.nodes if node.op != "output")
+            whole = nx.compose(preparation, whole)
+            results = self.prepare.graph.output_node().args[0]
+            whole.add_edges_from(zip((node.name for node in results), self.prepared, strict=True))
+        return whole
 
     def __str__(self) -> str:
         self.infer_types()

@@ -1,4 +1,4 @@
-"""Shapes and dtypes of an explanation graph, by running it on fake tensors with symbolic numbers of images and targets."""
+"""Shapes and dtypes of an explanation graph, by running it on fake tensors with symbolic N and K."""
 
 from __future__ import annotations
 

@@ -64,12 +64,24 @@ def canonical_text(canonical: CanonicalGraph) -> str:
 
 
 def explanation_text(explanation: ExplanationGraph) -> str:
-    """An explanation graph as aligned columns: call, type, stream, rule, source layer, equation."""
+    """An explanation graph as aligned columns: call, type, stream, rule, source layer, equation.
+
+    Where weight-only work is hoisted, its graph comes first, as a page of its own.
+    """
     canonical = explanation.canonical
     title = (
         f"explanation graph of {canonical.name} by {explanation.method}: "
         f"(images {canonical.image_type}, target i64[N, K]) -> (maps, logits), {len(explanation)} nodes"
     )
+    pages = [_explanation_page(title, explanation.graph, canonical)]
+    if explanation.prepare:
+        nodes = explanation.prepare.graph.nodes
+        title = f"prepared once per set of weights: weights -> prepared constants, {len(nodes)} nodes"
+        pages.insert(0, _explanation_page(title, explanation.prepare.graph, canonical))
+    return "\n".join(pages)
+
+
+def _explanation_page(title: str, graph: fx.Graph, canonical: CanonicalGraph) -> str:
     rows = [
         (
             call(node),
@@ -79,7 +91,7 @@ def explanation_text(explanation: ExplanationGraph) -> str:
             canonical.signature.weights.get(node.name) or node.meta.get("layer", ""),
             node.meta.get("equation", ""),
         )
-        for node in explanation.graph.nodes
+        for node in graph.nodes
     ]
     return _page(title, ("node", "type", "stream", "rule", "layer", "equation"), rows)
 

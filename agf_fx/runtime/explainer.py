@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,14 @@ from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.methods.gradient import gradient_times_input
 from agf_fx.methods.method import Method
-from agf_fx.options import AGFOptions
-from agf_fx.pipeline import lower
+from agf_fx.options import BACKENDS, PRECISIONS, AGFOptions, CompileOptions, require_one_of
+from agf_fx.pipeline import lower, optimisations
+from agf_fx.rules.targets import chosen_classes
+from agf_fx.runtime.backends import choose
 from agf_fx.runtime.explanation import Explanation
-from agf_fx.runtime.inputs import check_images, check_target, check_top_k
+from agf_fx.runtime.inputs import best, check_images, check_target, check_top_k
 from agf_fx.runtime.program import Program
+from agf_fx.runtime.weights import REDUCED, place
 
 METHODS = ("agf", "gradient_x_input")
 
@@ -35,10 +39,13 @@ def compile(
     *,
     method: str = "agf",
     options: AGFOptions | None = None,
+    backend: str = "eager",
+    precision: str | None = None,
+    compile_options: CompileOptions | None = None,
 ) -> Explainer:
     """Compile a classifier into an explainer.
 
-    The model is not touched, and its weights are read anew at every call, so a later change of weights is seen.
+    The model is not touched. What depends on its weights alone is prepared once, and again after a weight has changed.
 
     Args:
         model: an unmodified classifier, images (N, C, H, W) -> logits (N, classes).
@@ -46,13 +53,25 @@ def compile(
             later is captured when it comes.
         method: ``"agf"`` (Attribution Guided Factorization) or ``"gradient_x_input"``.
         options: options of the method; AGFOptions() by default.
+        backend: ``"eager"`` runs the graph operation by operation. ``"inductor"`` compiles it for the device at the
+            first call, which takes about a minute for a ResNet-50; one compilation serves every number of images and
+            targets. ``"cudagraphs"`` records CUDA graphs, one for each number of images and targets. ``"auto"``:
+            inductor on a CUDA device with Triton, else eager; ``explainer.backend`` says which.
+        precision: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default the model's own. In the
+            last two, only convolutions and matrix products are computed in that precision, and reductions, divisions
+            and everything else in float32.
+        compile_options: how the graph is run: pieces, memory format.
 
     Raises:
-        OptionsError: unknown method, or options that do not belong to it.
+        OptionsError: unknown method, backend or precision, or options that do not belong to it.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
     check_classifier(model)
-    explainer = Explainer(model, _method(method, options))
+    require_one_of("backend", backend, BACKENDS)
+    if precision is not None:
+        require_one_of("precision", precision, PRECISIONS)
+    execution = Execution(backend, precision, compile_options or CompileOptions())
+    explainer = Explainer(model, _method(method, options), execution)
     if example_inputs is not None:
         explainer.prepare(example_inputs)
     return explainer
@@ -68,16 +87,26 @@ def _method(name: str, options: AGFOptions | None) -> Method:
     raise OptionsError(f"no method {name!r}; choose one of {', '.join(map(repr, METHODS))}.")
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How the graphs of an explainer are run; see `compile`."""
+
+    backend: str = "eager"
+    precision: str | None = None
+    options: CompileOptions = field(default_factory=CompileOptions)
+
+
 class Explainer:
     """A compiled explanation of one model. Make one with `agf_fx.compile`.
 
     Call it with images to get heat maps; `explain` also returns targets and logits; `graph` is the computation.
     """
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(self, model: nn.Module, method: Method, execution: Execution) -> None:
         self.model = model
         self.method = method.name
         self._method = method
+        self._execution = execution
         self._programs: dict[tuple[int, ...], Program] = {}
         self._latest: Program | None = None
         self._lock = threading.Lock()
@@ -117,20 +146,16 @@ class Explainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
+        if target is not None and top_k is not None:
+            raise OptionsError("give target or top_k, not both.")
         program = self._program_for(images)
-        inputs = program.inputs(self.model)
-        check_images(images, program.canonical, inputs)
-        with torch.no_grad():
-            if target is None:
-                logits = program.forward(images, *inputs)
-                target = torch.topk(logits, check_top_k(top_k, logits.shape[1])).indices
-            elif top_k is not None:
-                raise OptionsError("give target or top_k, not both.")
-            else:
-                target = check_target(target, images, program.canonical.num_classes)
-            maps, logits = program.run(images, target, inputs)
+        weights = program.weights.current(self.model)
+        check_images(images, program.canonical, weights.values())
+        classes = program.canonical.num_classes
+        codes = best(check_top_k(top_k, classes), images) if target is None else check_target(target, images, classes)
+        maps, logits = program.run(images, codes, program.weights.prepared(weights, program.placement))
         _warn_of_degenerate(maps)
-        return Explanation(maps, target, logits, images)
+        return Explanation(maps, chosen_classes(logits, codes).t(), logits, images)
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
         """Capture and compile for the image size of ``example_inputs`` now; returns the explainer itself.
@@ -155,7 +180,8 @@ class Explainer:
         """Write the explainer to a file that runs without agf-fx.
 
         The file holds the weights as they are now. It takes ``(images, target)``: images (N, C, H, W) of the image
-        size used last, target int64 (N,); it returns ``(maps, logits)``: (N, H, W) and (N, classes).
+        size used last, target int64 (N, K), where -1 stands for an image's highest-scoring class, -2 for the second,
+        and so on; it returns ``(maps, logits)``: (N, K, H, W) and (N, classes).
 
         Args:
             path: the file to write; it appears whole or not at all.
@@ -187,12 +213,24 @@ class Explainer:
         return program
 
     def _compile(self, images: Tensor) -> Program:
+        precision, options = self._execution.precision, self._execution.options
+        backend = choose(self._execution.backend, images.device)
         canonical = capture(self.model, images)
-        return Program(canonical, lower(canonical, self._method))
+        explanation = lower(canonical, self._method, optimisations=optimisations(REDUCED.get(precision)))
+        placement = place(canonical.image_type.dtype, precision, options.memory_format, images.device)
+        return Program(canonical, explanation, backend=backend, placement=placement, options=options)
+
+    @property
+    def backend(self) -> str:
+        """What runs the graph: "eager", "inductor" or "cudagraphs"; for "auto", what it stands for on this device."""
+        device = next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
+        return choose(self._execution.backend, device)
 
     def __repr__(self) -> str:
         sizes = ", ".join("x".join(map(str, size)) for size in self._programs) or "none yet"
-        return f"Explainer({type(self.model).__name__}, method={self.method!r}, image sizes: {sizes})"
+        model, chosen = type(self.model).__name__, self._execution.backend
+        backend = f"{chosen!r}" if chosen == self.backend else f"{chosen!r} ({self.backend})"
+        return f"Explainer({model}, method={self.method!r}, backend={backend}, image sizes: {sizes})"
 
 
 def _warn_of_degenerate(maps: Tensor) -> None:

@@ -28,7 +28,7 @@ def export(program: Program, model: nn.Module, path: str | os.PathLike[str], for
     """
     if format not in FORMATS:
         raise ExportError(f"no export format {format!r}; choose one of {', '.join(map(repr, FORMATS))}.")
-    weights = dict(zip(program.shapes, program.inputs(model), strict=True))
+    weights = {name: program.placement.cast(value.detach()) for name, value in program.weights.current(model).items()}
     scripted = to_torchscript(with_weights(program.explanation, weights))
     extra = {"agf_fx.json": json.dumps(metadata(program.explanation), indent=1)}
     try:
@@ -52,16 +52,25 @@ def metadata(explanation: ExplanationGraph) -> dict[str, Any]:
 
 
 def with_weights(explanation: ExplanationGraph, weights: dict[str, torch.Tensor]) -> fx.GraphModule:
-    """The graph as a module ``(images, target) -> (maps, logits)`` that holds the weights as buffers."""
-    holder = nn.Module()
-    graph = fx.Graph()
+    """The graph as a module ``(images, target) -> (maps, logits)`` that holds the weights as buffers.
+
+    Prepared constants are not stored but computed at every call, so that the file holds the weights once.
+    """
+    holder, graph = nn.Module(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in explanation.graph.nodes:
-        if node.name in weights and node.op == "placeholder":
-            holder.register_buffer(node.name, weights[node.name].clone())
-            copies[node] = graph.get_attr(node.name)
-        else:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+    values: dict[str, fx.Node] = {}
+    inputs = [graph.placeholder(node.name) for node in list(explanation.graph.nodes)[:2]]
+    for name, weight in weights.items():
+        holder.register_buffer(name, weight.clone(memory_format=torch.contiguous_format))
+        values[name] = graph.get_attr(name)
+    if explanation.prepare:
+        copies = {node: values[node.name] for node in explanation.prepare.graph.nodes if node.op == "placeholder"}
+        prepared = graph.graph_copy(explanation.prepare.graph, copies)
+        values |= dict(zip(explanation.prepared, prepared, strict=True))
+    placeholders = [node for node in explanation.graph.nodes if node.op == "placeholder"]
+    copies = dict(zip(placeholders, [*inputs, *(values[name] for name in explanation.inputs)], strict=True))
+    graph.output(graph.graph_copy(explanation.graph, copies))
+    graph.eliminate_dead_code()
     return fx.GraphModule(holder, graph, "Explanation")
 
 
@@ -76,6 +85,8 @@ def to_torchscript(module: fx.GraphModule) -> torch.jit.ScriptModule:
 
 
 def _packet(target: Callable[..., Any]) -> Callable[..., Any]:
+    if target is torch.ops.aten.sym_size.int:
+        return torch.ops.aten.size
     return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from agf_fx.frontend.capture import check_placement
 from agf_fx.ir.graph import CanonicalGraph
 
 
-def check_images(images: Tensor, canonical: CanonicalGraph, weights: Sequence[Tensor]) -> None:
+def check_images(images: Tensor, canonical: CanonicalGraph, weights: Iterable[Tensor]) -> None:
     """Check a batch against the captured model.
 
     Raises:
@@ -68,3 +68,8 @@ def check_top_k(top_k: int | None, num_classes: int) -> int:
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= num_classes:
         raise OptionsError(f"top_k is {top_k!r}; give a whole number from 1 to {num_classes}.")
     return top_k
+
+
+def best(count: int, images: Tensor) -> Tensor:
+    """Targets (N, count) that stand for each image's highest-scoring classes, -1 for the first."""
+    return torch.arange(-1, -count - 1, -1, device=images.device).expand(images.shape[0], count)

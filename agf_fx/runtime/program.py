@@ -1,56 +1,83 @@
-"""One compiled image size: the graphs, and the weights they read from the model."""
+"""One compiled image size: the graph, the weights that it takes, and what runs it."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, fx, nn
+import functools
+from collections.abc import Callable
 
-from agf_fx.errors import InputError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
+import torch
+from torch import Tensor, nn
+
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.liveness import peak_bytes
+from agf_fx.options import CompileOptions
+from agf_fx.runtime.backends import runner
+from agf_fx.runtime.chunks import Limits, run_in_chunks
+from agf_fx.runtime.weights import Placement, WeightInputs
 
 
 class Program:
-    """The canonical graph as a forward pass, and the explanation graph, with their inputs in order."""
+    """An explanation graph ready to run.
 
-    def __init__(self, canonical: CanonicalGraph, explanation: ExplanationGraph) -> None:
+    Attributes:
+        canonical: the captured model.
+        explanation: the graph.
+        weights: reads and prepares the model's weights.
+        placement: dtype and memory format in which the graph runs.
+        limits: what is explained at once.
+    """
+
+    def __init__(
+        self,
+        canonical: CanonicalGraph,
+        explanation: ExplanationGraph,
+        *,
+        backend: str = "eager",
+        placement: Placement | None = None,
+        options: CompileOptions | None = None,
+    ) -> None:
+        options = options or CompileOptions()
         self.canonical = canonical
         self.explanation = explanation
-        self.forward = fx.GraphModule(nn.Module(), canonical.graph, canonical.name)
-        placeholders = [node for node in canonical.graph.nodes if node.op == "placeholder"][1:]
-        self.shapes = {node.name: tuple(node.meta["type"].shape) for node in placeholders}
+        self.weights = WeightInputs(canonical, explanation)
+        self.placement = placement or Placement(canonical.image_type.dtype, channels_last=False)
+        self.limits = Limits(options.max_batch, options.memory_limit, self._estimate)
+        self._runner = runner(backend, explanation)
 
     def inputs(self, model: nn.Module) -> list[Tensor]:
-        """The weights and constants, as they are in the model at this moment.
+        """What the graph takes after images and target: weights as they are now, and what is prepared from them.
 
         Raises:
             InputError: the model has lost or changed the shape of a parameter since it was captured.
         """
-        signature = self.canonical.signature
-        weights = {name: self._weight(model, name, path) for name, path in signature.weights.items()}
-        like = next(iter(weights.values()), None)
-        found = weights | {name: _moved(constant, like) for name, constant in signature.constants.items()}
-        if self.explanation.prepare:
-            with torch.no_grad():
-                prepared = self.explanation.prepare(*(found[name] for name in self.shapes))
-            found |= dict(zip(self.explanation.prepared, prepared, strict=True))
-        return [found[name] for name in self.explanation.inputs]
+        return self.weights.prepared(self.weights.current(model), self.placement)
 
     def run(self, images: Tensor, target: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps (N, K, H, W) and logits (N, classes) for targets (N, K)."""
-        return self.explanation.module(images, target, *inputs)
+        """Explain a batch of any size, in pieces where it has to be.
 
-    def _weight(self, model: nn.Module, name: str, path: str) -> Tensor:
-        weight = tensor_at(model, path)
-        if weight is None or tuple(weight.shape) != self.shapes[name]:
-            raise InputError(
-                f"{path} of {self.canonical.name} is no longer a tensor of shape {self.shapes[name]}; the model has "
-                "changed since it was compiled. Compile it again."
-            )
-        return weight.detach()
+        Args:
+            images: (N, C, H, W), in the model's dtype.
+            target: (N, K) int64; a class, or -r for the class of rank r.
+            inputs: from `inputs`.
 
+        Returns:
+            Maps (N, K, *spatial) and logits (N, classes), in the dtype of the placement.
 
-def _moved(constant: Tensor, like: Tensor | None) -> Tensor:
-    """A constant on the device, and of the floating dtype, of the weights."""
-    if like is None:
-        return constant
-    return constant.to(like.device, like.dtype if constant.is_floating_point() else constant.dtype)
+        Raises:
+            MemoryLimitError: one image with one target is too much.
+        """
+
+        def explain(piece: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+            return self._runner(self.placement.arrange(self.placement.cast(piece)), classes, *inputs)
+
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            return run_in_chunks(explain, images, target, self.limits)
+
+    def _estimate(self, images: int, targets: int) -> int:
+        """Bytes at the peak; the graph's types are those of the model."""
+        entry, captured = self.placement.dtype.itemsize, self.canonical.image_type.dtype.itemsize
+        return self._peak_bytes(images, targets) * entry // captured
+
+    @functools.cached_property
+    def _peak_bytes(self) -> Callable[[int, int], int]:
+        return peak_bytes(self.explanation)

@@ -1,0 +1,83 @@
+"""How much memory the values of an explanation graph take at their peak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import getitem
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.ir.types import BATCH, TARGETS, TensorType
+
+aten = torch.ops.aten
+
+# Their result shares the memory of their first argument.
+VIEWS = {
+    aten.chunk.default,
+    aten.expand.default,
+    aten.flatten.using_ints,
+    aten.narrow.default,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    getitem,
+}
+
+
+def peak_bytes(explanation: ExplanationGraph) -> Callable[[int, int], int]:
+    """The most bytes alive at once, as a function of the numbers of images and of targets.
+
+    Counted are all values between the inputs and the results, each from the call that computes it to the last one that
+    reads it or a view of it; flattening several targets is counted as a view. Images, weights and what a kernel
+    allocates for itself are not counted.
+    """
+    explanation.infer_types()
+    moments = _moments(explanation.graph)
+    return lambda images, targets: max(
+        (fixed + per_image * images + per_pair * images * targets for fixed, per_image, per_pair in moments), default=0
+    )
+
+
+def _moments(graph: fx.Graph) -> set[tuple[int, int, int]]:
+    """Bytes alive after each call: independent of the batch, per image, per (image, target) pair."""
+    nodes = list(graph.nodes)
+    owner = {}
+    for node in nodes:
+        shares = node.op == "call_function" and node.target in VIEWS and isinstance(node.args[0], fx.Node)
+        owner[node] = owner[node.args[0]] if shares else node
+    last_read = {owner[source]: node for node in nodes for source in node.all_input_nodes}
+    freed: dict[fx.Node, list[fx.Node]] = {}
+    for node, reader in last_read.items():
+        freed.setdefault(reader, []).append(node)
+    alive, moments = (0, 0, 0), set()
+    for node in nodes:
+        if node.op == "call_function" and owner[node] is node:
+            alive = _plus(alive, _bytes(node.meta["type"]), 1)
+            moments.add(alive)
+        for dead in freed.get(node, ()):
+            if dead.op == "call_function":
+                alive = _plus(alive, _bytes(dead.meta["type"]), -1)
+    return moments
+
+
+def _bytes(kind: Any) -> tuple[int, int, int]:
+    """Bytes of a value: independent of the batch, per image, per pair."""
+    if isinstance(kind, tuple):
+        several = [_bytes(item) for item in kind]
+        return tuple(map(sum, zip(*several, strict=True))) if several else (0, 0, 0)
+    if not isinstance(kind, TensorType):
+        return 0, 0, 0
+    size = sympy.sympify(kind.entries)
+    count = int(size.subs({BATCH: 1, TARGETS: 1})) * kind.dtype.itemsize
+    if size.has(TARGETS):
+        return 0, 0, count
+    return (0, count, 0) if size.has(BATCH) else (count, 0, 0)
+
+
+def _plus(a: tuple[int, int, int], b: tuple[int, int, int], sign: int) -> tuple[int, int, int]:
+    return tuple(x + sign * y for x, y in zip(a, b, strict=True))

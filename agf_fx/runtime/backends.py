@@ -1,0 +1,83 @@
+"""What runs an explanation graph: PyTorch operation by operation, or compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from agf_fx.errors import OptionsError
+from agf_fx.ir.graph import ExplanationGraph
+
+Runner = Callable[..., tuple[Tensor, Tensor]]
+
+# Compiled once with these sizes, which are unequal and neither 0 nor 1: PyTorch treats 0, 1 and equal sizes as special.
+_EXAMPLE_IMAGES, _EXAMPLE_TARGETS = 3, 2
+
+
+def choose(backend: str, device: torch.device) -> str:
+    """The backend that ``"auto"`` stands for on ``device``; any other name is itself.
+
+    Raises:
+        OptionsError: the backend cannot run on the device.
+    """
+    if backend == "auto":
+        return "inductor" if device.type == "cuda" and importlib.util.find_spec("triton") else "eager"
+    if backend == "cudagraphs" and device.type != "cuda":
+        raise OptionsError(f'backend="cudagraphs" needs a CUDA device, and the model is on {device}; use "inductor".')
+    return backend
+
+
+def runner(backend: str, explanation: ExplanationGraph) -> Runner:
+    """A function ``(images, target, *inputs) -> (maps, logits)`` that runs the graph.
+
+    Args:
+        backend: ``"eager"``, ``"inductor"`` (one compilation serves every number of images and targets) or
+            ``"cudagraphs"`` (one recording for each).
+        explanation: the graph.
+    """
+    if backend == "eager":
+        return explanation.module
+    if backend == "cudagraphs":
+        return torch.compile(explanation.module, fullgraph=True, dynamic=False, backend="cudagraphs")
+    return _Inductor(explanation)
+
+
+class _Inductor:
+    """`torch.compile` with symbolic numbers of images and targets.
+
+    The first call compiles, on an example of unequal sizes above 1. PyTorch would guard the result against sizes 0 and
+    1, and against sizes at which it would choose another convolution kernel, and compile again; the graph needs none
+    of these guards, and what they would protect (dtype, image size, device, layout of the inputs) is fixed by the
+    program that owns this runner. So guards are dropped.
+    """
+
+    def __init__(self, explanation: ExplanationGraph) -> None:
+        self._run = torch.compile(
+            explanation.module,
+            fullgraph=True,
+            dynamic=None,
+            options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+        )
+        self._compiled = False
+
+    def __call__(self, images: Tensor, target: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._compiled:
+            self._compile(images, target, inputs)
+            self._compiled = True
+        return self._run(images, target, *inputs)
+
+    def _compile(self, images: Tensor, target: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        channels_last = images.dim() == 4 and not images.is_contiguous()
+        example = images.new_zeros([_EXAMPLE_IMAGES, *images.shape[1:]])
+        if channels_last:
+            example = example.contiguous(memory_format=torch.channels_last)
+        classes = target.new_zeros([_EXAMPLE_IMAGES, _EXAMPLE_TARGETS])
+        torch._dynamo.mark_dynamic(example, 0)
+        torch._dynamo.mark_dynamic(classes, 0)
+        torch._dynamo.mark_dynamic(classes, 1)
+        for tensor in inputs:
+            torch._dynamo.mark_static(tensor)
+        self._run(example, classes, *inputs)

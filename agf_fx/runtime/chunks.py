@@ -1,0 +1,132 @@
+"""Splitting N images with K targets each into pieces that fit in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agf_fx.errors import MemoryLimitError
+
+Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class SmallerChunkWarning(UserWarning):
+    """Memory ran out, and the rest is explained in smaller pieces."""
+
+
+@dataclass
+class Limits:
+    """What may be explained at once.
+
+    Attributes:
+        pairs: the most (image, target) pairs; lowered where memory runs out.
+        memory: the most bytes, by ``estimate``.
+        estimate: bytes that n images with k targets each take.
+    """
+
+    pairs: int | None
+    memory: int | None
+    estimate: Callable[[int, int], int]
+
+    def fit(self, images: int, targets: int) -> bool:
+        """Whether this many images with this many targets each may be explained at once."""
+        few = self.pairs is None or images * targets <= self.pairs
+        return few and (self.memory is None or self.estimate(images, targets) <= self.memory)
+
+    def largest_piece(self, images: int, targets: int) -> tuple[int, int]:
+        """The most images with all targets, or else one image with the most targets, that may be explained at once.
+
+        Raises:
+            MemoryLimitError: not even one pair fits.
+        """
+        if self.fit(1, targets):
+            return _largest(images, lambda count: self.fit(count, targets)), targets
+        if self.fit(1, 1):
+            return 1, _largest(targets, lambda count: self.fit(1, count))
+        raise MemoryLimitError(
+            f"explaining one image for one target takes {self.estimate(1, 1):,} bytes, more than "
+            f"memory_limit={self.memory:,}; raise the limit, or explain smaller images."
+        )
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest count in 1 … most that fits; 1 does."""
+    fitting, failing = 1, most + 1
+    while failing - fitting > 1:
+        middle = (fitting + failing) // 2
+        fitting, failing = (middle, failing) if fits(middle) else (fitting, middle)
+    return fitting
+
+
+def run_in_chunks(run: Run, images: Tensor, target: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
+    """Explain a request in pieces within ``limits``; pieces already explained stay when a later one is too large.
+
+    Args:
+        run: explains one piece: (n, ...) images and (n, k) targets -> maps (n, k, *spatial), logits (n, classes).
+        images: (N, ...).
+        target: (N, K).
+        limits: what may be explained at once; ``limits.pairs`` is lowered when memory runs out.
+
+    Returns:
+        Maps (N, K, *spatial) and logits (N, classes).
+
+    Raises:
+        MemoryLimitError: one image with one target is too much.
+    """
+    count, targets = target.shape
+    if limits.fit(count, targets):
+        try:
+            return run(images, target)
+        except RuntimeError as error:
+            _halve(limits, count * targets, error)
+    maps = logits = None
+    pending = [(0, count, 0, targets)]
+    while pending:
+        top, bottom, left, right = pending.pop()
+        rows, columns = limits.largest_piece(bottom - top, right - left)
+        if rows < bottom - top:
+            pending += [(top + rows, bottom, left, right), (top, top + rows, left, right)]
+            continue
+        if columns < right - left:
+            pending += [(top, bottom, left + columns, right), (top, bottom, left, left + columns)]
+            continue
+        try:
+            piece, scores = run(images[top:bottom], target[top:bottom, left:right])
+        except RuntimeError as error:
+            _halve(limits, rows * columns, error)
+            pending.append((top, bottom, left, right))
+            continue
+        if maps is None:
+            maps = piece.new_empty([count, targets, *piece.shape[2:]])
+            logits = scores.new_empty([count, *scores.shape[1:]])
+        maps[top:bottom, left:right] = piece
+        logits[top:bottom] = scores
+    return maps, logits
+
+
+def _halve(limits: Limits, pairs: int, error: RuntimeError) -> None:
+    """Lower the limit after an out-of-memory error; raise any other."""
+    if not _out_of_memory(error):
+        raise error
+    if pairs == 1:
+        raise MemoryLimitError(
+            "memory ran out on one image with one target; free memory, or explain smaller images."
+        ) from error
+    limits.pairs = pairs // 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(
+        f"memory ran out on {pairs} image-target pairs at once; going on with {limits.pairs}. "
+        f"CompileOptions(max_batch={limits.pairs}) avoids the attempt.",
+        SmallerChunkWarning,
+        stacklevel=4,
+    )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed: CUDA has a type for it, the CPU allocator a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,144 @@
+"""The weights of a model as an explanation graph takes them, prepared once for each state of the model."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from agf_fx.errors import InputError
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
+
+REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products only
+_WHOLE = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the graph's inputs lie in memory.
+
+    Attributes:
+        dtype: of weights, images and arithmetic.
+        channels_last: whether four-dimensional tensors are stored with their channels innermost.
+    """
+
+    dtype: torch.dtype
+    channels_last: bool
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """``tensor`` in this dtype, if it holds floating-point numbers."""
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def arrange(self, tensor: Tensor) -> Tensor:
+        """``tensor`` in this memory format, its dtype kept; itself if it is so already."""
+        if self.channels_last and tensor.dim() == 4:
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor.contiguous()
+
+
+def place(model: torch.dtype, precision: str | None, memory_format: str, device: torch.device) -> Placement:
+    """The placement for a model of dtype ``model`` and the options of `agf_fx.compile`."""
+    dtype = torch.float32 if precision in REDUCED else _WHOLE.get(precision, model)
+    if memory_format == "auto":
+        # Convolutions in channels-last: oneDNN has them for single precision and below, cuDNN's fast ones are for half.
+        suited = dtype is torch.float32 if device.type == "cpu" else precision in REDUCED
+        return Placement(dtype, suited)
+    return Placement(dtype, memory_format == "channels_last")
+
+
+class WeightInputs:
+    """Reads a model's weights, prepares what depends on them alone, and keeps that until a weight changes.
+
+    A change is seen by the identity and the version counter of every parameter and buffer: optimiser steps,
+    ``load_state_dict``, ``torch.nn.init`` and other in-place operations all advance it. An edit through ``.data`` does
+    not; call `forget` after one. Weights without a version counter (made under inference mode) are prepared anew at
+    every call.
+    """
+
+    def __init__(self, canonical: CanonicalGraph, explanation: ExplanationGraph) -> None:
+        self.canonical = canonical
+        self.explanation = explanation
+        self.preparations = 0
+        placeholders = [node for node in canonical.graph.nodes if node.op == "placeholder"][1:]
+        self.shapes = {node.name: tuple(node.meta["type"].shape) for node in placeholders}
+        self._kept: tuple[_State, Placement, list[Tensor]] | None = None
+
+    def current(self, model: nn.Module) -> dict[str, Tensor]:
+        """Weights and constants by placeholder name, as they are in the model at this moment.
+
+        Raises:
+            InputError: the model has lost or changed the shape of a parameter since it was captured.
+        """
+        signature = self.canonical.signature
+        weights = {name: self._weight(model, name, path) for name, path in signature.weights.items()}
+        like = next(iter(weights.values()), None)
+        return weights | {name: _moved(constant, like) for name, constant in signature.constants.items()}
+
+    def prepared(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
+        """What the explanation graph takes after images and target, in order.
+
+        Args:
+            weights: from `current`.
+            placement: dtype and memory format of the result.
+        """
+        state, kept = _State.of(weights), self._kept
+        if kept and kept[0].same_as(state) and kept[1] == placement:
+            return kept[2]
+        inputs = self._prepare(weights, placement)
+        self._kept = (state, placement, inputs)
+        return inputs
+
+    def forget(self) -> None:
+        """Prepare anew at the next call, whatever the version counters say."""
+        self._kept = None
+
+    def _prepare(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
+        self.preparations += 1
+        with torch.no_grad():
+            found = {name: placement.cast(weight.detach()) for name, weight in weights.items()}
+            if self.explanation.prepare:
+                constants = self.explanation.prepare(*(found[name] for name in self.shapes))
+                found |= dict(zip(self.explanation.prepared, constants, strict=True))
+            return [placement.arrange(found[name]) for name in self.explanation.inputs]
+
+    def _weight(self, model: nn.Module, name: str, path: str) -> Tensor:
+        weight = tensor_at(model, path)
+        if weight is None or tuple(weight.shape) != self.shapes[name]:
+            raise InputError(
+                f"{path} of {self.canonical.name} is no longer a tensor of shape {self.shapes[name]}; the model has "
+                "changed since it was compiled. Compile it again."
+            )
+        return weight
+
+
+@dataclass(frozen=True)
+class _State:
+    """Which tensors the weights are, and in which version; tensors are not kept alive."""
+
+    tensors: tuple[weakref.ref[Tensor], ...]
+    versions: tuple[int | None, ...]
+    addresses: tuple[int, ...]
+
+    @staticmethod
+    def of(weights: dict[str, Tensor]) -> _State:
+        tensors = tuple(weights.values())
+        return _State(
+            tuple(map(weakref.ref, tensors)),
+            tuple(None if tensor.is_inference() else tensor._version for tensor in tensors),
+            tuple(tensor.data_ptr() for tensor in tensors),
+        )
+
+    def same_as(self, other: _State) -> bool:
+        return (
+            None not in self.versions
+            and self.versions == other.versions
+            and self.addresses == other.addresses
+            and all(mine() is theirs() for mine, theirs in zip(self.tensors, other.tensors, strict=True))
+        )
+
+
+def _moved(constant: Tensor, like: Tensor | None) -> Tensor:
+    """A constant on the device of the weights."""
+    return constant if like is None else constant.to(like.device)
