@@ -99,6 +99,7 @@ def lower(
         graph = step(graph)
         if after_step:
             after_step(getattr(step, "func", step).__name__, graph)
+    graph.module.recompile()  # passes leave that to the end
     return graph
 
 

@@ -29,7 +29,6 @@ def fold_batch_norms(explanation: ExplanationGraph) -> ExplanationGraph:
     for node in list(explanation.graph.nodes):
         if is_call(node, aten.mul.Tensor) and node.args[1] in fixed and _is_channel_scale(node.args[1]):
             _fold_gradient(node)
-    explanation.module.recompile()
     return explanation
 
 

@@ -26,7 +26,6 @@ def eliminate_common_subexpressions(explanation: ExplanationGraph) -> Explanatio
                 earlier.meta.setdefault("stream_of", []).extend(node.meta["stream_of"])
             node.replace_all_uses_with(earlier)
             explanation.graph.erase_node(node)
-    explanation.module.recompile()
     return explanation
 
 

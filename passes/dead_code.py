@@ -10,5 +10,4 @@ def eliminate_dead_code(explanation: ExplanationGraph) -> ExplanationGraph:
     for node in reversed(list(explanation.graph.nodes)):
         if node.op == "call_function" and not node.users:
             explanation.graph.erase_node(node)
-    explanation.module.recompile()
     return explanation

@@ -32,7 +32,6 @@ def drop_gradient_masks(explanation: ExplanationGraph) -> ExplanationGraph:
             same = set(g.meta.get("stream_of", ())) & set(relevance.meta.get("stream_of", ()))
             if same & rectified:
                 substitute(node, g)
-    explanation.module.recompile()
     return explanation
 
 

@@ -64,7 +64,6 @@ def simplify_nonnegative_values(explanation: ExplanationGraph) -> ExplanationGra
                 substitute(node, node.args[0])
         elif is_stabilised(node) and _positive(node.args[0], nonnegative):
             substitute(node, node.args[0])
-    explanation.module.recompile()
     return explanation
 
 

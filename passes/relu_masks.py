@@ -28,7 +28,6 @@ def drop_relu_masks(explanation: ExplanationGraph) -> ExplanationGraph:
                 substitute(node, t)
         elif is_call(node, aten.mul.Tensor) and is_call(node.args[1], aten.div.Tensor):
             _divide_plainly(node, vanishing[node.args[0]])
-    explanation.module.recompile()
     return explanation
 
 

@@ -33,7 +33,6 @@ def stack_sibling_products(explanation: ExplanationGraph) -> ExplanationGraph:
             weight, operand = sizes[siblings[0].meta["site"]]
             if join is _join_weights or weight >= _WEIGHT_PER_OPERAND * operand:
                 join(siblings)
-    explanation.module.recompile()
     return explanation
 
 

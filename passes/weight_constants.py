@@ -41,6 +41,5 @@ def hoist_weight_constants(explanation: ExplanationGraph) -> ExplanationGraph:
     for node in weights:
         if not node.users:
             explanation.graph.erase_node(node)
-    explanation.module.recompile()
     name = f"{explanation.canonical.name}_prepare"
     return replace(explanation, prepare=fx.GraphModule(torch.nn.Module(), prepare, name))

@@ -204,9 +204,17 @@ def pool(sketch: Sketch, x: str) -> str:
         f"nn.AdaptiveAvgPool2d({sketch.pick((5, 4), (7, 7), (None, 3), (2, 1), (1, 2), 2)})",
     )
     try:
-        return sketch.apply(kind, x)
+        return sketch.apply(kind, x) if _every_window_reads(kind, sketch.shape(x)) else x
     except Impossible:
         return x
+
+
+def _every_window_reads(kind: str, shape: tuple[int, ...]) -> bool:
+    """False where a window lies in the padding alone: torch then returns -inf, or 0 / 0."""
+    try:
+        return bool(eval(kind)(torch.zeros(1, *shape)).isfinite().all())
+    except RuntimeError:
+        return False
 
 
 def affine(sketch: Sketch, x: str) -> str:
@@ -214,8 +222,10 @@ def affine(sketch: Sketch, x: str) -> str:
     spelling = sketch.pick("{} * 0.5", "{} + 0.25", "{} / 1.5", "1 - {}", "{} - 0.1", "0.3 * {}", "*", "+")
     if len(spelling) > 1:
         return sketch.step(spelling.format(x))
-    parameter = sketch.layer(f"nn.Parameter(torch.rand({sketch.shape(x)[0]}, 1, 1))")
-    return sketch.step(f"{x} {spelling} self.{parameter}")
+    channels = sketch.shape(x)[0]
+    if sketch.chance(0.5):
+        return sketch.step(f"{x} {spelling} self.{sketch.layer(f'nn.Parameter(torch.rand({channels}, 1, 1))')}")
+    return sketch.step(f"{x} {spelling} self.{sketch.layer(f'nn.Parameter(torch.randn({channels}))')}.view(-1, 1, 1)")
 
 
 def movement(sketch: Sketch, x: str) -> str:
@@ -225,6 +235,14 @@ def movement(sketch: Sketch, x: str) -> str:
         return sketch.step(sketch.pick("{}.permute(0, 1, 3, 2)", "{}.transpose(2, 3)").format(x))
     pairs = f"{x}.reshape(-1, 2, {channels // 2}, {height}, {width})"
     return sketch.step(f"{pairs}.transpose(1, 2).flatten(1, 2)")
+
+
+def on_channels(sketch: Sketch, x: str) -> str:
+    """A linear layer on the channels of every position."""
+    x = sketch.step(f"{x}.permute(0, 2, 3, 1)")
+    channels, bias = sketch.values[x].shape[3], sketch.pick(None, False)
+    x = sketch.apply(f"nn.Linear({channels}, {sketch.integer(2, 5)}{options(bias=bias)})", x)
+    return sketch.step(f"{maybe(0.7, relu, sketch, x)}.permute(0, 3, 1, 2)")
 
 
 def dropout(sketch: Sketch, x: str) -> str:
@@ -294,6 +312,16 @@ def fan_out(sketch: Sketch, x: str) -> str:
     return sketch.step(" + ".join(branches(sketch, x)))
 
 
+def junction(sketch: Sketch, x: str) -> str:
+    """A sum of pointwise convolutions of two values with different numbers of channels."""
+    out, names = sketch.integer(2, 5), []
+    for _ in range(2):
+        source = maybe(0.8, relu, sketch, keeping_size(sketch, x, sketch.integer(1, 5)))
+        weights = f"nn.Conv2d({sketch.shape(source)[0]}, {out}, 1{options(bias=sketch.pick(None, False))})"
+        names.append(maybe(0.4, batch_norm, sketch, sketch.apply(weights, source)))
+    return maybe(0.8, relu, sketch, merged(sketch, *names))
+
+
 BLOCKS: tuple[Block, ...] = (
     plain,
     plain,
@@ -306,9 +334,12 @@ BLOCKS: tuple[Block, ...] = (
     residual,
     concatenation,
     fan_out,
+    junction,
+    batch_norm,
     repeated,
     affine,
     movement,
+    on_channels,
     dropout,
 )
 
@@ -326,12 +357,13 @@ def flattened(sketch: Sketch, x: str) -> str:
     """The feature map as a vector per image."""
     if sketch.chance(0.4):
         x = sketch.apply(f"nn.AdaptiveAvgPool2d({sketch.pick(1, (2, 3), (1, 1), (3, 2))})", x)
+    moved = any("permute" in step or "transpose" in step for step in sketch.steps)  # view refuses some strides
     return sketch.step(
         sketch.pick(
             "{x}.flatten(1)",
             "torch.flatten({x}, 1)",
             "{x}.reshape({x}.size(0), -1)",
-            "{x}.view({x}.shape[0], -1)",
+            "{x}.reshape({x}.shape[0], -1)" if moved else "{x}.view({x}.shape[0], -1)",
             "{x}.permute(0, 2, 3, 1).flatten(1)",
             "{x}.mean((2, 3))",
             "{x}.mean([-1, -2], keepdim=True).flatten(1)",
@@ -344,6 +376,7 @@ def linear_head(sketch: Sketch, x: str, classes: int) -> str:
     x = flattened(sketch, x)
     for _ in range(sketch.pick(0, 0, 1, 2)):
         x = sketch.apply(f"nn.Linear({sketch.shape(x)[0]}, {sketch.integer(4, 9)})", x)
+        x = sketch.apply(f"nn.BatchNorm1d({sketch.shape(x)[0]})", x) if sketch.chance(0.2) else x
         x = maybe(0.4, dropout, sketch, maybe(0.8, relu, sketch, x))
     bias = options(bias=sketch.pick(None, None, False))
     return sketch.apply(f"nn.Linear({sketch.shape(x)[0]}, {classes}{bias})", x)
@@ -399,7 +432,7 @@ class Network(nn.Module):
 torch.manual_seed({seed})
 model = Network().double().eval()
 for layer in model.modules():
-    if isinstance(layer, nn.BatchNorm2d):
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         nn.init.normal_(layer.running_mean, 0, 0.2)
         nn.init.uniform_(layer.running_var, 0.5, 2)
         if layer.affine:

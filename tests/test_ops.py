@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -12,6 +11,7 @@ import oracles
 import pytest
 import torch
 from cases import DTYPE, HEIGHT, ROWS, WIDTH, Classifier, Row
+from emission import weights
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -61,10 +61,7 @@ class Run:
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
         """What the graph takes besides images, by placeholder name, in order."""
-        signature = self.canonical.signature
-        found = {name: operator.attrgetter(path)(self.model).detach() for name, path in signature.weights.items()}
-        placeholders = [node.name for node in self.canonical.graph.nodes if node.op == "placeholder"]
-        return {name: (found | dict(signature.constants))[name] for name in placeholders[1:]}
+        return weights(self.canonical, self.model)
 
     @cached_property
     def values(self) -> dict[fx.Node, Tensor]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import pytest
 import torch
+from emission import weights
 from networks import golden_names, load_golden
 
 from agf_fx.emit import interpret
@@ -78,8 +79,7 @@ def test_maps_and_logits(name, switch):
             assert difference(logits, golden.tensors["logits"]) <= TOLERANCE
             for k in range(len(TARGETS)):
                 assert difference(maps[:, k], expected[:, k]) <= TOLERANCE
-        weights = dict(zip(emitted.shapes, emitted.inputs(golden.model), strict=True))
-        eager = interpret(canonical, method, images, classes, weights)
+        eager = interpret(canonical, method, images, classes, weights(canonical, golden.model))
     assert torch.equal(found[0][0], eager.maps)
     assert torch.equal(found[0][1], eager.logits)
 
@@ -103,8 +103,8 @@ def walk(name):
     """The streams for all images and both targets, the canonical calls of each module in order, and the weights."""
     golden, canonical = load(name), captured(name)
     method = attribution_guided_factorization(AGFOptions())
-    program = Program(canonical, lower(canonical, method, optimisations=()))
-    inputs = dict(zip(program.shapes, program.inputs(golden.model), strict=True))
+    lower(canonical, method, optimisations=())  # which analyses the canonical graph
+    inputs = weights(canonical, golden.model)
     streams = interpret(canonical, method, golden.tensors["input"], targets(golden), inputs)
     calls = defaultdict(list)
     for node in canonical.calls:

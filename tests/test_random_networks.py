@@ -30,6 +30,7 @@ FEATURES = (  # regular expressions
     r"Conv2d\(.*bias=False",
     # Batch norm
     r"BatchNorm2d\(\d+\)",
+    r"BatchNorm1d\(",
     r"affine=False",
     r"zeros_\(layer\.weight",
     # ReLU
@@ -58,8 +59,10 @@ FEATURES = (  # regular expressions
     r"torch\.cat\(\[",
     r"transpose\(1, 2\)",
     r"permute\(0, 1, 3, 2\)",
-    r"permute\(0, 2, 3, 1\)",
-    r"nn\.Parameter\(",
+    r"permute\(0, 2, 3, 1\)\.flatten\(1\)",
+    r"permute\(0, 3, 1, 2\)",
+    r"nn\.Parameter\(torch\.rand\(",
+    r"view\(-1, 1, 1\)",
     # Heads
     r"\.mean\(\(2, 3\)\)",
     r"nn\.Linear.*\n(.*nn\.(ReLU|Dropout|Identity).*\n)*.*nn\.Linear.*\n(.*\n)?.*nn\.Linear",

@@ -1,147 +1,110 @@
-"""What an explanation costs, as multiples of the network's own forward pass, measured side by side in one run.
+"""What an explanation costs, as multiples of the network's own forward pass, all measured side by side in one run.
 
-python tools/bench.py [--models vgg16 resnet50] [--batches 1 8] [--size 224] [--repeats 5] [--json bench.json]
+    tools/bench                                           four networks, batches of 1 and 8, 1 and 5 targets an image
+    tools/bench --models resnet50 --backends eager inductor --precision model bfloat16 --json bench.json
+    tools/bench --models vgg16 --batches 1 2 4 8 --targets 1 5 20    does the cost grow with images and targets alone?
+    tools/bench --peers                                   with Captum, Zennit and pytorch-grad-cam, where installed
 
-For every network and batch size: the forward pass, the explanation, and the bare convolution-sized products of the same
-graph (nothing else: a lower bound). The three are interleaved and medians are reported, because machines are noisy;
-compare ratios, not seconds. Weights are random, which changes no cost.
+Machines are noisy: compare multiples, not seconds. Weights are random, which changes no cost.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import resource
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
-from torch import Tensor, fx
+from benchmark.machine import first_capture_s, machine
+from benchmark.measurement import measure
+from benchmark.peers import peer_versions
+from benchmark.rows import explanation_rows, forward_row, peer_rows
+from benchmark.subjects import OWN, Settings, Subject, setup
+from benchmark.tables import page
 
-import agf_fx
 from agf_fx.atomic import save_json
-from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.ir.types import TensorType
-from agf_fx.methods.agf import attribution_guided_factorization
-from agf_fx.options import AGFOptions
-from agf_fx.pipeline import lower
+from agf_fx.options import BACKENDS, MEMORY_FORMATS, PRECISIONS, CompileOptions
 
-aten = torch.ops.aten
-PRODUCTS = (aten.conv2d.default, aten.convolution_backward.default, aten.linear.default, aten.matmul.default)
+Record = dict[str, Any]
 
 
-def main() -> None:
-    """Print one row per network and batch size, and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["vgg16", "vgg19", "resnet18", "resnet50"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    record: dict[str, Any] = {"machine": machine(), "rows": []}
-    print(json.dumps(record["machine"]))
-    print("| network | batch | forward | explanation | bare products | graph nodes | capture | emit and passes |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name in arguments.models:
-        for row in measure(name, arguments.batches, arguments.size, arguments.repeats):
-            record["rows"].append(row)
-            print(
-                f"| {row['network']} | {row['batch']} | {row['forward_s']:.3f} s | {row['explanation']:.1f}x "
-                f"| {row['bare_products']:.1f}x | {row['nodes']} | {row['capture_s']:.1f} s | {row['emit_s']:.1f} s |",
-                flush=True,
-            )
-    record["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    if arguments.json:
-        save_json(arguments.json, record)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "agf_fx": agf_fx.__version__,
+def main(argv: Sequence[str] | None = None) -> Record:
+    """Measure, print the tables, write the figures, and return them."""
+    arguments = parse(argv)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    settings = settings_of(arguments)
+    record: Record = {
+        "machine": machine(settings.device) | {"first_capture_s": first_capture_s(), "peers": peer_versions()},
+        "settings": asdict(settings) | {"device": str(settings.device)},
+        **{rows: [] for rows in ("setup", "forwards", "explanations", "peers")},
     }
+    for subject in (Subject(name, settings) for name in settings.models):
+        record["setup"].append(setup(subject))
+        for batch in settings.batches:
+            print(f"{subject.name}, batch {batch} ...", file=sys.stderr, flush=True)
+            measured = measure(subject, batch)
+            record["forwards"].append(forward_row(measured))
+            record["explanations"].extend(explanation_rows(measured))
+            record["peers"].extend(peer_rows(measured))
+            if arguments.json:
+                save_json(arguments.json, record)  # what there is, should the rest be interrupted
+    print(page(record))
+    return record
 
 
-def measure(name: str, batches: list[int], size: int, repeats: int) -> list[dict[str, Any]]:
-    """The rows of one network."""
-    torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None).eval()
-    example = torch.randn(1, 3, size, size)
-    started = time.perf_counter()
-    canonical = agf_fx.capture(model, example)
-    captured = time.perf_counter()
-    explanation = lower(canonical, attribution_guided_factorization(AGFOptions()))
-    emitted = time.perf_counter()
-    explainer = agf_fx.compile(model, example)
-    rows = []
-    for batch in batches:
-        images, target = torch.randn(batch, 3, size, size), torch.zeros(batch, dtype=torch.int64)
-        runs = {
-            "forward": lambda images=images: model(images),
-            "explanation": lambda images=images, target=target: explainer(images, target),
-            "bare": bare_products(explanation, batch),
-        }
-        seconds = interleaved(runs, repeats)
-        rows.append(
-            {
-                "network": name,
-                "batch": batch,
-                "forward_s": seconds["forward"],
-                "explanation": seconds["explanation"] / seconds["forward"],
-                "bare_products": seconds["bare"] / seconds["forward"],
-                "nodes": len(explanation),
-                "capture_s": captured - started,
-                "emit_s": emitted - captured,
-            }
-        )
-    return rows
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    head, _, details = __doc__.partition("\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("tools/bench", description=head, epilog=details, formatter_class=raw)
+    add = parser.add_argument
+    add("--models", nargs="+", default=["vgg16", "vgg19", "resnet50", "resnet18"], help="names of torchvision")
+    add("--size", type=positive, default=224, help="height and width of the images (default: 224)")
+    add("--batches", nargs="+", type=positive, default=[1, 8], help="batch sizes (default: 1 8)")
+    add("--targets", nargs="+", type=positive, default=[1, 5], help="targets per image (default: 1 5)")
+    add("--backends", nargs="+", default=["eager"], choices=BACKENDS)
+    add("--precision", nargs="+", default=[OWN], choices=(OWN, *PRECISIONS), help="model: the model's own, float32")
+    add("--peers", action="store_true", help="measure the other methods that are installed too")
+    add("--no-memory", dest="memory", action="store_false", help="leave the memory table out")
+    add("--repeats", type=positive, default=5, help="rounds (default: 5)")
+    add("--turn", type=float, default=0.1, help="seconds for which a short run is repeated in its turn (default: 0.1)")
+    add("--device", type=torch.device, default=torch.device("cpu"))
+    add("--threads", type=positive, help="threads of PyTorch (default: as PyTorch chooses)")
+    add("--max-batch", type=positive, help="CompileOptions.max_batch")
+    add("--memory-limit", type=positive, help="CompileOptions.memory_limit, bytes")
+    add("--memory-format", default="auto", choices=MEMORY_FORMATS, help="CompileOptions.memory_format")
+    add("--json", type=Path, help="file for the figures")
+    return parser.parse_args(argv)
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run, taken in turns after one warm-up round."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with torch.inference_mode():
-        for repeat in range(repeats + 1):
-            for name, run in runs.items():
-                started = time.perf_counter()
-                run()
-                if repeat:
-                    seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """What the command line asks for."""
+    return Settings(
+        models=tuple(arguments.models),
+        batches=tuple(sorted(set(arguments.batches))),
+        targets=tuple(sorted(set(arguments.targets))),
+        backends=tuple(arguments.backends),
+        precisions=tuple(arguments.precision),
+        size=arguments.size,
+        repeats=arguments.repeats,
+        turn=arguments.turn,
+        peers=arguments.peers,
+        memory=arguments.memory,
+        device=arguments.device,
+        options=CompileOptions(arguments.max_batch, arguments.memory_limit, arguments.memory_format),
+    )
 
 
-def bare_products(explanation: ExplanationGraph, batch: int) -> Callable[[], None]:
-    """The convolutions and matrix products of the graph alone, on random tensors of the same shapes."""
-    explanation.infer_types()
-    pool: dict[TensorType, Tensor] = {}
-
-    def tensor(node: fx.Node) -> Tensor:
-        kind = node.meta["type"]
-        if kind not in pool:
-            pool[kind] = torch.randn([size if isinstance(size, int) else batch for size in kind.shape])
-        return pool[kind]
-
-    calls = [
-        (node.target, fx.map_arg(node.args, tensor))
-        for node in explanation.graph.nodes
-        if node.op == "call_function" and node.target in PRODUCTS
-    ]
-
-    def run() -> None:
-        for target, args in calls:
-            target(*args)
-
-    return run
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
 
 
 if __name__ == "__main__":

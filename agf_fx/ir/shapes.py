@@ -4,52 +4,71 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import sympy
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from agf_fx.ir.types import BATCH, TARGETS, Symbols, TensorType, type_of
+from agf_fx.ir.types import BATCH, TARGETS, TensorType, type_of
 
 if TYPE_CHECKING:
     from agf_fx.ir.graph import ExplanationGraph
 
-_EXAMPLE = {BATCH: 3, TARGETS: 2}  # any sizes above 1 that differ: 0 and 1 are special to symbolic shapes
+_EXAMPLE = (3, 2)  # images and targets: sizes above 1 that differ, for 0 and 1 are special to symbolic shapes
 
 
 def infer_types(explanation: ExplanationGraph) -> None:
-    """Write ``meta["type"]`` on every node of ``explanation``."""
-    mode = FakeTensorMode(shape_env=ShapeEnv())
+    """Write ``meta["type"]`` on every node of ``explanation`` that has none; only these are run."""
+    fakes = _Fakes()
     types = {node.name: node.meta["type"] for node in explanation.canonical.graph.nodes if node.op == "placeholder"}
-    fake_images = _fake(mode, explanation.canonical.image_type)
-    targets = _fake(mode, TensorType((TARGETS,), torch.int64))
-    with mode:
-        fake_target = torch.empty(fake_images.shape[0], targets.shape[0], dtype=torch.int64, device="meta")
-    symbols = {fake_images.shape[0].node.expr: BATCH, targets.shape[0].node.expr: TARGETS}
-    with enable_python_dispatcher():  # composite operations in C++ do not all know symbolic sizes
-        known = {}
-        if explanation.prepare:
-            taken = [node.name for node in explanation.prepare.graph.nodes if node.op == "placeholder"]
-            values = _Recorder(explanation.prepare, symbols).run(*(_fake(mode, types[name]) for name in taken))
-            known = dict(zip(explanation.prepared, values, strict=True))
-        inputs = [known[name] if name in known else _fake(mode, types[name]) for name in explanation.inputs]
-        _Recorder(explanation.module, symbols).run(fake_images, fake_target, *inputs)
+    types[explanation.canonical.images.name] = explanation.canonical.image_type
+    types["target"] = TensorType((BATCH, TARGETS), torch.int64)
+    if explanation.prepare:
+        fakes.infer(explanation.prepare.graph, types)
+        results = explanation.prepare.graph.output_node().args[0]
+        types |= {name: node.meta["type"] for name, node in zip(explanation.prepared, results, strict=True)}
+    fakes.infer(explanation.graph, types)
 
 
-class _Recorder(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, symbols: Symbols) -> None:
-        super().__init__(module)
-        self.symbols = symbols
+class _Fakes:
+    """Fake tensors on the meta device, which share two symbolic sizes, the numbers of images and of targets."""
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        n.meta["type"] = type_of(value, self.symbols)
-        return value
+    def __init__(self) -> None:
+        self.mode = FakeTensorMode(shape_env=ShapeEnv())
+        dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * 2)
+        example = torch.empty(_EXAMPLE, device="meta")
+        self.sizes = self.mode.from_tensor(example, symbolic_context=dynamic).shape
+        self.symbols = dict(zip((size.node.expr for size in self.sizes), (BATCH, TARGETS), strict=True))
 
+    def infer(self, graph: fx.Graph, types: dict[str, Any]) -> None:
+        """Type the nodes of ``graph``; ``types`` are those of its placeholders, by name."""
+        values: dict[fx.Node, Any] = {}
 
-def _fake(mode: FakeTensorMode, kind: TensorType) -> torch.Tensor:
-    shape = [size if isinstance(size, int) else _EXAMPLE[size] for size in kind.shape]
-    dynamic = [DimDynamic.STATIC if isinstance(size, int) else DimDynamic.DYNAMIC for size in kind.shape]
-    context = StatelessSymbolicContext(dynamic_sizes=dynamic)
-    return mode.from_tensor(torch.empty(shape, dtype=kind.dtype, device="meta"), symbolic_context=context)
+        def value(node: fx.Node) -> Any:
+            if node not in values:
+                values[node] = self.of(node.meta["type"])
+            return values[node]
+
+        with self.mode, enable_python_dispatcher():  # composite operations in C++ do not all know symbolic sizes
+            for node in graph.nodes:
+                if node.op == "placeholder":
+                    node.meta["type"] = types[node.name]
+                elif node.op == "call_function" and "type" not in node.meta:
+                    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+                    values[node] = node.target(*args, **kwargs)
+                    node.meta["type"] = type_of(values[node], self.symbols)
+
+    def of(self, kind: Any) -> Any:
+        """A value of a type: a fake tensor, a tuple of them, or a symbolic number."""
+        if isinstance(kind, TensorType):
+            return torch.empty([self._size(size) for size in kind.shape], dtype=kind.dtype, device="meta")
+        if isinstance(kind, tuple):
+            return tuple(map(self.of, kind))
+        return self._size(kind)
+
+    def _size(self, size: int | sympy.Expr) -> Any:
+        if isinstance(size, int):
+            return size
+        return sympy.lambdify((BATCH, TARGETS), size, modules="math")(*self.sizes)

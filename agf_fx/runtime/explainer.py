@@ -58,8 +58,8 @@ def compile(
             targets. ``"cudagraphs"`` records CUDA graphs, one for each number of images and targets. ``"auto"``:
             inductor on a CUDA device with Triton, else eager; ``explainer.backend`` says which.
         precision: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default the model's own. In the
-            last two, only convolutions and matrix products are computed in that precision, and reductions, divisions
-            and everything else in float32.
+            last two, the convolutions and matrix products of relevances and gradients are computed in that precision;
+            the forward pass, reductions, divisions and everything else in float32.
         compile_options: how the graph is run: pieces, memory format.
 
     Raises:

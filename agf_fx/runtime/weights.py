@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 
-REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products only
+REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
 _WHOLE = {"float32": torch.float32, "float64": torch.float64}
 
 

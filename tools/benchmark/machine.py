@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def first_capture_s() -> float:
+    """Seconds of the first capture in this process, of a network with nothing to it: imports, mostly."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Flatten(), torch.nn.Linear(2 * 64, 2)).eval()
+    started = time.perf_counter()
+    agf_fx.compile(model, torch.zeros(1, 3, 8, 8))(torch.rand(1, 3, 8, 8))
+    return time.perf_counter() - started
 
 
 def commit() -> str | None:

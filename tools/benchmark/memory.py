@@ -1,7 +1,7 @@
 """Peak memory of one run, counted in three ways that do not depend on each other.
 
-* *live tensors*: bytes of the tensor storages that operations made and that are still referenced (CPU; exact, but blind to
-  memory inside kernels, and to code that does not go through PyTorch's dispatcher, such as compiled code);
+* *live tensors*: bytes of the tensor storages that operations made and that are still referenced (CPU; exact, but blind
+  to memory inside kernels, and to code that does not go through PyTorch's dispatcher, such as compiled code);
 * *allocator*: bytes held from PyTorch's allocator, scratch space of kernels included;
 * *RSS growth*: pages of the process at the peak, beyond those before the run (Linux, CPU; coarse).
 
@@ -25,19 +25,21 @@ from torch.utils._pytree import tree_leaves
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_memory(run: Run, device: torch.device, *, dispatched: bool = True) -> dict[str, int | None]:
+def peak_memory(run: Run, device: torch.device, backend: str = "eager") -> dict[str, int | None]:
     """Peak bytes of a run that has run before: ``live``, ``allocator`` and ``rss_growth``, None where unknown.
 
     Args:
         run: what to measure; it runs up to three times.
         device: where it runs.
-        dispatched: whether all its operations go through the dispatcher, so that live tensors can be counted.
+        backend: what runs it. Only the operations of the eager backend all go through the dispatcher, and CUDA graphs
+            keep their memory between calls, so that a call allocates nothing.
     """
     gc.collect()
     if device.type == "cuda":
-        return {"live": None, "allocator": cuda_peak(run, device), "rss_growth": None}
+        allocator = None if backend == "cudagraphs" else cuda_peak(run, device)
+        return {"live": None, "allocator": allocator, "rss_growth": None}
     return {
-        "live": live_peak(run) if dispatched else None,
+        "live": live_peak(run) if backend == "eager" else None,
         "allocator": allocator_peak(run),
         "rss_growth": rss_growth(run),
     }

@@ -1,9 +1,9 @@
 """The bare products of an explanation: its convolutions and matrix products, and nothing else.
 
-They are recorded while an explanation runs, with the shapes, strides and dtypes they really have (memory formats, prepared
-weights and batches in pieces included), and replayed on random tensors. No elementwise optimisation can go below their
-time. Products of two batched operands, as in the factorisation of a feature map, are not of the size of a convolution and
-are left out.
+They are recorded while an explanation runs, with the shapes, strides and dtypes they really have (memory formats,
+prepared weights and batches in pieces included), and replayed on random tensors. No elementwise optimisation can go
+below their time. Products of two batched operands, as in the factorisation of a feature map, are not of the size of a
+convolution and are left out.
 """
 
 from __future__ import annotations

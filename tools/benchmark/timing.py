@@ -26,9 +26,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def interleaved(
-    runs: Mapping[str, Run], repeats: int, device: torch.device, minimum: float = 0.1
-) -> dict[str, list[float]]:
+def interleaved(runs: Mapping[str, Run], repeats: int, device: torch.device, minimum: float) -> dict[str, list[float]]:
     """Seconds of every run in every round, after one round of warm-up.
 
     Runs are taken in turns, so that a machine that slows down slows all of them down. A run shorter than ``minimum``

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from networks import basic_resnet, load_golden, small_vgg
+from optimising import around
+from torch import nn
+
+from agf_fx.passes.batch_norms import fold_batch_norms
+
+aten = torch.ops.aten
+
+
+class Norms(nn.Module):
+    """Batch norms that can be folded (with and without affine parameters and bias) and one that cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stem_bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.plain, self.plain_bn = nn.Conv2d(4, 5, 3, bias=False), nn.BatchNorm2d(5, affine=False)
+        self.grouped, self.grouped_bn = nn.Conv2d(5, 10, 3, groups=5), nn.BatchNorm2d(10)
+        self.read_twice, self.read_twice_bn = nn.Conv2d(10, 10, 1), nn.BatchNorm2d(10)
+        self.fc, self.fc_bn, self.head = nn.Linear(40, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem_bn(self.stem(x)))
+        x = torch.relu(self.plain_bn(self.plain(x)))
+        x = torch.relu(self.grouped_bn(self.grouped(x)))
+        y = self.read_twice(x)
+        x = torch.relu(self.read_twice_bn(y) + y)
+        x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return self.head(torch.relu(self.fc_bn(self.fc(x))))
+
+
+def with_statistics(model):
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            if module.affine:
+                nn.init.uniform_(module.weight, -1.5, 1.5, generator=generator)
+                nn.init.uniform_(module.bias, -1, 1, generator=generator)
+                with torch.no_grad():
+                    module.weight[0] = 0  # a channel that a residual network's initialisation switches off
+    return model.double().eval()
+
+
+def test_norms_go_where_nothing_else_reads_the_layer():
+    found = around(fold_batch_norms, with_statistics(Norms()), 12)
+    assert found.count(aten.batch_norm.default) == (5, 1)
+    (left,) = [n for n in found.after.graph.nodes if n.target is aten.batch_norm.default]
+    assert left.meta["layer"] == "read_twice_bn"
+    assert found.difference <= 1e-12
+
+
+def test_relevance_keeps_the_unfolded_weight():
+    found = around(fold_batch_norms, with_statistics(Norms()), 12)
+    absolute = [n for n in found.after.graph.nodes if n.target is aten.abs.default and n.meta["rule"] != "z_box"]
+    assert {"p_plain_weight", "p_grouped_weight"} <= {str(n.args[0]) for n in absolute}
+
+
+def test_before_and_after():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
+    )
+    model.append(nn.Linear(4 * 16, 5))
+    found = around(fold_batch_norms, with_statistics(model), 8)
+    conv = "[1, 1], [0, 0], [1, 1], 1)"
+    transposed = "None, [1, 1], [0, 0], [0, 0], 1, [1, 1])"
+    assert calls_of(found.before, "2", "3") == [
+        f"%_2 = conv2d(%_1, %p_2_weight, None, {conv}",
+        "%_3 = batch_norm(%_2, %p_3_weight, %p_3_bias, %b_3_running_mean, %b_3_running_var, False, 0.1, 1e-05, False)",
+        "%_3_grad = add.Scalar(%b_3_running_var, 1e-05)",
+        "%_3_grad_1 = rsqrt(%_3_grad)",
+        "%_3_grad_2 = mul.Tensor(%p_3_weight, %_3_grad_1)",
+        "%_3_grad_3 = reshape(%_3_grad_2, [-1, 1, 1])",
+        "%_3_grad_4 = mul.Tensor(%_4_grad, %_3_grad_3)",
+        "%_2_grad = flatten.using_ints(%_3_grad_4, 0, 1)",
+        f"%_2_grad_1 = conv_transpose2d.input(%_2_grad, %p_2_weight, {transposed}",
+        "%_2_grad_2 = reshape(%_2_grad_1, [%K, -1, 4, 6, 6])",
+    ]
+    after = calls_of(found.after, "2", "3")
+    assert f"%_2 = conv2d(%_1, %_6, %_9, {conv}" in after
+    assert "%_2_grad = flatten.using_ints(%_4_grad, 0, 1)" in after
+    assert f"%_2_grad_1 = conv_transpose2d.input(%_2_grad, %_2_grad_4, {transposed}" in after
+    assert "%_2_grad_4 = mul.Tensor(%p_2_weight, %_2_grad_3)" in after
+
+
+def calls_of(explanation, *layers):
+    from agf_fx.ir.text import call
+
+    wanted = ("forward", "gradient")
+    return [
+        call(n)
+        for n in explanation.graph.nodes
+        if n.meta.get("layer") in layers and n.meta["stream"] in wanted and not n.name.endswith("_r")
+    ]
+
+
+@pytest.mark.parametrize("build", [small_vgg, basic_resnet, lambda: load_golden("resnet_tiny.in64").model])
+def test_outputs_stay(build):
+    found = around(fold_batch_norms, build(), 64)
+    before, after = found.count(aten.batch_norm.default)
+    assert after <= 1 < before  # the one behind an input layer without bias stays
+    assert found.difference <= 1e-11

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from networks import basic_resnet, small_vgg
+from optimising import around
+from torch import nn
+
+from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
+from agf_fx.passes.gradient_masks import drop_gradient_masks
+
+aten = torch.ops.aten
+
+
+@pytest.mark.parametrize("build", [small_vgg, basic_resnet])
+def test_masks_go_where_a_relu_stands_behind_and_a_product_with_them(build):
+    found = around(drop_gradient_masks, build(), 32)
+    assert masks(found.before)
+    assert not masks(found.after)
+    assert found.difference <= 1e-15
+    eliminate_common_subexpressions(found.after)
+    assert products(found.after) == products(found.before) - len(masks(found.before))
+
+
+class PoolBehind(nn.Module):
+    """A convolution without bias into a pooling layer: its output is exactly 0 where the image is."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Conv2d(4, 6, 3, padding=1, bias=False)
+        self.norm, self.fc = nn.BatchNorm2d(6), nn.Linear(6 * 16, 5)
+
+    def forward(self, x):
+        x = self.conv(torch.relu(self.stem(x)))
+        return self.fc(torch.relu(nn.functional.avg_pool2d(x, 2)).flatten(1))
+
+
+class ReluAndPoolBehind(PoolBehind):
+    """Two readers, of which one is no ReLU."""
+
+    def forward(self, x):
+        x = self.norm(self.conv(torch.relu(self.stem(x))))
+        return self.fc(nn.functional.avg_pool2d(torch.relu(x) + x, 2).flatten(1))
+
+
+class NormBehind(PoolBehind):
+    """A batch norm in between lets a ReLU count."""
+
+    def forward(self, x):
+        x = self.norm(self.conv(torch.relu(self.stem(x))))
+        return self.fc(nn.functional.avg_pool2d(torch.relu(x), 2).flatten(1))
+
+
+@pytest.mark.parametrize(("build", "left"), [(PoolBehind, 1), (ReluAndPoolBehind, 1), (NormBehind, 0)])
+def test_masks_stay_where_the_proof_does_not_hold(build, left):
+    torch.manual_seed(0)
+    found = around(drop_gradient_masks, build().double().eval(), 8)
+    assert (len(masks(found.before)), len(masks(found.after))) == (1, left)
+    assert found.difference <= 1e-15
+
+
+def test_before_and_after():
+    torch.manual_seed(0)
+    found = around(drop_gradient_masks, NormBehind().double().eval(), 8)
+    (mask,) = masks(found.before)
+    assert [str(mask.args[0]), mask.args[1].target, mask.args[1].args[0].target] == [
+        "norm_grad_4",
+        aten.abs.default,
+        aten.sign.default,
+    ]
+    (reader,) = mask.users
+    same = next(node for node in found.after.graph.nodes if node.name == reader.name)
+    assert str(same.args[0]) == "norm_grad_4"
+
+
+def masks(explanation):
+    """Products of a gradient with the mask of a relevance."""
+    return [
+        node
+        for node in explanation.graph.nodes
+        if node.target is aten.mul.Tensor
+        and isinstance(node.args[0], torch.fx.Node)
+        and node.args[0].meta.get("stream") == "gradient"
+        and isinstance(node.args[1], torch.fx.Node)
+        and node.args[1].target is aten.abs.default
+    ]
+
+
+def products(explanation):
+    return sum(node.target is aten.conv_transpose2d.input for node in explanation.graph.nodes)

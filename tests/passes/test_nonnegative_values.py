@@ -1,0 +1,71 @@
+import torch
+from networks import basic_resnet, small_vgg
+from optimising import around, handmade, lines, run
+
+from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
+
+aten = torch.ops.aten
+
+
+def test_before_and_after():
+    explanation = handmade(
+        "images target w",
+        ("y", aten.relu.default, "images", {"stream": "forward"}),
+        ("a", aten.abs.default, "y"),
+        ("v", aten.abs.default, "w"),
+        ("z", aten.conv2d.default, "a", "v", None, [1, 1], [1, 1], [1, 1], 1),
+        ("s", aten.abs.default, "z"),
+        ("d", aten.add.Scalar, "z", 1e-9),
+        ("e", aten.eq.Scalar, "d", 0),
+        ("m", aten.mul.Scalar, "e", 1e-9),
+        ("f", aten.add.Tensor, "d", "m"),
+        ("b", aten.abs.default, "images"),
+        ("q", aten.div.Tensor, "s", "f"),
+        ("g", aten.sub.Tensor, "q", "y"),
+        ("h", aten.abs.default, "g"),
+        ("r", aten.relu.default, "h"),
+        ("o", aten.mul.Tensor, "r", "b"),
+    )
+    x, w = torch.randn(2, 3, 5, 5), torch.randn(3, 3, 3, 3)
+    before = run(explanation, x, None, w)
+    simplify_nonnegative_values(explanation)
+    explanation.graph.eliminate_dead_code()
+    assert lines(explanation.graph) == [
+        "%y = relu(%images)",
+        "%v = abs(%w)",
+        "%z = conv2d(%y, %v, None, [1, 1], [1, 1], [1, 1], 1)",
+        "%d = add.Scalar(%z, 1e-09)",
+        "%b = abs(%images)",
+        "%q = div.Tensor(%z, %d)",
+        "%g = sub.Tensor(%q, %y)",
+        "%h = abs(%g)",
+        "%o = mul.Tensor(%h, %b)",
+    ]
+    assert torch.equal(before, run(explanation, x, None, w))
+
+
+def test_what_may_be_negative_stays():
+    explanation = handmade(
+        "images target w",
+        ("y", aten.relu.default, "images", {"stream": "forward"}),
+        ("z", aten.conv2d.default, "y", "w", None, [1, 1], [1, 1], [1, 1], 1),
+        ("a", aten.abs.default, "z"),
+        ("n", aten.mul.Scalar, "y", -1.0),
+        ("b", aten.abs.default, "n"),
+        ("l", aten.add.Scalar, "y", -1.0),
+        ("c", aten.abs.default, "l"),
+        ("m", aten.mul.Tensor, "a", "b"),
+        ("o", aten.mul.Tensor, "m", "c"),
+    )
+    before = lines(explanation.graph)
+    simplify_nonnegative_values(explanation)
+    assert lines(explanation.graph) == before
+
+
+def test_networks_keep_their_bits():
+    for model, size in ((small_vgg(), 16), (basic_resnet(), 32)):
+        found = around(simplify_nonnegative_values, model, size)
+        before, after = found.count(aten.abs.default)
+        assert after < before
+        assert found.count(aten.eq.Scalar)[1] <= found.count(aten.eq.Scalar)[0]
+        assert torch.equal(*(outputs[0] for outputs in (found.outputs_before, found.outputs_after)))
