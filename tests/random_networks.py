@@ -219,7 +219,7 @@ def _every_window_reads(kind: str, shape: tuple[int, ...]) -> bool:
 
 def affine(sketch: Sketch, x: str) -> str:
     """Arithmetic with numbers and parameters."""
-    spelling = sketch.pick("{} * 0.5", "{} + 0.25", "{} / 1.5", "1 - {}", "{} - 0.1", "0.3 * {}", "*", "+")
+    spelling = sketch.pick("{} * 0.5", "-0.3 * {}", "{} + 0.25", "{} / -1.5", "{} - 0.1", "1 - {}", "1 - {}", "*", "+")
     if len(spelling) > 1:
         return sketch.step(spelling.format(x))
     channels = sketch.shape(x)[0]
@@ -323,23 +323,17 @@ def junction(sketch: Sketch, x: str) -> str:
 
 
 BLOCKS: tuple[Block, ...] = (
-    plain,
-    plain,
-    plain,
-    pool,
-    pool,
-    pool,
-    residual,
-    residual,
-    residual,
+    *[plain] * 3,
+    *[pool] * 3,
+    *[residual] * 3,
+    *[junction] * 3,
+    *[affine] * 2,
     concatenation,
     fan_out,
-    junction,
-    batch_norm,
     repeated,
-    affine,
-    movement,
+    batch_norm,
     on_channels,
+    movement,
     dropout,
 )
 
@@ -347,7 +341,7 @@ BLOCKS: tuple[Block, ...] = (
 def features(sketch: Sketch, x: str) -> str:
     """A few blocks. The first makes a new value: an operation in place would change the images."""
     x = sketch.pick(plain, plain, plain, plain, affine)(sketch, x)
-    for _ in range(sketch.integer(1, 5)):
+    for _ in range(sketch.integer(2, 5)):
         if sketch.convolutions < MOST_CONVOLUTIONS - 2:
             x = sketch.pick(*BLOCKS)(sketch, x)
     return maybe(0.3, pool, sketch, x)

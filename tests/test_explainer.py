@@ -40,8 +40,8 @@ def test_shapes_and_targets():
 def test_several_targets_equal_single_ones():
     explainer, x = agf_fx.compile(basic_resnet(), images(size=32)), images(size=32)
     several = explainer(x, torch.tensor([[0, 4], [1, 3], [2, 2]]))
-    assert torch.equal(several[:, 0], explainer(x, [0, 1, 2]))
-    assert torch.equal(several[:, 1], explainer(x, [4, 3, 2]))
+    assert relative(several[:, 0], explainer(x, [0, 1, 2])) <= 1e-12
+    assert relative(several[:, 1], explainer(x, [4, 3, 2])) <= 1e-12
 
 
 def test_top_classes():
@@ -49,11 +49,12 @@ def test_top_classes():
     explainer, x = agf_fx.compile(model), images()
     result = explainer.explain(x, top_k=3)
     logits = model(x)
-    assert torch.equal(result.logits, logits)
+    assert relative(result.logits, logits) <= 1e-12  # batch norm is folded into the convolutions
     assert torch.equal(result.target, logits.topk(3).indices)
     assert result.maps.shape == (3, 3, 16, 16)
     assert result.images is x
-    assert torch.equal(explainer(x), result.maps[:, 0])
+    assert relative(explainer(x), result.maps[:, 0]) <= 1e-12
+    assert relative(explainer(x, result.target), result.maps) <= 1e-12
     assert torch.equal(explainer.explain(x).target, logits.argmax(1, keepdim=True))
 
 

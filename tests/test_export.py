@@ -41,9 +41,11 @@ RUN_ELSEWHERE = """
 def test_torchscript_in_a_process_without_agf_fx(build, size, tmp_path):
     model = build().float()
     cases = []
-    for count in (1, 3, 8):
+    for count, targets in ((1, 1), (3, 2), (8, 3)):
         generator = torch.Generator().manual_seed(count)
-        cases.append((torch.randn(count, 3, size, size, generator=generator), torch.arange(count) % 5))
+        target = (torch.arange(count)[:, None] + torch.arange(targets)) % 5
+        cases.append((torch.randn(count, 3, size, size, generator=generator), target))
+    cases.append((cases[1][0], torch.tensor([[-1, 0], [4, -2], [-5, -1]])))  # ranks among classes
     explainer = agf_fx.compile(model, cases[0][0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -56,9 +58,13 @@ def test_torchscript_in_a_process_without_agf_fx(build, size, tmp_path):
     assert done.returncode == 0, done.stderr
 
     for (images, target), (maps, logits) in zip(cases, torch.load(tmp_path / "results.pt"), strict=True):
-        result = explainer.explain(images, target)
+        ranked = logits.argsort(1, descending=True)
+        result = explainer.explain(
+            images, torch.where(target < 0, ranked.gather(1, (-target - 1).clamp(min=0)), target)
+        )
+        assert maps.shape == (*target.shape, size, size)
         assert (logits - result.logits).abs().max() <= 1e-5 * result.logits.abs().max()
-        assert (maps - result.maps[:, 0]).abs().max() <= 1e-5 * result.maps.abs().max()
+        assert (maps - result.maps).abs().max() <= 1e-5 * result.maps.abs().max()
     metadata = json.loads(done.stdout)
     assert metadata["method"] == "agf"
     assert metadata["image_shape"] == [3, size, size]
@@ -69,13 +75,13 @@ def test_the_file_keeps_the_weights_of_its_moment(tmp_path):
     model = small_vgg()
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     explainer = agf_fx.compile(model, images)
-    expected = explainer(images, 1)
+    expected = explainer(images, [[1, 3], [1, 0]])
     explainer.export(tmp_path / "explainer.pt")
     with torch.no_grad():
         model.features[0].weight.zero_()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        maps, _ = torch.jit.load(tmp_path / "explainer.pt")(images, torch.tensor([1, 1]))
+        maps, _ = torch.jit.load(tmp_path / "explainer.pt")(images, torch.tensor([[1, 3], [1, 0]]))
     torch.testing.assert_close(maps, expected)
     assert not list(tmp_path.glob(".*"))
 

@@ -33,8 +33,8 @@ def peak_bytes(explanation: ExplanationGraph) -> Callable[[int, int], int]:
     """The most bytes alive at once, as a function of the numbers of images and of targets.
 
     Counted are all values between the inputs and the results, each from the call that computes it to the last one that
-    reads it or a view of it; flattening several targets is counted as a view. Images, weights and what a kernel
-    allocates for itself are not counted.
+    reads it or a view of it; flattening several targets is counted as a view. Copies of a weight that
+    a convolution makes are counted; images and weights themselves are not.
     """
     explanation.infer_types()
     moments = _moments(explanation.graph)
@@ -58,11 +58,18 @@ def _moments(graph: fx.Graph) -> set[tuple[int, int, int]]:
     for node in nodes:
         if node.op == "call_function" and owner[node] is node:
             alive = _plus(alive, _bytes(node.meta["type"]), 1)
-            moments.add(alive)
+            moments.add(_plus(alive, _workspace(node), 1))
         for dead in freed.get(node, ()):
             if dead.op == "call_function":
                 alive = _plus(alive, _bytes(dead.meta["type"]), -1)
     return moments
+
+
+def _workspace(node: fx.Node) -> tuple[int, int, int]:
+    """Bytes that a kernel takes for itself: convolutions copy their weight into an order of their own."""
+    if node.target in (aten.conv2d.default, aten.conv_transpose2d.input):
+        return _bytes(node.args[1].meta["type"])
+    return 0, 0, 0
 
 
 def _bytes(kind: Any) -> tuple[int, int, int]:

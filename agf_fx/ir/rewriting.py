@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
+
+_NUMBERING = re.compile(r"(?<=\w)_\d+$")  # what fx appends to a name that is taken
 
 LABELS = ("stream", "rule", "layer", "site", "symbol", "equation")
 
@@ -21,7 +24,7 @@ def is_call(value: Any, *targets: Callable[..., Any]) -> bool:
 def insert_before(node: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
     """A new call in front of ``node``, labelled like it."""
     with node.graph.inserting_before(node):
-        stem = node.name.rstrip("0123456789").rstrip("_")
+        stem = _NUMBERING.sub("", node.name)
         new = node.graph.create_node("call_function", target, args, {}, name=stem)
     new.meta.update({label: node.meta[label] for label in LABELS if label in node.meta})
     return new

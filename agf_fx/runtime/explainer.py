@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class Explainer:
         self.method = method.name
         self._method = method
         self._execution = execution
-        self._programs: dict[tuple[int, ...], Program] = {}
+        self._programs: dict[tuple[Any, ...], Program] = {}
         self._latest: Program | None = None
         self._lock = threading.Lock()
 
@@ -167,6 +168,15 @@ class Explainer:
         self._program_for(images)
         return self
 
+    def forget_weights(self) -> None:
+        """Prepare the weights anew at the next call.
+
+        Needed after an edit that bypasses PyTorch's version counters, as ``parameter.data.mul_(2)`` does; every other
+        change is noticed.
+        """
+        for program in self._programs.values():
+            program.weights.forget()
+
     @property
     def graph(self) -> ExplanationGraph:
         """The explanation graph for the image size used last.
@@ -203,12 +213,12 @@ class Explainer:
         return self._latest
 
     def _program_for(self, images: Tensor) -> Program:
-        size = tuple(images.shape[1:]) if isinstance(images, Tensor) else ()
-        program = self._programs.get(size)
+        kind = (tuple(images.shape[1:]), images.dtype, images.device) if isinstance(images, Tensor) else ()
+        program = self._programs.get(kind)
         if program is None:
             with self._lock:
-                program = self._programs.get(size) or self._compile(images)
-                self._programs[size] = program
+                program = self._programs.get(kind) or self._compile(images)
+                self._programs[kind] = program
         self._latest = program
         return program
 
@@ -227,7 +237,7 @@ class Explainer:
         return choose(self._execution.backend, device)
 
     def __repr__(self) -> str:
-        sizes = ", ".join("x".join(map(str, size)) for size in self._programs) or "none yet"
+        sizes = ", ".join(dict.fromkeys("x".join(map(str, size)) for size, *_ in self._programs)) or "none yet"
         model, chosen = type(self.model).__name__, self._execution.backend
         backend = f"{chosen!r}" if chosen == self.backend else f"{chosen!r} ({self.backend})"
         return f"Explainer({model}, method={self.method!r}, backend={backend}, image sizes: {sizes})"

@@ -52,7 +52,8 @@ class Measurement:
 def measure(subject: Subject, batch: int) -> Measurement:
     """Time forward passes, explanations, their bare products and the peers in turns."""
     settings, images = subject.settings, subject.images(batch)
-    explanations = explanation_runs(subject, images)
+    runs, explanations = forward_runs(subject, images), explanation_runs(subject, images)
+    runs[FORWARD]()  # wakes up threads and device, which is no cost of a first explanation
     first = {name: timed(run, settings.device) for name, run in explanations.items()}
     products = {
         (precision, targets): products_of(explanation(subject, Variant("eager", precision), images, targets))
@@ -61,7 +62,7 @@ def measure(subject: Subject, batch: int) -> Measurement:
     }
     one_class = subject.targets(batch, 1)[:, 0]
     peers, refused = peer_runs(subject.model, images, one_class) if settings.peers else ({}, {})
-    runs = forward_runs(subject, images) | explanations
+    runs |= explanations
     runs |= {bare_name(*key): bare(recorded) for key, recorded in products.items()}
     runs |= {peer_name(name): run for name, run in peers.items()}
     rounds = interleaved(runs, settings.repeats, settings.device, settings.turn)
