@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -78,8 +79,8 @@ def lower(
     Args:
         canonical: a captured model.
         method: the method to compile.
-        after_step: called with the step's name and the graph after every step; by default every graph is verified
-            when the environment variable ``AGF_FX_DEBUG`` is 1, and nothing is called otherwise.
+        after_step: called with the step's name and the graph after every step. By default the environment variable
+            ``AGF_FX_DEBUG`` decides: 1 verifies every graph, ``print`` also writes its text to standard error.
         optimisations: the passes after emission; ``()`` leaves the graph as it is emitted.
 
     Raises:
@@ -92,8 +93,8 @@ def lower(
             f"classes, so it needs {method.minimum_classes}. Wrap the model to return both classes, "
             "e.g. torch.cat([-y, y], 1)."
         )
-    if after_step is None and os.environ.get("AGF_FX_DEBUG") == "1":
-        after_step = verify_step
+    if after_step is None:
+        after_step = {"1": verify_step, "print": print_step}.get(os.environ.get("AGF_FX_DEBUG", ""))
     graph: Graph = canonical
     for step in pipeline(method, optimisations):
         graph = step(graph)
@@ -106,3 +107,9 @@ def lower(
 def verify_step(name: str, graph: Graph) -> None:
     """Verify the graph after a step; the error says after which."""
     (verify_canonical if isinstance(graph, CanonicalGraph) else verify_explanation)(graph)
+
+
+def print_step(name: str, graph: Graph) -> None:
+    """Verify the graph after a step, and write it to standard error under the step's name."""
+    verify_step(name, graph)
+    print(f"=== after {name}\n{graph}", file=sys.stderr)

@@ -193,14 +193,13 @@ def pool(sketch: Sketch, x: str) -> str:
     """A pooling that fits; none where the drawn one does not."""
     kernel = sketch.pick(2, 3, 3, (2, 3), (3, 1))
     stride, ceil = sketch.pick(None, 1, 2, 2, (2, 1)), sketch.pick(None, True)
-    padding = 1 if kernel != (3, 1) and sketch.chance(0.5) else None
+    padding = 1 if kernel != (3, 1) and sketch.chance(0.6) else None
     window = f"{kernel}{options(stride=stride, padding=padding, ceil_mode=ceil)}"
-    inside = options(count_include_pad=False if padding and sketch.chance(0.5) else None)
     kind = sketch.pick(
         f"nn.MaxPool2d({window})",
         f"nn.MaxPool2d({window}{options(dilation=sketch.pick(None, 2))})",
-        f"nn.AvgPool2d({window}{inside})",
-        f"nn.AvgPool2d({window}{inside}{options(divisor_override=sketch.pick(None, 3))})",
+        f"nn.AvgPool2d({window})",
+        f"nn.AvgPool2d({window}{sketch.pick(', count_include_pad=False', ', divisor_override=3')})",
         f"nn.AdaptiveAvgPool2d({sketch.pick((5, 4), (7, 7), (None, 3), (2, 1), (1, 2), 2)})",
     )
     try:

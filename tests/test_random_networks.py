@@ -86,6 +86,7 @@ def test_the_networks_are_small_differ_and_cover_every_feature():
     assert missing == []
 
 
+@pytest.mark.filterwarnings("ignore:maps of images")
 def test_most_networks_are_alive():
     alive = 0
     for seed in SEEDS[:8]:

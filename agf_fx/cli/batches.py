@@ -65,7 +65,7 @@ class Targets:
         """Keyword arguments of ``explain`` for a batch (N, 3, H, W)."""
         if not self.fixed:
             return {"top_k": self.top_k or 1}
-        target = torch.tensor(self.fixed).expand(len(images), -1)
+        target = torch.tensor(self.fixed, device=images.device).expand(len(images), -1)
         if self.top_k is not None:
             with torch.inference_mode():
                 strongest = model.model(images).topk(self.top_k, dim=1).indices
@@ -140,6 +140,7 @@ def _explain_together(
     batch: Sequence[Prepared], explainer: Any, model: LoadedModel, targets: Targets
 ) -> list[Explained]:
     images = torch.stack([item.tensor for item in batch])
+    images = images.to(next((weight.device for weight in model.model.parameters()), images.device))
     result = explainer.explain(images, **targets.arguments(model, images))
     maps = result.maps.detach().to("cpu", torch.float32).numpy()
     logits = result.logits.detach().to("cpu", torch.float32)

@@ -57,6 +57,13 @@ def explain(
         typer.Option("--multi-label", help="Classes do not exclude each other (bundled models know it)."),
     ] = False,
     method: options.Method = "agf",
+    backend: Annotated[
+        str, typer.Option(help="eager, inductor (compiles first; for many images), cudagraphs, or auto.")
+    ] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="float64, float32, bfloat16 or float16. [default: the model's]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Images explained at a time.")] = 8,
     contact_sheet: Annotated[
         bool, typer.Option("--contact-sheet", help="Also write all pictures and maps on one sheet.")
@@ -84,10 +91,20 @@ def explain(
         multi_label=multi_label,
     )
     from agf_fx.cli.report import print_table, to_json
-    from agf_fx.cli.run import Request, run
+    from agf_fx.cli.run import Execution, Request, run
 
     with expected_errors(console):
-        request = Request(tuple(images), tuple(target or ()), top_k, out, method, batch_size, max_pixels, contact_sheet)
+        request = Request(
+            paths=tuple(images),
+            targets=tuple(target or ()),
+            top_k=top_k,
+            out=out,
+            method=method,
+            execution=Execution(device, backend, precision),
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+            contact_sheet=contact_sheet,
+        )
         summary = run(request, loaded, console)
     if json:
         typer.echo(to_json(summary))

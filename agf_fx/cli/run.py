@@ -28,6 +28,27 @@ _FEW = 4  # images for which a progress bar is not worth it
 
 
 @dataclass(frozen=True)
+class Execution:
+    """Where and how to run (see ``agf-fx explain --help``)."""
+
+    device: str = "cpu"
+    backend: str = "auto"
+    precision: str | None = None
+
+    def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model on the device.
+
+        Raises:
+            OptionsError: there is no such device.
+        """
+        try:
+            return model.to(torch.device(self.device))
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise OptionsError(f"--device {self.device} cannot be used: {reason} Leave it out for the CPU.") from error
+
+
+@dataclass(frozen=True)
 class Request:
     """What the user asked for (see ``agf-fx explain --help``)."""
 
@@ -36,6 +57,7 @@ class Request:
     top_k: int | None
     out: Path
     method: str
+    execution: Execution
     batch_size: int
     max_pixels: int | None
     contact_sheet: bool
@@ -59,7 +81,14 @@ def run(request: Request, model: LoadedModel, console: Console) -> Summary:
         return summary
     with stdout_kept_clean(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateMapWarning)  # told of each image by name, see _Writer
-        explainer = agf_fx.compile(model.model, _example(model), method=request.method)
+        execution = request.execution
+        explainer = agf_fx.compile(
+            execution.place(model.model),
+            _example(model).to(execution.device),
+            method=request.method,
+            backend=execution.backend,
+            precision=execution.precision,
+        )
         request.out.mkdir(parents=True, exist_ok=True)
         _explain_all(request, model, explainer, targets, found.paths, reporter)
     return summary
