@@ -15,6 +15,7 @@ from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
 from agf_fx.passes.batch_norms import fold_batch_norms
+from agf_fx.passes.channels_last import keep_channels_last
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
@@ -54,12 +55,14 @@ OPTIMISATIONS: tuple[Step, ...] = (
 )
 
 
-def optimisations(precision: torch.dtype | None = None) -> tuple[Step, ...]:
-    """The optimisations, with products in ``precision`` if it is given."""
-    if precision is None:
-        return OPTIMISATIONS
+def optimisations(precision: torch.dtype | None = None, channels_last: bool = False) -> tuple[Step, ...]:
+    """The optimisations for a way of running: products in ``precision`` if it is given, tensors in channels-last."""
     *before, hoist = OPTIMISATIONS
-    return (*before, functools.partial(reduce_product_precision, dtype=precision), hoist)
+    if channels_last:
+        before.append(keep_channels_last)
+    if precision is not None:
+        before.append(functools.partial(reduce_product_precision, dtype=precision))
+    return (*before, hoist)
 
 
 def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) -> tuple[Step, ...]:

@@ -7,20 +7,20 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from emission import weights
 from networks import basic_resnet, reuse, small_vgg
-from torch import nn
+from torch import fx, nn
 
 import agf_fx
 import agf_fx.errors
 from agf_fx.errors import CaptureError, InputError, UnsupportedOpError
-from agf_fx.runtime.program import Program
 
 IMAGES = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def logits_of(model, canonical, images=IMAGES):
-    program = Program(canonical, None)
-    return program.forward(images, *program.inputs(model))
+    forward = fx.GraphModule(nn.Module(), canonical.graph)
+    return forward(images, *weights(canonical, model).values())
 
 
 def test_functional_in_place_and_reused_activations():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
-from random_networks import Case, check, network_source
+from random_networks import Case, check, graph_equals_model, network_source, optimised_equals_emitted_graph
+
+from agf_fx.errors import UnsupportedOpError
 
 SEEDS = range(72)
 
@@ -86,20 +89,27 @@ def test_the_networks_are_small_differ_and_cover_every_feature():
     assert missing == []
 
 
-@pytest.mark.filterwarnings("ignore:maps of images")
 def test_most_networks_are_alive():
     alive = 0
     for seed in SEEDS[:8]:
-        case = Case.of(network_source(seed))
-        alive += bool(torch.any(case.explainer(case.images, case.target)))
+        maps, _ = Case.of(network_source(seed)).explain()
+        alive += bool(torch.any(maps))
     assert alive >= 6
 
 
 def test_a_failure_can_be_pasted():
-    source = network_source(0).replace("return ", "return 2 * ")
-    broken = source.replace("images = ", "model.forward = lambda x: Network.forward(model, x) + x.mean()\nimages = ")
-    with pytest.raises(
-        AssertionError, match=r"(?s)class Network.*agf_fx\.compile\(model\)\(images, target\)"
-    ) as caught:
+    broken = network_source(0).replace("Network().double()", "nn.Sequential(Network(), nn.GELU()).double()")
+    with pytest.raises(AssertionError, match=r"no relevance rule for aten[.]gelu") as caught:
         check(broken)
-    assert broken in str(caught.value)
+    pasted = str(caught.value)[str(caught.value).index("import torch\n") :]
+    with pytest.raises(UnsupportedOpError, match="gelu"):
+        exec(pasted, {})
+
+
+@pytest.mark.parametrize("check_one", [graph_equals_model, optimised_equals_emitted_graph])
+def test_the_checks_notice_a_difference(check_one):
+    case = Case.of(network_source(0))
+    check_one(case)
+    weights = {name: weight * 1.0001 for name, weight in case.weights.items()}
+    with pytest.raises(AssertionError, match=r"differ from|change the maps"):
+        check_one(replace(case, weights=weights))

@@ -42,18 +42,26 @@ def main(argv: Sequence[str] | None = None) -> Record:
         "settings": asdict(settings) | {"device": str(settings.device)},
         **{rows: [] for rows in ("setup", "forwards", "explanations", "peers")},
     }
-    for subject in (Subject(name, settings) for name in settings.models):
-        record["setup"].append(setup(subject))
-        for batch in settings.batches:
-            print(f"{subject.name}, batch {batch} ...", file=sys.stderr, flush=True)
-            measured = measure(subject, batch)
-            record["forwards"].append(forward_row(measured))
-            record["explanations"].extend(explanation_rows(measured))
-            record["peers"].extend(peer_rows(measured))
-            if arguments.json:
-                save_json(arguments.json, record)  # what there is, should the rest be interrupted
-    print(page(record))
+    try:
+        for name in settings.models:
+            add_network(record, Subject(name, settings), arguments.json)
+    finally:
+        print(page(record))  # an interrupted run shows what it has
     return record
+
+
+def add_network(record: Record, subject: Subject, file: Path | None) -> None:
+    """Measure one network and add its rows to ``record``, writing it after every batch size."""
+    record["setup"].append(setup(subject))
+    for batch in subject.settings.batches:
+        print(f"{subject.name}, batch {batch} ...", file=sys.stderr, flush=True)
+        measured = measure(subject, batch)
+        rows = forward_row(measured), explanation_rows(measured), peer_rows(measured)
+        record["forwards"].append(rows[0])
+        record["explanations"].extend(rows[1])
+        record["peers"].extend(rows[2])
+        if file:
+            save_json(file, record)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

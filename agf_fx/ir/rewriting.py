@@ -17,8 +17,8 @@ LABELS = ("stream", "rule", "layer", "site", "symbol", "equation")
 
 
 def is_call(value: Any, *targets: Callable[..., Any]) -> bool:
-    """Whether ``value`` is a node that calls one of ``targets``."""
-    return isinstance(value, fx.Node) and value.op == "call_function" and value.target in targets
+    """Whether ``value`` is a node that calls one of ``targets``, or anything if none is given."""
+    return isinstance(value, fx.Node) and value.op == "call_function" and (not targets or value.target in targets)
 
 
 def insert_before(node: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:

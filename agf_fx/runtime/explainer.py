@@ -226,8 +226,9 @@ class Explainer:
         precision, options = self._execution.precision, self._execution.options
         backend = choose(self._execution.backend, images.device)
         canonical = capture(self.model, images)
-        explanation = lower(canonical, self._method, optimisations=optimisations(REDUCED.get(precision)))
         placement = place(canonical.image_type.dtype, precision, options.memory_format, images.device)
+        steps = optimisations(REDUCED.get(precision), placement.channels_last)
+        explanation = lower(canonical, self._method, optimisations=steps)
         return Program(canonical, explanation, backend=backend, placement=placement, options=options)
 
     @property
