@@ -15,6 +15,7 @@ from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
 from agf_fx.passes.batch_norms import fold_batch_norms
+from agf_fx.passes.buffer_reuse import reuse_buffers
 from agf_fx.passes.channels_last import keep_channels_last
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.dead_code import eliminate_dead_code
@@ -55,14 +56,16 @@ OPTIMISATIONS: tuple[Step, ...] = (
 )
 
 
-def optimisations(precision: torch.dtype | None = None, channels_last: bool = False) -> tuple[Step, ...]:
-    """The optimisations for a way of running: products in ``precision`` if it is given, tensors in channels-last."""
+def optimisations(
+    precision: torch.dtype | None = None, *, channels_last: bool = False, in_place: bool = False
+) -> tuple[Step, ...]:
+    """The optimisations for a way of running: products in ``precision``, channels-last tensors, reused memory."""
     *before, hoist = OPTIMISATIONS
     if channels_last:
         before.append(keep_channels_last)
     if precision is not None:
         before.append(functools.partial(reduce_product_precision, dtype=precision))
-    return (*before, hoist)
+    return (*before, hoist, reuse_buffers) if in_place else (*before, hoist)
 
 
 def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) -> tuple[Step, ...]:

@@ -26,7 +26,7 @@ def keep_channels_last(explanation: ExplanationGraph) -> ExplanationGraph:
     They lay their result out like the pooled tensor that they are given (but read nothing of it), and merging targets
     with images loses the layout of that: as a view where there is one pair, in a copy where there are several. So the
     pooled tensor is replaced by an empty one, made with its channels innermost; and indices are repeated with their
-    channels innermost. Otherwise all that follows would mix two formats, at several times the cost. Bits stay.
+    channels innermost. Otherwise all that follows would mix two formats, at several times the cost.
     """
     calls = {node.name: node for node in explanation.canonical.calls}
     for node in list(explanation.graph.nodes):

@@ -43,13 +43,28 @@ def peak_bytes(explanation: ExplanationGraph) -> Callable[[int, int], int]:
     )
 
 
+def largest_per_pair(explanation: ExplanationGraph) -> int:
+    """Bytes of the largest tensor that every (image, target) pair adds to."""
+    explanation.infer_types()
+    return max(_bytes(node.meta["type"])[2] for node in explanation.graph.nodes if node.op == "call_function")
+
+
+def owners(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For every node, the one whose memory its value lies in: itself, or what it is a view of or written into."""
+    owner: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        shares = node.op == "call_function" and (node.target in VIEWS or _in_place(node)) and node.all_input_nodes
+        owner[node] = owner[node.args[0]] if shares else node
+    return owner
+
+
+def _in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
 def _moments(graph: fx.Graph) -> set[tuple[int, int, int]]:
     """Bytes alive after each call: independent of the batch, per image, per (image, target) pair."""
-    nodes = list(graph.nodes)
-    owner = {}
-    for node in nodes:
-        shares = node.op == "call_function" and node.target in VIEWS and isinstance(node.args[0], fx.Node)
-        owner[node] = owner[node.args[0]] if shares else node
+    nodes, owner = list(graph.nodes), owners(graph)
     last_read = {owner[source]: node for node in nodes for source in node.all_input_nodes}
     freed: dict[fx.Node, list[fx.Node]] = {}
     for node, reader in last_read.items():

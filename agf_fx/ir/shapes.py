@@ -1,7 +1,8 @@
-"""Shapes and dtypes of an explanation graph, by running it on fake tensors with symbolic N and K."""
+"""Shapes and dtypes of an explanation graph: by table, and for other operations by running them on fake tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -11,6 +12,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from agf_fx.ir.shape_rules import result_type
 from agf_fx.ir.types import BATCH, TARGETS, TensorType, type_of
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _EXAMPLE = (3, 2)  # images and targets: sizes above 1 that differ, for 0 and 1 
 
 
 def infer_types(explanation: ExplanationGraph) -> None:
-    """Write ``meta["type"]`` on every node of ``explanation`` that has none; only these are run."""
+    """Write ``meta["type"]`` on every node of ``explanation`` that has none."""
     fakes = _Fakes()
     types = {node.name: node.meta["type"] for node in explanation.canonical.graph.nodes if node.op == "placeholder"}
     types[explanation.canonical.images.name] = explanation.canonical.image_type
@@ -30,6 +32,13 @@ def infer_types(explanation: ExplanationGraph) -> None:
         results = explanation.prepare.graph.output_node().args[0]
         types |= {name: node.meta["type"] for name, node in zip(explanation.prepared, results, strict=True)}
     fakes.infer(explanation.graph, types)
+
+
+def _typed(argument: Any) -> Any:
+    """An argument with types in the place of nodes."""
+    if isinstance(argument, fx.Node):
+        return argument.meta["type"]
+    return [_typed(item) for item in argument] if isinstance(argument, tuple | list) else argument
 
 
 class _Fakes:
@@ -51,14 +60,18 @@ class _Fakes:
                 values[node] = self.of(node.meta["type"])
             return values[node]
 
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                node.meta["type"] = types[node.name]
+            elif node.op == "call_function" and "type" not in node.meta:
+                known = [_typed(argument) for argument in node.args]
+                node.meta["type"] = result_type(node.target, known) or self.run(node, value)
+
+    def run(self, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+        """The type of a call, by running it."""
         with self.mode, enable_python_dispatcher():  # composite operations in C++ do not all know symbolic sizes
-            for node in graph.nodes:
-                if node.op == "placeholder":
-                    node.meta["type"] = types[node.name]
-                elif node.op == "call_function" and "type" not in node.meta:
-                    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
-                    values[node] = node.target(*args, **kwargs)
-                    node.meta["type"] = type_of(values[node], self.symbols)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+            return type_of(node.target(*args, **kwargs), self.symbols)
 
     def of(self, kind: Any) -> Any:
         """A value of a type: a fake tensor, a tuple of them, or a symbolic number."""

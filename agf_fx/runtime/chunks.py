@@ -26,15 +26,18 @@ class Limits:
         pairs: the most (image, target) pairs; lowered where memory runs out.
         memory: the most bytes, by ``estimate``.
         estimate: bytes that n images with k targets each take.
+        preferred: pairs above which images are better explained apart; the targets of one image stay together.
     """
 
     pairs: int | None
     memory: int | None
     estimate: Callable[[int, int], int]
+    preferred: int | None = None
 
     def fit(self, images: int, targets: int) -> bool:
         """Whether this many images with this many targets each may be explained at once."""
         few = self.pairs is None or images * targets <= self.pairs
+        few &= self.preferred is None or images == 1 or images * targets <= self.preferred
         return few and (self.memory is None or self.estimate(images, targets) <= self.memory)
 
     def largest_piece(self, images: int, targets: int) -> tuple[int, int]:

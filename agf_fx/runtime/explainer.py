@@ -227,9 +227,13 @@ class Explainer:
         backend = choose(self._execution.backend, images.device)
         canonical = capture(self.model, images)
         placement = place(canonical.image_type.dtype, precision, options.memory_format, images.device)
-        steps = optimisations(REDUCED.get(precision), placement.channels_last)
+        reduced, eager = REDUCED.get(precision), backend == "eager"
+        steps = optimisations(reduced, channels_last=placement.channels_last, in_place=eager)
         explanation = lower(canonical, self._method, optimisations=steps)
-        return Program(canonical, explanation, backend=backend, placement=placement, options=options)
+        small_pieces = eager and images.device.type == "cpu"
+        return Program(
+            canonical, explanation, backend=backend, placement=placement, options=options, small_pieces=small_pieces
+        )
 
     @property
     def backend(self) -> str:

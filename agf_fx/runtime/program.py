@@ -9,15 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
-from agf_fx.ir.liveness import peak_bytes
+from agf_fx.ir.liveness import largest_per_pair, peak_bytes
 from agf_fx.options import CompileOptions
 from agf_fx.runtime.backends import runner
 from agf_fx.runtime.chunks import Limits, run_in_chunks
 from agf_fx.runtime.weights import Placement, WeightInputs
 
+# glibc keeps freed blocks up to this size; larger ones go back to the system, and cost page faults at every operation.
+REUSED_ALLOCATION = 32 * 2**20
+
 
 class Program:
     """An explanation graph ready to run.
+
+    With ``small_pieces``, images are explained so few at a time that the largest tensors stay below what the CPU's
+    allocator reuses, unless ``options.max_batch`` says otherwise.
 
     Attributes:
         canonical: the captured model.
@@ -35,6 +41,7 @@ class Program:
         backend: str = "eager",
         placement: Placement | None = None,
         options: CompileOptions | None = None,
+        small_pieces: bool = False,
     ) -> None:
         options = options or CompileOptions()
         self.canonical = canonical
@@ -42,6 +49,8 @@ class Program:
         self.weights = WeightInputs(canonical, explanation)
         self.placement = placement or Placement(canonical.image_type.dtype, channels_last=False)
         self.limits = Limits(options.max_batch, options.memory_limit, self._estimate)
+        if small_pieces and options.max_batch is None:
+            self.limits.preferred = max(1, REUSED_ALLOCATION // self._bytes(largest_per_pair(explanation)))
         self._runner = runner(backend, explanation)
 
     def inputs(self, model: nn.Module) -> list[Tensor]:
@@ -74,9 +83,11 @@ class Program:
             return run_in_chunks(explain, images, target, self.limits)
 
     def _estimate(self, images: int, targets: int) -> int:
-        """Bytes at the peak; the graph's types are those of the model."""
-        entry, captured = self.placement.dtype.itemsize, self.canonical.image_type.dtype.itemsize
-        return self._peak_bytes(images, targets) * entry // captured
+        return self._bytes(self._peak_bytes(images, targets))
+
+    def _bytes(self, captured: int) -> int:
+        """Bytes in this placement, of what takes so many in the dtype of the captured model."""
+        return captured * self.placement.dtype.itemsize // self.canonical.image_type.dtype.itemsize
 
     @functools.cached_property
     def _peak_bytes(self) -> Callable[[int, int], int]:

@@ -1,0 +1,208 @@
+"""Shapes and dtypes of the operations that rules are made of, from the types of what they read.
+
+A fake tensor gives the same answer for any operation, at a hundred times the cost; explanation graphs have thousands of
+these operations. A test compares the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from operator import getitem
+from typing import Any
+
+import sympy
+import torch
+
+from agf_fx.ir.types import TensorType
+
+aten = torch.ops.aten
+
+Size = int | sympy.Expr
+Rule = Callable[..., Any]
+
+
+def result_type(target: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """The type of a call, or None if this table does not know the operation.
+
+    Args:
+        target: the operation.
+        args: its arguments, with a type in the place of every node.
+    """
+    if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+        return args[0]
+    rule = RULES.get(target)
+    return rule(*args) if rule else None
+
+
+def _same(x: TensorType, *_: Any) -> TensorType:
+    return x
+
+
+def _broadcast(a: TensorType, b: TensorType | float, *_: Any) -> TensorType:
+    if not isinstance(b, TensorType):
+        return a
+    rank = max(a.rank, b.rank)
+    one, other = ((1,) * (rank - kind.rank) + kind.shape for kind in (a, b))
+    shape = tuple(y if x == 1 else x for x, y in zip(one, other, strict=True))
+    return TensorType(shape, torch.promote_types(a.dtype, b.dtype))
+
+
+def _comparison(a: TensorType, b: TensorType | float) -> TensorType:
+    return TensorType(_broadcast(a, b).shape, torch.bool)
+
+
+def _scaled(x: TensorType, factor: float) -> TensorType:
+    """A number times a mask is a number."""
+    floating = x.dtype.is_floating_point or isinstance(factor, int)
+    return x if floating else TensorType(x.shape, torch.get_default_dtype())
+
+
+def _reduced(x: TensorType, dims: Sequence[int], keepdim: bool = False, **_: Any) -> TensorType:
+    dropped = {dim % x.rank for dim in dims}
+    kept = [(1 if dim in dropped else size) for dim, size in enumerate(x.shape) if keepdim or dim not in dropped]
+    return TensorType(tuple(kept), x.dtype)
+
+
+def _summed(x: TensorType, dims: Sequence[int], keepdim: bool = False) -> TensorType:
+    shape = _reduced(x, dims, keepdim).shape
+    return TensorType(shape, x.dtype if x.dtype is not torch.bool else torch.int64)
+
+
+def _flattened(x: TensorType, start: int, end: int) -> TensorType:
+    start, end = start % x.rank, end % x.rank
+    middle = math.prod(x.shape[start : end + 1])
+    return TensorType((*x.shape[:start], middle, *x.shape[end + 1 :]), x.dtype)
+
+
+def _reshaped(x: TensorType, sizes: Sequence[Size]) -> TensorType:
+    known = math.prod(size for size in sizes if size != -1)
+    rest = sympy.sympify(x.entries) / known
+    rest = int(rest) if rest.is_Integer else rest
+    return TensorType(tuple(rest if size == -1 else size for size in sizes), x.dtype)
+
+
+def _expanded(x: TensorType, sizes: Sequence[Size]) -> TensorType:
+    shape = (1,) * (len(sizes) - x.rank) + x.shape
+    return TensorType(tuple(old if new == -1 else new for old, new in zip(shape, sizes, strict=True)), x.dtype)
+
+
+def _transposed(x: TensorType, first: int, second: int) -> TensorType:
+    shape = list(x.shape)
+    shape[first], shape[second] = shape[second], shape[first]
+    return TensorType(tuple(shape), x.dtype)
+
+
+def _permuted(x: TensorType, order: Sequence[int]) -> TensorType:
+    return TensorType(tuple(x.shape[dim] for dim in order), x.dtype)
+
+
+def _unsqueezed(x: TensorType, dim: int) -> TensorType:
+    position = dim % (x.rank + 1)
+    return TensorType((*x.shape[:position], 1, *x.shape[position:]), x.dtype)
+
+
+def _matmul(a: TensorType, b: TensorType) -> TensorType:
+    batch = _broadcast(TensorType(a.shape[:-2], a.dtype), TensorType(b.shape[:-2], b.dtype)).shape
+    return TensorType((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+
+
+def _linear(x: TensorType, weight: TensorType, *_: Any) -> TensorType:
+    return TensorType((*x.shape[:-1], weight.shape[0]), x.dtype)
+
+
+def _convolved(
+    x: TensorType,
+    weight: TensorType,
+    _: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> TensorType:
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    spatial = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+    return TensorType((x.shape[0], weight.shape[0], *spatial), x.dtype)
+
+
+def _transposed_convolution(
+    x: TensorType,
+    weight: TensorType,
+    _: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> TensorType:
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding, strict=True)
+    spatial = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 + o for n, k, s, p, d, o in sizes)
+    return TensorType((x.shape[0], weight.shape[1] * groups, *spatial), x.dtype)
+
+
+def _concatenated(tensors: Sequence[TensorType], dim: int = 0) -> TensorType:
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(kind.shape[dim] for kind in tensors)
+    return TensorType(tuple(shape), tensors[0].dtype)
+
+
+def _chunks(x: TensorType, count: int, dim: int) -> tuple[TensorType, ...]:
+    shape = list(x.shape)
+    part = sympy.sympify(shape[dim]) / count
+    shape[dim] = int(part) if part.is_Integer else part
+    return (TensorType(tuple(shape), x.dtype),) * count
+
+
+RULES: dict[Callable[..., Any], Rule] = {
+    **dict.fromkeys(
+        (
+            aten.abs.default,
+            aten.add.Scalar,
+            aten.batch_norm.default,
+            aten.clamp_max.default,
+            aten.clamp_min.default,
+            aten.exp.default,
+            aten.neg.default,
+            aten.ones_like.default,
+            aten.relu.default,
+            aten.rsqrt.default,
+            aten.sigmoid.default,
+            aten.sign.default,
+        ),
+        _same,
+    ),
+    **dict.fromkeys(
+        (
+            aten.add.Tensor,
+            aten.div.Tensor,
+            aten.mul.Tensor,
+            aten.sub.Tensor,
+            aten.threshold_backward.default,
+        ),
+        _broadcast,
+    ),
+    **dict.fromkeys((aten.eq.Scalar, aten.ne.Scalar, aten.eq.Tensor), _comparison),
+    aten.mul.Scalar: _scaled,
+    **dict.fromkeys((aten.amax.default, aten.amin.default, aten.mean.dim), _reduced),
+    aten.sum.dim_IntList: _summed,
+    aten.flatten.using_ints: _flattened,
+    aten.reshape.default: _reshaped,
+    aten.expand.default: _expanded,
+    aten.transpose.int: _transposed,
+    aten.permute.default: _permuted,
+    aten.unsqueeze.default: _unsqueezed,
+    aten.matmul.default: _matmul,
+    aten.linear.default: _linear,
+    aten.conv2d.default: _convolved,
+    aten.conv_transpose2d.input: _transposed_convolution,
+    aten.new_ones.default: lambda x, sizes: TensorType(tuple(sizes), x.dtype),
+    aten.new_empty.default: lambda x, sizes: TensorType(tuple(sizes), x.dtype),
+    aten.to.dtype: lambda x, dtype: TensorType(x.shape, dtype),
+    aten.sym_size.int: lambda x, dim: x.shape[dim],
+    aten.cat.default: _concatenated,
+    aten.chunk.default: _chunks,
+    aten.max_pool2d_with_indices_backward.default: lambda g, x, *_: TensorType(x.shape, g.dtype),
+    aten.avg_pool2d_backward.default: lambda g, x, *_: TensorType(x.shape, g.dtype),
+    aten._adaptive_avg_pool2d_backward.default: lambda g, x: TensorType(x.shape, g.dtype),
+    getitem: lambda items, index: items[index],
+}

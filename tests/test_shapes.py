@@ -1,0 +1,61 @@
+"""Types by table equal types by running on fake tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import basic_resnet, load_golden, reuse, small_vgg
+
+import agf_fx
+from agf_fx.ir import shapes
+from agf_fx.ir.types import BATCH, TARGETS, TensorType
+from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.options import AGFOptions
+from agf_fx.pipeline import lower, optimisations
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(), optimisations(), optimisations(torch.float16, channels_last=True), optimisations(in_place=True)],
+    ids=["emitted", "optimised", "float16", "in place"],
+)
+@pytest.mark.parametrize("dialect", ["reference", "paper"])
+@pytest.mark.parametrize("build", [small_vgg, basic_resnet, reuse])
+def test_the_table_agrees_with_fake_tensors(build, dialect, steps, monkeypatch):
+    model = build()
+    canonical = agf_fx.capture(model, torch.zeros(1, 3, 32, 32, dtype=next(model.parameters()).dtype))
+    method = attribution_guided_factorization(AGFOptions(dialect=dialect))
+    types = []
+    for table in (True, False):
+        if not table:
+            monkeypatch.setattr(shapes, "result_type", lambda target, args: None)
+        explanation = lower(canonical, method, optimisations=steps)
+        for node in explanation.graph.nodes:
+            node.meta.pop("type", None)
+        explanation.infer_types()
+        types.append({node.name: node.meta.get("type") for node in explanation.graph.nodes})
+    assert types[0] == types[1]
+
+
+def test_most_nodes_are_in_the_table(monkeypatch):
+    run = []
+    monkeypatch.setattr(
+        shapes._Fakes,
+        "run",
+        lambda self, node, value, real=shapes._Fakes.run: run.append(node) or real(self, node, value),
+    )
+    explanation = agf_fx.compile(load_golden("resnet_tiny.in64").model, torch.zeros(1, 3, 64, 64).double()).graph
+    for node in explanation.graph.nodes:
+        node.meta.pop("type", None)
+    explanation.infer_types()
+    assert len(run) < 0.02 * len(explanation)
+
+
+def test_text_names_images_and_targets():
+    explanation = agf_fx.compile(small_vgg(), torch.zeros(1, 3, 16, 16).double()).graph
+    text = str(explanation)
+    assert "f64[K, N, 4, 16, 16]" in text
+    assert "f64[K*N, 4, 16, 16]" in text
+    assert explanation.graph.output_node().args[0][0].meta["type"] == TensorType(
+        (BATCH, TARGETS, 16, 16), torch.float64
+    )
