@@ -62,7 +62,7 @@ def optimisations(
     """The optimisations for a way of running: products in ``precision``, channels-last tensors, reused memory."""
     *before, hoist = OPTIMISATIONS
     if channels_last:
-        before.append(keep_channels_last)
+        before += [keep_channels_last, eliminate_dead_code]
     if precision is not None:
         before.append(functools.partial(reduce_product_precision, dtype=precision))
     return (*before, hoist, reuse_buffers) if in_place else (*before, hoist)

@@ -28,21 +28,18 @@ _ALWAYS = {
 # Nonnegative where everything they read is: sums of products, selections, means, data movement.
 _INHERITED = {
     aten.adaptive_avg_pool2d.default,
-    aten.add.Tensor,
     aten.amax.default,
     aten.amin.default,
     aten.avg_pool2d.default,
     aten.cat.default,
     aten.conv2d.default,
     aten.conv_transpose2d.input,
-    aten.div.Tensor,
     aten.expand.default,
     aten.flatten.using_ints,
     aten.linear.default,
     aten.matmul.default,
     aten.max_pool2d_with_indices.default,
     aten.mean.dim,
-    aten.mul.Tensor,
     aten.permute.default,
     aten.reshape.default,
     aten.sign.default,
@@ -51,8 +48,17 @@ _INHERITED = {
     aten.unsqueeze.default,
     operator.getitem,
 }
-# Likewise, with a second argument that is a number.
-_BY_NUMBER = {aten.add.Scalar, aten.mul.Scalar, aten.clamp_min.default}
+# Of these, the ones that may take a number in the place of a tensor, which then must not be negative either.
+_ARITHMETIC = {
+    aten.add.Scalar,
+    aten.add.Tensor,
+    aten.clamp_min.default,
+    aten.div.Scalar,
+    aten.div.Tensor,
+    aten.mul.Scalar,
+    aten.mul.Tensor,
+}
+_INHERITED |= _ARITHMETIC
 
 
 def simplify_nonnegative_values(explanation: ExplanationGraph) -> ExplanationGraph:
@@ -70,13 +76,12 @@ def simplify_nonnegative_values(explanation: ExplanationGraph) -> ExplanationGra
 def _nonnegative(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in nodes:
-        inherited = all(source in found for source in node.all_input_nodes)
-        if (
-            is_call(node, *_ALWAYS)
-            or (is_call(node, *_INHERITED) and inherited)
-            or (is_call(node, *_BY_NUMBER) and inherited and node.args[1] >= 0)
-        ):
+        if is_call(node, *_ALWAYS):
             found.add(node)
+        elif is_call(node, *_INHERITED) and all(source in found for source in node.all_input_nodes):
+            numbers = [value for value in node.args if not isinstance(value, fx.Node)]
+            if not is_call(node, *_ARITHMETIC) or min(numbers, default=0) >= 0:
+                found.add(node)
     return found
 
 

@@ -41,14 +41,17 @@ def _sizes(convolution: fx.Node) -> tuple[int, int]:
     return convolution.args[1].meta["type"].entries, convolution.meta["type"].sample_size
 
 
+# Siblings belong to one layer: elsewhere, an equal geometry says nothing of kernels and channels.
+
+
 def _operand_and_geometry(node: fx.Node) -> Hashable:
     operand, _, _, *geometry = node.args
-    return operand, str(geometry)
+    return node.meta["site"], operand, str(geometry)
 
 
 def _weight_and_geometry(node: fx.Node) -> Hashable:
     _, weight, _, *geometry = node.args
-    return weight, str(geometry)
+    return node.meta["site"], weight, str(geometry)
 
 
 def _groups(graph: fx.Graph, key: Callable[[fx.Node], Hashable]) -> list[list[fx.Node]]:

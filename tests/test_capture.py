@@ -346,3 +346,25 @@ def test_samples_must_stay_apart(network):
 def test_wrapped_models_are_refused_with_advice(wrap, advice):
     with pytest.raises(CaptureError, match=advice):
         agf_fx.compile(wrap(small_vgg()))
+
+
+class AugmentedOnAnAlias(nn.Module):
+    """``c += y`` changes what ``a`` names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        a = self.a(x)
+        c = a
+        c += self.b(x)
+        c *= 2.0
+        c -= 0.5
+        c /= 3.0
+        return self.fc((a * 2.0).flatten(1))
+
+
+def test_augmented_assignment_reaches_every_name_of_a_tensor():
+    model, images = AugmentedOnAnAlias().eval(), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(agf_fx.compile(model).explain(images).logits, model(images), rtol=1e-5, atol=1e-6)

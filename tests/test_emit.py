@@ -150,8 +150,25 @@ def test_the_pipeline_is_one_tuple_of_named_steps():
         "mark_flatten_boundaries",
         "emit",
         "eliminate_common_subexpressions",
+        "drop_gradient_masks",
         "eliminate_dead_code",
+        "fold_batch_norms",
+        "simplify_nonnegative_values",
+        "drop_relu_masks",
+        "eliminate_common_subexpressions",
+        "eliminate_dead_code",
+        "stack_sibling_products",
+        "hoist_weight_constants",
     ]
+
+
+def test_debug_mode_can_print_every_graph(monkeypatch, capsys):
+    monkeypatch.setenv("AGF_FX_DEBUG", "print")
+    canonical = agf_fx.capture(small_vgg(), torch.zeros(1, 3, 16, 16, dtype=torch.float64))
+    lower(canonical, METHODS["agf"])
+    printed = capsys.readouterr().err
+    assert printed.count("=== after ") == len(pipeline(METHODS["agf"]))
+    assert "=== after hoist_weight_constants\n# prepared once per set of weights" in printed
 
 
 def test_debug_mode_verifies_after_every_step(monkeypatch):

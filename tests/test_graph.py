@@ -93,7 +93,7 @@ def test_streams_have_the_targets_in_front_of_the_type_of_their_value():
     for stream, name in streams:
         kind = carried_type(canonical[name])
         assert found[stream] == f"f64[K, {', '.join(map(str, kind.shape))}]"
-    assert found["features_4_C_11"] == "f64[K*N, 6, 8, 8]"  # targets as further images, for the transposed convolution
+    assert found["features_4_C_13"] == "f64[K*N, 6, 8, 8]"  # targets as further images, for the transposed convolution
 
 
 def test_types_are_those_of_the_values():

@@ -21,10 +21,8 @@ NAMES = [
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _memory_given_back():
     yield
-    torch.set_num_threads(1)
     gc.collect()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import operator
 import sys
 import warnings
 from pathlib import Path
@@ -64,8 +65,27 @@ def _trace(model: nn.Module) -> nn.Module:
         return model
 
 
+class _Proxy(fx.Proxy):
+    """Keeps ``a += b`` in place; torch.fx's own makes it ``a = a + b``, and other names of a keep the old value."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Records, on every traced node, the module path and the user's source line."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)

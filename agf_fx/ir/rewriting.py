@@ -53,11 +53,13 @@ def weights_only(graph: fx.Graph) -> set[fx.Node]:
 
 
 def is_stabilised(value: Any) -> bool:
-    """Whether ``value`` is d + ε [d = 0], which numerics' ``stabilised`` makes of d = b + ε."""
-    if not is_call(value, aten.add.Tensor) or not is_call(value.args[1], aten.mul.Scalar):
+    """Whether ``value`` is d + (ε - ε [d ≠ 0]), which numerics' ``stabilised`` makes of d = b + ε."""
+    if not is_call(value, aten.add.Tensor) or not is_call(value.args[1], aten.add.Scalar):
         return False
-    shifted, test = value.args[0], value.args[1].args[0]
-    return is_call(test, aten.eq.Scalar) and test.args == (shifted, 0) and is_call(shifted, aten.add.Scalar)
+    shifted, guard = value.args[0], value.args[1].args[0]
+    return (
+        is_call(shifted, aten.add.Scalar) and is_call(guard, aten.mul.Scalar) and nonzero_of(guard.args[0]) is shifted
+    )
 
 
 def nonzero_of(value: Any) -> fx.Node | None:

@@ -34,7 +34,7 @@ def nonzero(a: Value) -> Value:
 def stabilised(b: Value) -> Value:
     """b + 1e-9, and 1e-9 where that is exactly 0."""
     shifted = b + EPSILON
-    return shifted + (shifted == 0) * EPSILON
+    return shifted + (nonzero(shifted) * -EPSILON + EPSILON)
 
 
 def reciprocal(b: Value) -> Value:

@@ -224,8 +224,8 @@ class Explainer:
 
     def _compile(self, images: Tensor) -> Program:
         precision, options = self._execution.precision, self._execution.options
-        backend = choose(self._execution.backend, images.device)
         canonical = capture(self.model, images)
+        backend = choose(self._execution.backend, images.device)
         placement = place(canonical.image_type.dtype, precision, options.memory_format, images.device)
         reduced, eager = REDUCED.get(precision), backend == "eager"
         steps = optimisations(reduced, channels_last=placement.channels_last, in_place=eager)

@@ -77,7 +77,8 @@ class Program:
         """
 
         def explain(piece: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-            return self._runner(self.placement.arrange(self.placement.cast(piece)), classes, *inputs)
+            arranged = self.placement.arrange(self.placement.cast(piece))
+            return self._runner(arranged, classes.contiguous(), *inputs)
 
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return run_in_chunks(explain, images, target, self.limits)

@@ -65,7 +65,14 @@ def test_before_and_after():
                 ("o", aten.add.Tensor, "d", "c"),
             ],
         ),
-        ("mul.Tensor(%a, %a)", [("a", aten.exp.default, "images"), ("b", aten.mul.Tensor, "a", "a")]),
+        (
+            "add.Tensor(%a, %v)",  # both operands
+            [
+                ("a", aten.exp.default, "images"),
+                ("v", aten.transpose.int, "a", 0, 0),
+                ("b", aten.add.Tensor, "a", "v"),
+            ],
+        ),
         (
             "neg(%v)",  # one number repeated
             [

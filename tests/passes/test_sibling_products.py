@@ -57,6 +57,32 @@ def test_light_weights_and_dependent_products_stay():
         assert transposed(found.after, layer, "relevance") == transposed(found.before, layer, "relevance")
 
 
+class SharedOperand(nn.Module):
+    """Two layers of one geometry get the same relevance and gradient, and have other channels or kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.stem = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 3)
+        self.a, self.b, self.c, self.fc = (
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Conv2d(6, 5, 1),
+            nn.Conv2d(4, 5, 1),
+            nn.Linear(5, 3),
+        )
+
+    def forward(self, x):
+        x = torch.relu(self.stem(torch.relu(self.first(x))))
+        return self.fc(torch.relu(self.b(torch.relu(self.a(x))) + self.c(x)).mean((2, 3)))
+
+
+def test_products_of_different_layers_stay():
+    torch.manual_seed(0)
+    found = around(stack_sibling_products, SharedOperand().double().eval(), 12)
+    for layer in ("b", "c"):
+        assert transposed(found.after, layer, "gradient") == transposed(found.before, layer, "gradient")
+    assert found.difference <= 1e-12
+
+
 def is_transposed(node, layer, stream):
     return node.target is aten.conv_transpose2d.input and node.meta["layer"] == layer and node.meta["stream"] == stream
 
