@@ -5,6 +5,7 @@ from optimising import around
 from torch import fx, nn
 
 import agf_fx
+from agf_fx.ir.liveness import VIEWS
 from agf_fx.passes.channels_last import keep_channels_last
 from agf_fx.pipeline import OPTIMISATIONS
 
@@ -60,7 +61,8 @@ class Formats(fx.Interpreter):
         value = super().run_node(n)
         # Behind the flatten boundary a stream begins in the order of the features; the first pooling adjoint ends that.
         feature_map = isinstance(value, torch.Tensor) and value.dim() in (4, 5) and min(value.shape[-2:]) > 3
-        if feature_map and value.shape[-3] > 1 and n.target is not aten.new_empty.default:
+        computed = n.op == "call_function" and n.target not in {*VIEWS, aten.new_empty.default, aten.sum.dim_IntList}
+        if feature_map and value.shape[-3] > 1 and computed:
             self.seen += 1
             if value.stride(-3) != 1:
                 self.wrong.append(n.name)
