@@ -619,3 +619,30 @@ def test_inspect_needs_no_weights(fake):
     assert result.exit_code == 0, result.output
     assert fake.calls == [((1, 3, 65, 70), "agf")]
     assert result.stdout == "the graph\n"
+
+
+def test_precision_and_device_reach_the_explainer(tmp_path):
+    scene = sample_scenes()[3].path
+    for precision in ("float32", "bfloat16"):
+        folder = tmp_path / precision
+        result = explain(
+            scene, *DIGITS, "--precision", precision, "--device", "cpu", "--backend", "eager", "-o", folder
+        )
+        assert result.exit_code == 0, result.output
+    maps = [np.load(next((tmp_path / precision).glob("*.npy"))) for precision in ("float32", "bfloat16")]
+    assert not np.array_equal(*maps)
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--device", "nope", "--device nope cannot be used"),
+        ("--backend", "xla", "choose one of 'eager', 'inductor', 'cudagraphs', 'auto'"),
+        ("--precision", "int8", "choose one of 'float64', 'float32', 'bfloat16', 'float16'"),
+    ],
+)
+def test_unknown_ways_of_running_are_wrong_usage(tmp_path, option, value, complaint):
+    result = explain(sample_scenes()[3].path, *DIGITS, option, value, "-o", tmp_path)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
