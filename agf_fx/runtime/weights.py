@@ -34,7 +34,10 @@ class Placement:
     def arrange(self, tensor: Tensor) -> Tensor:
         """``tensor`` in this memory format, its dtype kept; itself if it is so already."""
         if self.channels_last and tensor.dim() == 4:
-            return tensor.contiguous(memory_format=torch.channels_last)
+            strides = torch.empty_like(tensor, device="meta", memory_format=torch.channels_last).stride()
+            if tensor.stride() != strides:  # contiguous() leaves those of 1×1 kernels, from which no format can be told
+                return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
+            return tensor
         return tensor.contiguous()
 
 
