@@ -18,6 +18,8 @@ aten = torch.ops.aten
 # the operand is larger, concatenating the two costs more than that (measured on 2 CPU cores: break-even near 10).
 _WEIGHT_PER_OPERAND = 16
 
+_OPERAND, _WEIGHT = 0, 1  # positions among the arguments of a transposed convolution
+
 
 def stack_sibling_products(explanation: ExplanationGraph) -> ExplanationGraph:
     """Join transposed convolutions of one geometry.
@@ -28,11 +30,11 @@ def stack_sibling_products(explanation: ExplanationGraph) -> ExplanationGraph:
       the weight is much larger than a sample of the operand.
     """
     sizes = {node.name: _sizes(node) for node in explanation.canonical.calls if is_call(node, aten.conv2d.default)}
-    for same, join in ((_operand_and_geometry, _join_weights), (_weight_and_geometry, _join_operands)):
-        for siblings in _groups(explanation.graph, same):
+    for key, position in ((_operand_and_geometry, _WEIGHT), (_weight_and_geometry, _OPERAND)):
+        for siblings in _groups(explanation.graph, key):
             weight, operand = sizes[siblings[0].meta["site"]]
-            if join is _join_weights or weight >= _WEIGHT_PER_OPERAND * operand:
-                join(siblings)
+            if position == _WEIGHT or weight >= _WEIGHT_PER_OPERAND * operand:
+                _join(siblings, position)
     return explanation
 
 
@@ -81,20 +83,17 @@ def _gather(siblings: list[fx.Node]) -> bool:
     return True
 
 
-def _join_weights(siblings: list[fx.Node]) -> None:
-    first = siblings[0]
-    operand, _, _, *geometry = first.args
-    weights = insert_before(first, aten.cat.default, [node.args[1] for node in siblings], 1)
-    product = insert_before(first, aten.conv_transpose2d.input, operand, weights, None, *geometry)
-    _distribute(product, siblings, dim=1)
+def _join(siblings: list[fx.Node], position: int) -> None:
+    """One call on the siblings' arguments at ``position``, concatenated in the dimension of the same number.
 
-
-def _join_operands(siblings: list[fx.Node]) -> None:
+    That is 0 for the operand, whose samples come first, and 1 for the weight of a transposed convolution, whose second
+    dimension makes the result's channels.
+    """
     first = siblings[0]
-    _, weight, _, *geometry = first.args
-    operands = insert_before(first, aten.cat.default, [node.args[0] for node in siblings], 0)
-    product = insert_before(first, aten.conv_transpose2d.input, operands, weight, None, *geometry)
-    _distribute(product, siblings, dim=0)
+    arguments = list(first.args)
+    arguments[position] = insert_before(first, aten.cat.default, [node.args[position] for node in siblings], position)
+    product = insert_before(first, aten.conv_transpose2d.input, *arguments)
+    _distribute(product, siblings, dim=position)
 
 
 def _distribute(product: fx.Node, siblings: list[fx.Node], dim: int) -> None:
