@@ -97,3 +97,9 @@ def around(
         outputs.append(program.run(images, torch.tensor(targets), program.inputs(model)))
     torch.testing.assert_close(outputs[1][1], outputs[0][1], rtol=1e-12, atol=1e-12)
     return Around(before, after, *outputs)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's rank correlation of each map (M, ...) with its counterpart: (M,)."""
+    ranks = [values.flatten(1).argsort(1).argsort(1).double() for values in (a, b)]
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*ranks, strict=True)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import basic_resnet, small_vgg
+from optimising import rank_correlation
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -79,11 +80,6 @@ def test_reduced_precision_keeps_the_ranks_of_the_bundled_scenes(name, precision
     found = agf_fx.compile(loaded.model, precision=precision).explain(x, top_k=2)
     assert torch.equal(found.target, expected.target)
     assert rank_correlation(found.maps.flatten(0, 1), expected.maps.flatten(0, 1)).min() >= 0.99
-
-
-def rank_correlation(a, b):
-    ranks = [values.flatten(1).argsort(1).argsort(1).double() for values in (a, b)]
-    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*ranks, strict=True)])
 
 
 @pytest.mark.parametrize("build", [small_vgg, basic_resnet])

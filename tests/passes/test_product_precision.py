@@ -1,7 +1,7 @@
 import pytest
 import torch
 from networks import basic_resnet, small_vgg
-from optimising import handmade, lines, run
+from optimising import handmade, lines, rank_correlation, run
 
 import agf_fx
 from agf_fx.passes.product_precision import reduce_product_precision
@@ -62,8 +62,3 @@ def test_networks(build, precision):
         torch.testing.assert_close(explainer(images[i : i + 1], target[i : i + 1])[0], found[i], rtol=1e-3, atol=1e-3)
     reduced = {n.args[1] for n in explainer.graph.graph.nodes if n.target is aten.to.dtype}
     assert getattr(torch, precision) in reduced
-
-
-def rank_correlation(a, b):
-    ranks = [values.argsort(1).argsort(1).double() for values in (a, b)]
-    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*ranks, strict=True)])
