@@ -52,6 +52,9 @@ class _Inductor:
     1, and against sizes at which it would choose another convolution kernel, and compile again; the graph needs none
     of these guards, and what they would protect (dtype, image size, device, layout of the inputs) is fixed by the
     program that owns this runner. So guards are dropped.
+
+    Memory formats are the graph's own. Inductor's layout optimisation is off: it takes every four-dimensional tensor
+    near a convolution for images, and stored features of the shape (K, N, C, P) with their images innermost.
     """
 
     def __init__(self, explanation: ExplanationGraph) -> None:
@@ -59,7 +62,7 @@ class _Inductor:
             explanation.module,
             fullgraph=True,
             dynamic=None,
-            options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+            options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "layout_optimization": False},
         )
         self._compiled = False
 
