@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agf_fx.models import LoadedModel, load_model
     from agf_fx.options import AGFOptions, CompileOptions
     from agf_fx.rules.register import register_rule
+    from agf_fx.runtime.conservation import ConservationReport
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
 
@@ -26,6 +27,7 @@ _HOMES = {
     "AGFOptions": "agf_fx.options",
     "CanonicalGraph": "agf_fx.ir.graph",
     "CompileOptions": "agf_fx.options",
+    "ConservationReport": "agf_fx.runtime.conservation",
     "Explainer": "agf_fx.runtime.explainer",
     "Explanation": "agf_fx.runtime.explanation",
     "ExplanationGraph": "agf_fx.ir.graph",
@@ -41,6 +43,7 @@ __all__ = [
     "AGFOptions",
     "CanonicalGraph",
     "CompileOptions",
+    "ConservationReport",
     "Explainer",
     "Explanation",
     "ExplanationGraph",

@@ -10,14 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.methods.method import Method, rule_name
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.notation import scope
-from agf_fx.rules.numerics import Value
+from agf_fx.rules.numerics import Value, division
 from agf_fx.rules.site import Site
-from agf_fx.rules.targets import chosen_classes
+from agf_fx.rules.targets import (
+    chosen_classes,
+    class_of,
+    mean_logits,
+    position_weights,
+    spread_gradient,
+    weighted_logits,
+)
 from agf_fx.tracer import RuleTracer
 
 aten = torch.ops.aten
@@ -93,19 +102,34 @@ def _explain(
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
         with scope(stream="forward", layer=node.meta["module"], site=node.name, symbol="y"):
             values[node.name] = call(node.target, args, kwargs)
-        sites[node] = Site(node, args, values[node.name], targets)
+        sites[node] = Site(node, args, values[node.name], targets, kwargs)
     images, logits = values[canonical.images.name], values[canonical.logits.name]
-    with scope(stream="gradient", rule="chosen_classes"):
-        classes = chosen_classes(logits, target)
-    with scope(stream="gradient", rule=rule_name(method.initial_gradient)):
-        seed = method.initial_gradient(logits, classes)
-    walk = propagate(canonical, method, sites, images, seed)
+    with scope(stream="gradient"):
+        seed = _seed(method, logits, target, targets, canonical.logits.meta["type"].sample_shape)
+    with division(method.exact_division):
+        walk = propagate(canonical, method, sites, images, seed)
     source = canonical.images.name
     with scope(stream="read-out", rule=rule_name(method.read_out)):
         maps = method.read_out(images, walk.relevance.get(source), walk.gradient[source], canonical.image_type.rank)
         with scope(symbol="map", equation="(K, N, ...) -> (N, K, ...)"):
             maps = torch.transpose(maps, 0, 1)
     return Streams(maps, logits, walk.gradient, walk.relevance, walk.handed)
+
+
+def _seed(method: Method, logits: Value, target: Value, targets: Value, shape: tuple[int, ...]) -> Value:
+    """The gradient at the logits, (K, N, *shape)."""
+    initial = scope(rule=rule_name(method.initial_gradient))
+    if len(shape) == 1:
+        with scope(rule="chosen_classes"):
+            classes = chosen_classes(logits, target)
+        with initial:
+            return method.initial_gradient(logits, classes)
+    with scope(rule="chosen_classes"):
+        classes = chosen_classes(mean_logits(logits), class_of(target, shape[0]))
+        weights = position_weights(logits, target, shape)
+    with initial:
+        gradient = method.initial_gradient(weighted_logits(logits, weights), classes)
+        return spread_gradient(gradient, weights, targets, shape)
 
 
 @dataclass(frozen=True)
@@ -124,26 +148,27 @@ def propagate(
     walk = Walk()
     gradients: dict[fx.Node, list[Value]] = defaultdict(list, {canonical.logits: [seed]})
     relevances: dict[fx.Node, list[Value]] = defaultdict(list)
-    for node in reversed(canonical.calls):
-        if node not in gradients:
-            continue
-        site, rule = sites[node], method.rule_for(node)
+    for node in filter(gradients.__contains__, reversed(canonical.calls)):
+        site = sites[node]
         origin = {"layer": node.meta["module"], "site": node.name}
         with scope(stream="gradient", rule="chain_rule", symbol="∇", equation="∇x = fᵀ∇y  (eq. 5)", **origin):
             g = walk.gradient[node.name] = _sum(gradients[node])
             g_in = vjp(site, g)
+        with scope(stream="relevance", rule="fan_out", **origin):
+            phi = walk.relevance[node.name] = _merge(method, node, site.y, relevances[node])
+        rule = method.rule_for(node) if phi is not None or facts(node).head else None
         with scope(stream="relevance", rule=rule_name(rule), **origin):
-            phi = walk.relevance[node.name] = _merge(method, site.y, relevances[node])
-            phi_in = rule(site, phi, g, g_in)
+            phi_in = rule(site, phi, g, g_in) if rule else (None,) * len(g_in)
         walk.handed[node.name] = g_in, phi_in
         for operand, g_operand, phi_operand in zip(operands(node), g_in, phi_in, strict=True):
             if depends_on_images(operand):
                 gradients[operand].append(g_operand)
                 relevances[operand].append(phi_operand)
+    source = canonical.images
     with scope(stream="gradient", rule="chain_rule", symbol="∇"):
-        walk.gradient[canonical.images.name] = _sum(gradients[canonical.images])
+        walk.gradient[source.name] = _sum(gradients[source])
     with scope(stream="relevance", rule="fan_out"):
-        walk.relevance[canonical.images.name] = _merge(method, images, relevances[canonical.images])
+        walk.relevance[source.name] = _merge(method, source, images, relevances[source])
     return walk
 
 
@@ -151,9 +176,9 @@ def _sum(values: list[Value]) -> Value:
     return sum(values[1:], values[0])
 
 
-def _merge(method: Method, x: Value, contributions: list[Value | None]) -> Value | None:
+def _merge(method: Method, node: fx.Node, x: Value, contributions: list[Value | None]) -> Value | None:
     """The relevance of a value from what its readers hand back; None where none of them does."""
     given = [phi for phi in contributions if phi is not None]
     if len(given) < 2:
         return given[0] if given else None
-    return method.fan_out(x, given)
+    return method.fan_out(x, given, carried_type(node).sample_dims)

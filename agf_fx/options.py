@@ -11,6 +11,10 @@ BACKENDS = ("eager", "inductor", "cudagraphs", "auto")
 PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 NUMERATORS = ("factorisation", "gradcam")
+ATTENTION = ("attnlrp", "cp")
+MERGES = ("auto", "z", "ratio")
+FLAT_CONVOLUTIONS = ("auto", "reference", "none")
+DIVISIONS = ("reference", "exact")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,18 @@ class AGFOptions:
         numerator: ``"factorisation"`` for F_x + M, or ``"gradcam"`` to put a Grad-CAM term (eq. 6) in
             its place, as the last column of Tab. 5 does.
 
+        attention: ``"attnlrp"`` halves the relevance of attention between values and attention weights (AttnLRP,
+            Achtibat et al. 2024); ``"cp"`` takes the weights for constants (Ali et al. 2022).
+        merge: how a sum hands on relevance: ``"z"`` by the terms' shares of the sum, as the published code does;
+            ``"ratio"`` by their sizes, |a| / (|a| + |b|); ``"auto"`` takes z where the sum is rectified next, and ratio
+            elsewhere, where sums close to zero would blow relevance up.
+        flat_convolutions: which convolutions have no residual terms. ``"reference"``: inside residual regions those
+            with a 1×1 kernel and those that feed the sum, as in the published code; ``"auto"``: also 1×1 kernels
+            elsewhere; ``"none"``: no convolution is flat.
+        division: ``"reference"`` adds the published code's 1e-9 to every denominator, and drops relevance whose
+            denominator is 0; ``"exact"`` divides exactly and spreads such relevance evenly over the layer's other
+            outputs, so that the rules conserve relevance to the precision of the dtype.
+
     Switching one of the five parts off gives the ablations of Tab. 5.
 
     Raises:
@@ -43,10 +59,18 @@ class AGFOptions:
     input_gradient: bool = True
     regulariser: bool = True
     numerator: str = "factorisation"
+    attention: str = "attnlrp"
+    merge: str = "auto"
+    flat_convolutions: str = "auto"
+    division: str = "reference"
 
     def __post_init__(self) -> None:
         require_one_of("AGFOptions.dialect", self.dialect, DIALECTS)
         require_one_of("AGFOptions.numerator", self.numerator, NUMERATORS)
+        require_one_of("AGFOptions.attention", self.attention, ATTENTION)
+        require_one_of("AGFOptions.merge", self.merge, MERGES)
+        require_one_of("AGFOptions.flat_convolutions", self.flat_convolutions, FLAT_CONVOLUTIONS)
+        require_one_of("AGFOptions.division", self.division, DIVISIONS)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "bool" and not isinstance(value, bool):

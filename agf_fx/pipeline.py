@@ -21,11 +21,14 @@ from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
+from agf_fx.passes.gates import mark_gates
 from agf_fx.passes.gradient_masks import drop_gradient_masks
 from agf_fx.passes.heads import mark_heads
 from agf_fx.passes.input_layers import mark_input_layers
 from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
+from agf_fx.passes.open_merges import mark_open_merges
 from agf_fx.passes.product_precision import reduce_product_precision
+from agf_fx.passes.relevance_paths import check_relevance_paths
 from agf_fx.passes.relu_masks import drop_relu_masks
 from agf_fx.passes.residual_merges import mark_residual_merges
 from agf_fx.passes.sibling_products import stack_sibling_products
@@ -36,9 +39,12 @@ Step = Callable[[Graph], Graph]
 
 ANALYSES: tuple[Step, ...] = (
     mark_heads,
+    mark_gates,
+    check_relevance_paths,
     mark_input_layers,
     mark_residual_merges,
     mark_flat_convolutions,
+    mark_open_merges,
     mark_flatten_boundaries,
 )
 

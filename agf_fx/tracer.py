@@ -71,6 +71,8 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.clamp_min: aten.clamp_min.default,
     torch.exp: aten.exp.default,
     torch.flatten: aten.flatten.using_ints,
+    torch.logical_and: aten.logical_and.default,
+    torch.pow: aten.pow.Tensor_Scalar,
     torch.gather: aten.gather.default,
     torch.masked_fill: aten.masked_fill.Scalar,
     torch.matmul: aten.matmul.default,

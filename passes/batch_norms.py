@@ -9,8 +9,12 @@ from torch import fx
 
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.rewriting import insert_before, is_call, substitute, weights_only
+from agf_fx.ir.types import TensorType
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 aten = torch.ops.aten
+
+_ADJOINTS = dict(zip(CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, strict=True)) | {aten.linear.default: aten.matmul.default}
 
 
 def fold_batch_norms(explanation: ExplanationGraph) -> ExplanationGraph:
@@ -21,27 +25,29 @@ def fold_batch_norms(explanation: ExplanationGraph) -> ExplanationGraph:
     the scale, and what is not (the z^B rule), comes out as without this pass. A batch norm stays where something else
     reads the layer's output, as the z^B rule does when the layer has no bias.
     """
-    ranks = {node.name: node.meta["type"].rank for node in explanation.canonical.calls if not _several(node)}
+    ranks = {node.name: node.meta["type"].rank for node in explanation.canonical.calls if not _has_no_rank(node)}
     for node in list(explanation.graph.nodes):
         if is_call(node, aten.batch_norm.default) and _foldable(node, ranks):
             _fold_forward(node)
     fixed = weights_only(explanation.graph)
+    adjoints = {node.name: _ADJOINTS.get(node.target) for node in explanation.canonical.calls}
     for node in list(explanation.graph.nodes):
-        if is_call(node, aten.mul.Tensor) and node.args[1] in fixed and _is_channel_scale(node.args[1]):
-            _fold_gradient(node)
+        is_gradient = is_call(node, aten.mul.Tensor) and node.meta["stream"] == "gradient"
+        if is_gradient and node.args[1] in fixed and _is_channel_scale(node.args[1]):
+            _fold_gradient(node, adjoints)
     return explanation
 
 
-def _several(node: fx.Node) -> bool:
-    return isinstance(node.meta["type"], tuple)
+def _has_no_rank(node: fx.Node) -> bool:
+    return not isinstance(node.meta["type"], TensorType)
 
 
 def _foldable(norm: fx.Node, ranks: dict[str, int]) -> bool:
     layer = norm.args[0]
-    if not is_call(layer, aten.conv2d.default, aten.linear.default) or len(layer.users) != 1:
+    if not is_call(layer, *_ADJOINTS) or len(layer.users) != 1:
         return False
     # A linear layer's outputs are the channels only where there are no further dimensions.
-    return layer.target is aten.conv2d.default or ranks[norm.meta["value_of"]] == 2
+    return layer.target in CONVOLUTIONS or ranks[norm.meta["value_of"]] == 2
 
 
 def _fold_forward(norm: fx.Node) -> None:
@@ -61,11 +67,11 @@ def _fold_forward(norm: fx.Node) -> None:
     substitute(norm, layer)
 
 
-def _fold_gradient(scaled: fx.Node) -> None:
+def _fold_gradient(scaled: fx.Node, adjoints: dict[str, Any]) -> None:
     """Wᵀ(s ⊙ g) -> (sW)ᵀg, where every reader of s ⊙ g is such a product."""
     g, channel_scale = scaled.args
-    products = [product for user in scaled.users for product in _products(user, scaled)]
-    if None in products:
+    products = [product for user in scaled.users for product in _products(user, scaled, adjoints)]
+    if not all(product and _scales_channels(channel_scale, product) for product in products):
         return
     for product in products:
         arguments = list(product.args)
@@ -77,21 +83,33 @@ def _fold_gradient(scaled: fx.Node) -> None:
     scaled.graph.erase_node(scaled)
 
 
-def _products(user: fx.Node, operand: fx.Node) -> list[fx.Node | None]:
-    """The transposed products that read ``operand`` through ``user``; None stands for anything else."""
+def _products(user: fx.Node, operand: fx.Node, adjoints: dict[str, Any]) -> list[fx.Node | None]:
+    """The adjoints of layers that read ``operand`` through ``user``; None stands for anything else."""
     if is_call(user, aten.flatten.using_ints) and user.args[1:] == (0, 1):
-        return [product for reader in user.users for product in _products(reader, user)]
-    is_product = is_call(user, aten.conv_transpose2d.input, aten.matmul.default) and user.args[0] is operand
+        return [product for reader in user.users for product in _products(reader, user, adjoints)]
+    is_product = is_call(user) and user.target is adjoints.get(user.meta.get("site")) and user.args[0] is operand
     return [user if is_product else None]
 
 
 def _is_channel_scale(value: Any) -> bool:
-    """A vector shaped to scale channels: s of shape (C, 1, 1), or (C,) before a linear layer."""
+    """A vector shaped to scale channels: s of shape (C, 1, 1), (C, 1) or the like, or (C,) before a linear layer."""
     return is_call(value, aten.reshape.default) and value.args[1][0] == -1 and set(value.args[1][1:]) <= {1}
+
+
+def _scales_channels(scale: fx.Node, product: fx.Node) -> bool:
+    """Whether ``scale`` lies along the dimension that ``product`` sums over: (C,), or (C, 1, ...) before positions."""
+    return len(scale.args[1]) == _weight_rank(product) - 1
 
 
 def _scaled(layer: fx.Node, weight: fx.Node, scale: fx.Node) -> fx.Node:
     """The weight with its output channels, the first dimension, scaled."""
-    dims = 2 if layer.target in (aten.linear.default, aten.matmul.default) else 4
-    column = insert_before(layer, aten.reshape.default, scale, [-1, *[1] * (dims - 1)])
+    column = insert_before(layer, aten.reshape.default, scale, [-1, *[1] * (_weight_rank(layer) - 1)])
     return insert_before(layer, aten.mul.Tensor, weight, column)
+
+
+def _weight_rank(product: fx.Node) -> int:
+    """The number of dimensions of the weight of a layer or of its adjoint."""
+    for spatial, convolutions in enumerate(zip(CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, strict=True), 1):
+        if product.target in convolutions:
+            return spatial + 2
+    return 2

@@ -30,9 +30,12 @@ def keep_channels_last(explanation: ExplanationGraph) -> ExplanationGraph:
     """
     calls = {node.name: node for node in explanation.canonical.calls}
     for node in list(explanation.graph.nodes):
-        if is_call(node, *_POOLING):
+        if not is_call(node, *_POOLING):
+            continue
+        kind = carried_type(signals(calls[node.meta["site"]])[0])
+        if kind.rank == 4:  # others have one format
             relevance, _, *rest = node.args
-            pooled = _empty(node, relevance, carried_type(signals(calls[node.meta["site"]])[0]).sample_shape)
+            pooled = _empty(node, relevance, kind.sample_shape)
             node.args = (relevance, pooled, *(_repeated(node, value) if is_call(value) else value for value in rest))
     return explanation
 

@@ -15,8 +15,11 @@ def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
     pass-through operations only.
 
     In a bottleneck that leaves the middle convolution full, in a basic block the first; downsampling branches are
-    flat. Outside residual regions no convolution is flat.
+    flat. Outside residual regions no convolution is. Every 1×1 convolution is marked ``pointwise``, wherever it stands.
     """
+    for node in canonical.calls:
+        if node.meta["depends_on_images"] and family_of(node) is Family.CONVOLUTION and _is_pointwise(node):
+            mark(node, pointwise=True)
     dataflow = canonical.to_networkx()
     by_name = {node.name: node for node in canonical.calls}
     for merge in canonical.calls:

@@ -21,13 +21,22 @@ def mark_flatten_boundaries(canonical: CanonicalGraph) -> CanonicalGraph:
     for node in canonical.calls:
         if is_parametrised(node) and family_of(node) is Family.LINEAR:
             reshape = _behind_pass_through(node.args[0])
-            if reshape.target is aten.reshape.default and reshape.meta["type"].rank == 2:
+            if (
+                reshape.target is aten.reshape.default
+                and reshape.meta["type"].rank == 2
+                and reshape.meta["type"].batched
+            ):
                 feature_map = reshape.args[0]
                 kind = feature_map.meta["type"]
                 if kind.rank > 2 and kind.batched:
                     boundary = FlattenBoundary(tuple(kind.sample_shape), _channel_dim(feature_map))
                     mark(node, flatten_boundary=boundary)
     return canonical
+
+
+def _is_vector(node: fx.Node) -> bool:
+    """Whether the value is one vector per image, (N, features)."""
+    return node.meta["type"].rank == 2 and node.meta["type"].batched
 
 
 def _behind_pass_through(node: fx.Node) -> fx.Node:

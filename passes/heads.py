@@ -7,8 +7,7 @@ import networkx as nx
 from agf_fx.errors import CaptureError
 from agf_fx.ir.facts import mark
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.refusal import unsupported
-from agf_fx.ir.vocabulary import Family, family_of, is_parametrised, signals
+from agf_fx.ir.vocabulary import is_parametrised, signals
 
 
 def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
@@ -16,7 +15,6 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
 
     Raises:
         CaptureError: no parametrised layer, or one head feeds another (the logits mix layers of several depths).
-        UnsupportedOpError: an operation that only passes gradients stands before a head.
     """
     heads, tail, pending = [], set(), [canonical.logits]
     while pending:
@@ -40,7 +38,4 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
         mark(head, head=True)
     for node in tail:
         mark(node, tail=True)
-    for node in canonical.calls:
-        if node.meta["depends_on_images"] and node not in tail and family_of(node) is Family.TAIL:
-            raise unsupported(canonical, node, f"{node.target} has a rule only behind the last layer")
     return canonical

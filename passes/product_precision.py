@@ -7,6 +7,7 @@ from torch import fx
 
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.rewriting import insert_before, is_call, substitute, weights_only
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 aten = torch.ops.aten
 
@@ -30,7 +31,7 @@ def reduce_product_precision(explanation: ExplanationGraph, dtype: torch.dtype) 
 def _is_layer_product(node: fx.Node, fixed: set[fx.Node]) -> bool:
     if node in fixed:
         return False
-    if is_call(node, aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default):
+    if is_call(node, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, aten.linear.default):
         return True
     return is_call(node, aten.matmul.default) and (node.args[1] in fixed or node.args[1].op == "placeholder")
 
@@ -50,6 +51,11 @@ def _reduce(node: fx.Node, dtype: torch.dtype) -> None:
 
 def _largest(product: fx.Node, operand: fx.Node) -> fx.Node:
     """The largest absolute entry of each sample that the product treats alike, or a tiny number if all are 0."""
-    dims = [-1] if product.target in (aten.linear.default, aten.matmul.default) else [1, 2, 3]
+    dims = [-1] if product.target in (aten.linear.default, aten.matmul.default) else _channels_and_positions(product)
     size = insert_before(product, aten.amax.default, insert_before(product, aten.abs.default, operand), dims, True)
     return insert_before(product, aten.clamp_min.default, size, torch.finfo(torch.float32).tiny)
+
+
+def _channels_and_positions(convolution: fx.Node) -> list[int]:
+    """The dimensions of one sample; strides are given for each position."""
+    return list(range(1, 2 + len(convolution.args[3])))

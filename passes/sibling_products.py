@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from operator import getitem
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx
 
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.rewriting import insert_before, is_call, substitute
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 aten = torch.ops.aten
 
@@ -28,10 +29,13 @@ def stack_sibling_products(explanation: ExplanationGraph) -> ExplanationGraph:
       channels of the result.
     - One weight, several operands, as the two |L|ᵀ of C and A: the operands are concatenated as further samples, where
       the weight is much larger than a sample of the operand.
+
+    These are the adjoints of convolutions. Transposed convolutions that are layers of the model stay as they are: the
+    operands of their products have different numbers of samples.
     """
-    sizes = {node.name: _sizes(node) for node in explanation.canonical.calls if is_call(node, aten.conv2d.default)}
+    sizes = {node.name: _sizes(node) for node in explanation.canonical.calls if is_call(node, *CONVOLUTIONS)}
     for key, position in ((_operand_and_geometry, _WEIGHT), (_weight_and_geometry, _OPERAND)):
-        for siblings in _groups(explanation.graph, key):
+        for siblings in _groups(explanation.graph, key, sizes):
             weight, operand = sizes[siblings[0].meta["site"]]
             if position == _WEIGHT or weight >= _WEIGHT_PER_OPERAND * operand:
                 _join(siblings, position)
@@ -56,11 +60,13 @@ def _weight_and_geometry(node: fx.Node) -> Hashable:
     return node.meta["site"], weight, str(geometry)
 
 
-def _groups(graph: fx.Graph, key: Callable[[fx.Node], Hashable]) -> list[list[fx.Node]]:
-    """Ungrouped transposed convolutions that agree in ``key``, in order, none reading another's result."""
+def _groups(graph: fx.Graph, key: Callable[[fx.Node], Hashable], layers: Container[str]) -> list[list[fx.Node]]:
+    """Ungrouped adjoints of ``layers`` that agree in ``key``, in order, none reading another's result."""
     found: dict[Hashable, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
-        if is_call(node, aten.conv_transpose2d.input) and node.args[2] is None and node.args[6] == 1:
+        if not is_call(node, *TRANSPOSED_CONVOLUTIONS) or node.meta["site"] not in layers:
+            continue
+        if node.args[2] is None and node.args[6] == 1:
             found[key(node)].append(node)
     return [nodes for nodes in found.values() if len(nodes) > 1 and _gather(nodes)]
 
@@ -92,7 +98,7 @@ def _join(siblings: list[fx.Node], position: int) -> None:
     first = siblings[0]
     arguments = list(first.args)
     arguments[position] = insert_before(first, aten.cat.default, [node.args[position] for node in siblings], position)
-    product = insert_before(first, aten.conv_transpose2d.input, *arguments)
+    product = insert_before(first, first.target, *arguments)
     _distribute(product, siblings, dim=position)
 
 

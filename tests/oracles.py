@@ -72,12 +72,19 @@ class Layer:
         return self.matrix(self.weight.clamp(min=0)), self.matrix(self.weight.clamp(max=0))
 
 
-def convolution(weight: Tensor, shape: Sequence[int], **geometry: Any) -> Layer:
-    return Layer(lambda x, w, **options: F.conv2d(x, w, None, **options), weight, tuple(shape), geometry)
+def convolution(weight: Tensor, shape: Sequence[int], transposed: bool = False, **geometry: Any) -> Layer:
+    """Of samples (C, *spatial), in as many dimensions as these have."""
+    convolve = getattr(F, f"conv_transpose{len(shape) - 1}d" if transposed else f"conv{len(shape) - 1}d")
+    return Layer(lambda x, w, **options: convolve(x, w, None, **options), weight, tuple(shape), geometry)
 
 
 def linear(weight: Tensor, shape: Sequence[int]) -> Layer:
     return Layer(F.linear, weight, tuple(shape))
+
+
+def matrices(weight: Tensor, shape: Sequence[int]) -> Layer:
+    """x W with a matrix, or several; ``shape`` is that of the whole batch, which counts as one sample."""
+    return Layer(torch.matmul, weight, tuple(shape))
 
 
 def pull_back(layer: Layer, g: Tensor) -> Tensor:
@@ -199,3 +206,27 @@ def proportional(function: Callable[..., Tensor], operands: Sequence[Tensor], ph
     """x_k ⊙ J_kᵀ (Φ / f(x)) for each operand x_k."""
     shares = transposed_jacobian(function, operands, div(phi, function(*operands)))
     return [x * share for x, share in zip(operands, shares, strict=True)]
+
+
+def halves(function: Callable[..., Tensor], operands: Sequence[Tensor], phi: Tensor) -> list[Tensor]:
+    """x_k ⊙ J_kᵀ (Φ / 2 f(x)): half of the relevance to either operand of a product, by its share."""
+    return proportional(function, operands, phi / 2)
+
+
+def softmax(function: Callable[[Tensor], Tensor], x: Tensor, phi: Tensor) -> Tensor:
+    """x ⊙ Jᵀ (Φ / s) for s = softmax(x) and J its dense Jacobian, 0 where s is."""
+    s = function(x)
+    (share,) = transposed_jacobian(function, [x], torch.where(s == 0, 0.0, phi / s))
+    return torch.where(s == 0, 0.0, x * share)
+
+
+def average(function: Callable[..., Tensor], x: Tensor, phi: Tensor) -> list[Tensor]:
+    """|x| ⊙ Jᵀ (Φ / J|x|), J the dense matrix of a linear map with entries ≥ 0."""
+    (share,) = transposed_jacobian(function, [x], div(phi, function(x.abs())))
+    return [x.abs() * share]
+
+
+def by_size(operands: Sequence[Tensor], phi: Tensor) -> list[Tensor]:
+    """|a| / (|a| + |b|) Φ for each operand a."""
+    share = div(phi, sum(operand.abs() for operand in operands))
+    return [operand.abs() * share for operand in operands]

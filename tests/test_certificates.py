@@ -7,6 +7,7 @@ values of the symbols; so |sign| is 1 everywhere else. Streams belong to two tar
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ import sympy
 import torch
 from torch import fx
 
+from agf_fx.ir.facts import mark
 from agf_fx.ir.types import BATCH, TensorType
 from agf_fx.rules import agf, factorisation, numerics, propagation
 from agf_fx.rules.site import Site
@@ -121,6 +123,11 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.zeros_like: lambda a: np.full(a.shape, sympy.S.Zero),
     aten.expand.default: lambda a, shape: np.broadcast_to(a, _sizes(a, shape)),
     aten.linear.default: lambda x, weight: x @ weight.T,
+    aten.add.Tensor: operator.add,
+    aten.matmul.default: np.matmul,
+    aten.mul.Tensor: operator.mul,
+    aten.softmax.int: lambda a, dim, _: _softmax(a, dim),
+    aten.sub.Tensor: operator.sub,
     aten.new_ones.default: lambda _, shape: np.full(shape, sympy.S.One),
     aten.sym_size.int: lambda a, dim: a.shape[dim],
 }
@@ -211,6 +218,82 @@ def test_delta_shift_keeps_the_sum_of_each_target():
     assert shifted[1, 0, 0, 0] == C[1, 0, 0, 0] + r[1, 0, 0, 0] - r[1].sum() / 6
     assert shifted[0, 0, 0, 1] == 0
     assert is_zero((shifted - C).sum((1, 2, 3)).flat)
+
+
+# Two signals, and softmax
+
+
+def call(target: Callable[..., Any], *values: np.ndarray, options: tuple = ()) -> Site:
+    """A call on signals of one sample, explained for all targets."""
+    graph = fx.Graph()
+    nodes = [graph.placeholder(f"x{i}") for i in range(len(values))]
+    for node, value in zip(nodes, values, strict=True):
+        node.meta = {"type": TensorType((BATCH, *value.shape[1:]), torch.float64), "depends_on_images": True}
+    node = graph.call_function(target, (*nodes, *options))
+    output = FUNCTIONS[target](*values, *options)
+    node.meta["type"] = TensorType((BATCH, *output.shape[1:]), torch.float64)
+    return Site(node, (*map(Symbolic, values), *options), Symbolic(output), TARGETS)
+
+
+A, B = symbols("a", 1, 2, 3, real=True), symbols("b", 1, 2, 3, real=True)
+STREAM = symbols("Psi", TARGETS, 1, 2, 3, real=True)
+
+
+def test_a_product_halves_relevance():
+    for found in propagation.bilinear(call(aten.mul.Tensor, A, B), Symbolic(STREAM), None, ()):
+        assert is_zero((found.entries - STREAM / 2).flat)
+
+
+def test_a_matrix_product_halves_relevance():
+    phi = symbols("Psi", TARGETS, 1, 2, 2, real=True)
+    columns = B.swapaxes(1, 2)
+    left, right = propagation.bilinear(call(aten.matmul.default, A, columns), Symbolic(phi), None, ())
+    y = A @ columns
+    for k in range(TARGETS):
+        formula = sum(A[0, 0, 1] * columns[0, 1, p] * phi[k, 0, 0, p] / (2 * y[0, 0, p]) for p in range(2))  # eq. 15
+        assert is_zero([left.entries[k, 0, 0, 1] - formula])
+    for found in (left, right):
+        assert is_zero((found.entries.sum((1, 2, 3)) - phi.sum((1, 2, 3)) / 2).flat)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_constant_attention_keeps_all_relevance_with_the_values(first):
+    weights, phi = symbols("w", 1, 2, 2, positive=True), symbols("Psi", TARGETS, 1, 2, 3, real=True)
+    values = (weights, A) if first else (A.swapaxes(1, 2), weights)
+    site = call(aten.matmul.default, *values)
+    mark(site.node, attention=site.node.args[not first].name)
+    phi = phi if first else phi.swapaxes(2, 3)
+    found = propagation.constant_attention(site, Symbolic(phi), None, ())
+    assert found[not first] is None
+    assert is_zero((found[first].entries.sum((1, 2, 3)) - phi.sum((1, 2, 3))).flat)
+
+
+def test_a_sum_by_size_is_conserved():
+    for target in (aten.add.Tensor, aten.sub.Tensor):
+        left, right = propagation.merge_by_size(call(target, A, B), Symbolic(STREAM), None, ())
+        assert is_zero((left.entries + right.entries - STREAM).flat)
+        share = sympy.Abs(A[0, 1, 2]) / (sympy.Abs(A[0, 1, 2]) + sympy.Abs(B[0, 1, 2]))
+        assert is_zero([left.entries[1, 0, 1, 2] - share * STREAM[1, 0, 1, 2]])
+
+
+def test_softmax_is_the_first_order_expansion():
+    x, phi = symbols("x", 1, 3, positive=True), symbols("Psi", TARGETS, 1, 3, real=True)
+    site = call(aten.softmax.int, x, options=(1, None))
+    (found,) = propagation.softmax(site, Symbolic(phi), None, ())
+    s = site.y.entries[0]
+    for k, i in itertools.product(range(TARGETS), range(3)):
+        expansion = sum(x[0, i] * sympy.diff(s[j], x[0, i]) * phi[k, 0, j] / s[j] for j in range(3))
+        assert is_zero([found.entries[k, 0, i] - expansion])
+
+
+def test_softmax_hands_masked_scores_nothing():
+    x, phi = numbers((1, 2, 3)), symbols("Psi", TARGETS, 1, 3, real=True)
+    x[0, 1] = -sympy.oo
+    site = call(aten.softmax.int, x, options=(1, None))
+    assert site.y.entries[0, 1] == 0
+    (found,) = propagation.softmax(site, Symbolic(phi), None, ())
+    assert (found.entries[:, :, 1] == 0).all()
+    assert (found.entries[:, :, 0] != 0).all()
 
 
 # Batch-norm folding scales every output channel of a layer's weight

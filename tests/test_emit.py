@@ -144,9 +144,12 @@ def test_the_pipeline_is_one_tuple_of_named_steps():
     names = [getattr(step, "func", step).__name__ for step in pipeline(METHODS["agf"])]
     assert names == [
         "mark_heads",
+        "mark_gates",
+        "check_relevance_paths",
         "mark_input_layers",
         "mark_residual_merges",
         "mark_flat_convolutions",
+        "mark_open_merges",
         "mark_flatten_boundaries",
         "emit",
         "eliminate_common_subexpressions",

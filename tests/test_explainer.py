@@ -219,6 +219,47 @@ def test_one_explainer_serves_several_image_sizes_and_precisions():
     assert relative(explainer(images(2, 32).float(), 1).double(), in_double) <= 1e-3
 
 
+def test_every_image_size_gives_what_a_fresh_explainer_gives():
+    model, explainer = basic_resnet(), agf_fx.compile(basic_resnet())
+    sizes = [(32, 32), (33, 47), (61, 29)]
+    batches = [
+        torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) for size in sizes
+    ]
+    for batch in (*batches, batches[0]):
+        maps = explainer(batch, 1)
+        assert maps.shape == (2, *batch.shape[2:])
+        assert maps.any()
+        assert torch.equal(maps, agf_fx.compile(model, batch)(batch, 1))
+    with torch.no_grad():  # the constants of every size are prepared anew
+        for edited in (model, explainer.model):
+            edited.conv1.weight.mul_(1.5)
+    for batch in batches:
+        assert torch.equal(explainer(batch, 1), agf_fx.compile(model, batch)(batch, 1))
+
+
+class FixedSize(nn.Module):
+    """It takes one image size only: nothing pools before the linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 14 * 14, 5)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).flatten(1))  # the line that fails
+
+
+def test_an_image_size_that_the_network_cannot_take_is_refused_and_the_others_go_on():
+    explainer = agf_fx.compile(FixedSize().double().eval())
+    expected = explainer(images(2, 16), 1)
+    with pytest.raises(CaptureError, match=r"could not be captured on images of shape \(N, 3, 19, 19\)") as caught:
+        explainer(images(2, 19), 1)
+    assert "Check that it accepts images of this shape" in str(caught.value)
+    assert "# the line that fails" in str(caught.value)
+    assert torch.equal(explainer(images(2, 16), 1), expected)
+    with pytest.raises(CaptureError, match=r"\(N, 3, 2, 2\)"):
+        explainer(images(2, 2), 1)
+
+
 def test_dialects_and_ablations_differ():
     golden = load_golden("vgg_tiny.in16")
     x = golden.tensors["input"]

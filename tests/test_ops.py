@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,16 +11,18 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from cases import DTYPE, HEIGHT, ROWS, WIDTH, Classifier, Row
+from cases import DTYPE, HEIGHT, WIDTH, Classifier, Row
 from emission import weights
+from rows import ROWS
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from agf_fx.emit import Streams, interpret
 from agf_fx.frontend.capture import capture
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.text import op_name
-from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.ir.vocabulary import TRANSPOSED_CONVOLUTIONS, Family, family_of, operands
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import lower, verify_step
@@ -115,6 +118,10 @@ def each_row(rows: Sequence[Row]) -> Callable:
     return pytest.mark.parametrize("row", rows, ids=lambda row: f"{op_name(row.op)}: {row.label}")
 
 
+def has_relevance(row: Row) -> bool:
+    return not row.behind_head and row.family is not Family.GRADIENT_ONLY
+
+
 def assert_equal(actual: Tensor, expected: Tensor) -> None:
     """Up to rounding, and not merely because both are 0."""
     assert expected.abs().max() > 0
@@ -128,7 +135,7 @@ def test_every_built_in_operation_has_a_row():
 @each_row(ROWS)
 def test_operation_occurs(row):
     nodes = run(row.op).calls(row, "op", row.op)
-    assert [family_of(node) for node in nodes] == ([row.family] if row.occurs else [])
+    assert [family_of(node) for node in nodes] == [row.family] * row.times
 
 
 @each_op
@@ -149,13 +156,51 @@ def test_gradient_is_autograd(row):
         assert_equal(found, expected)
 
 
-@each_row([row for row in ROWS if row.occurs and not row.behind_head])
+@each_row([row for row in ROWS if (row.times == 1 or row.family is Family.PRODUCT) and has_relevance(row)])
 def test_relevance_is_the_oracle(row):
     case = run(row.op)
-    (node,) = case.calls(row, "op", row.op)
+    nodes = case.calls(row, "op", row.op)
     for k in range(TARGETS):
-        for operand, expected in expected_relevance(case, node, row.family, k).items():
+        for operand, expected in expected_relevance(case, nodes, row.family, k).items():
             assert_equal(case.streams.relevance[operand.name][k], expected)
+
+
+@each_row([row for row in ROWS if row.family in (Family.PRODUCT, Family.MERGE)])
+def test_gate_gets_no_relevance(row):
+    case = run(row.op)
+    assert case.streams
+    for node in case.calls(row, "op", row.op):
+        gate = None if row.gate is None else operands(node)[row.gate]
+        assert facts(node).gate == (gate and gate.name)
+        handed = [phi is not None for phi in case.streams.handed[node.name][1]]
+        assert handed == [operand is not gate for operand in operands(node)]
+        if gate and len(gate.users) == 1:
+            assert case.streams.relevance[gate.name] is None
+
+
+@each_row([row for row in ROWS if row.family is Family.GRADIENT_ONLY])
+def test_relevance_does_not_reach_what_has_no_rule(row):
+    case = run(row.op)
+    for node in case.calls(row, "op", row.op):
+        assert case.streams.relevance[node.name] is None
+        assert case.streams.gradient[node.name].abs().max() > 0
+
+
+@each_row([row for row in ROWS if row.family is Family.DATA_MOVEMENT and not row.behind_head])
+def test_relevance_moves_as_the_layer_does(row):
+    """However many operations the layer was written with."""
+    case = run(row.op)
+    (head,) = case.calls(row, "head", aten.linear.default)
+    stems = case.calls(row, "stems", aten.conv2d.default)
+    signals = [case.values[stem] for stem in stems]
+    layer = case.branch(row).op
+    for k in range(TARGETS):
+        phi = case.streams.relevance[head.args[0].name][k]
+        moved = oracles.transposed_jacobian(lambda *x: layer(*x).flatten(1), signals, phi)
+        for stem, x, expected in zip(stems, signals, moved, strict=True):
+            readers = [reader for reader in stem.users if reader.meta["depends_on_images"]]
+            several = sum(operands(reader).count(stem) for reader in readers) > 1
+            assert_equal(case.streams.relevance[stem.name][k], oracles.fan_out(x, [expected]) if several else expected)
 
 
 @each_row([row for row in ROWS if row.behind_head])
@@ -164,7 +209,8 @@ def test_relevance_starts_before_the_tail(row):
     (tail,), (head,) = case.calls(row, "op", row.op), case.calls(row, "head", aten.linear.default)
     assert case.streams.relevance[tail.name] is case.streams.relevance[head.name] is None
     x = case.values[head.args[0]].clone().requires_grad_()
-    logits = case.branch(row).op(case.branch(row).head(x))
+    others = (case.streams.logits - case.branch(row)(case.images)).detach()
+    logits = others + case.branch(row).op(case.branch(row).head(x))
     for k, classes in enumerate(case.classes):
         (g,) = torch.autograd.grad(sum(map(oracles.softened_target, logits, classes)), x, retain_graph=True)
         assert_equal(case.streams.relevance[head.args[0].name][k], (x * g).detach())
@@ -201,19 +247,21 @@ def test_targets_do_not_see_each_other(op):
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
-    """Up to 1e-12 of the largest entry."""
-    assert (actual - expected).abs().max() <= 1e-12 * expected.abs().max()
+    """Up to 1e-12 of the largest entry; where all entries would be 0 but for rounding, up to that."""
+    assert (actual - expected).abs().max() <= 1e-12 * expected.abs().max() + 1e-16
 
 
 # The oracle of a call: what the readers of each signal hand back, and their fan-out where there are several.
 
 
-def expected_relevance(case: Run, node: fx.Node, family: Family, k: int) -> dict[fx.Node, Tensor]:
-    """For the k-th target."""
-    function, sources = as_function(case, node)
-    contributions: dict[fx.Node, list[Tensor]] = {source: [] for source in sources}
-    for source, part in zip(sources, handed_back(case, node, family, k, function, sources), strict=True):
-        contributions[source].append(part)
+def expected_relevance(case: Run, nodes: Sequence[fx.Node], family: Family, k: int) -> dict[fx.Node, Tensor]:
+    """For the k-th target, at the signals that ``nodes`` read."""
+    contributions: dict[fx.Node, list[Tensor]] = defaultdict(list)
+    for node in nodes:
+        function, sources = as_function(case, node)
+        for source, part in zip(sources, handed_back(case, node, family, k, function, sources), strict=True):
+            if part is not None:
+                contributions[source].append(part)
     return {
         source: parts[0] if len(parts) == 1 else oracles.fan_out(case.values[source], parts)
         for source, parts in contributions.items()
@@ -222,24 +270,45 @@ def expected_relevance(case: Run, node: fx.Node, family: Family, k: int) -> dict
 
 def handed_back(
     case: Run, node: fx.Node, family: Family, k: int, function: Callable[..., Tensor], sources: Sequence[fx.Node]
-) -> list[Tensor]:
+) -> list[Tensor | None]:
     x, phi = [case.values[source] for source in sources], case.streams.relevance[node.name][k]
     match family:
+        case Family.PRODUCT | Family.MERGE if facts(node).gate:
+            return [None if source.name == facts(node).gate else phi for source in sources]
+        case Family.PRODUCT:
+            return oracles.halves(function, x, phi)
+        case Family.SOFTMAX:
+            return [oracles.softmax(function, x[0], phi)]
         case Family.PASS_THROUGH:
             return [phi]
         case Family.DATA_MOVEMENT:
             return oracles.transposed_jacobian(function, x, phi)
+        case Family.MERGE if facts(node).open_merge:
+            return oracles.by_size(x, phi)
         case Family.PROPORTIONAL | Family.SELECTION | Family.MERGE:
             return oracles.proportional(function, x, phi)
+        case Family.AVERAGE:
+            return oracles.average(function, x[0], phi)
+        case Family.LINEAR if node.target is aten.matmul.default:
+            layer = oracles.matrices(case.values[node.args[1]], x[0].shape)
+            return [oracles.absolute_influence(layer, x[0], phi)]
         case Family.LINEAR:
             layer = oracles.linear(case.values[node.args[1]], x[0].shape[1:])
             return [oracles.each(lambda *sample: oracles.absolute_influence(layer, *sample), x[0], phi)]
         case Family.CONVOLUTION:
-            geometry = dict(zip(("stride", "padding", "dilation", "groups"), node.args[3:], strict=True))
-            layer = oracles.convolution(case.values[node.args[1]], x[0].shape[1:], **geometry)
+            layer = convolution(case, node, x[0])
+            if facts(node).pointwise:
+                return [oracles.each(lambda *sample: oracles.absolute_influence(layer, *sample), x[0], phi)]
             g = case.streams.gradient[node.name][k]
             return [oracles.each(lambda *s: oracles.convolution_step(layer, *s, AGFOptions()), x[0], phi, g)]
     raise AssertionError(f"no oracle for {family}")
+
+
+def convolution(case: Run, node: fx.Node, x: Tensor) -> oracles.Layer:
+    transposed = node.target in TRANSPOSED_CONVOLUTIONS
+    names = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
+    geometry = dict(zip(("stride", "padding", *names), node.args[3:], strict=True))
+    return oracles.convolution(case.values[node.args[1]], x.shape[1:], transposed, **geometry)
 
 
 def as_function(case: Run, node: fx.Node) -> tuple[Callable[..., Tensor], list[fx.Node]]:

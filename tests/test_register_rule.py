@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,8 +73,10 @@ class Cube(nn.Module):
 
 
 class Blend(nn.Module):
+    """A sum that a ReLU closes."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.agf_tests.blend(x, x.relu())
+        return torch.ops.agf_tests.blend(x, x.relu()).relu()
 
 
 class Scale(nn.Module):
@@ -242,3 +245,25 @@ def test_bad_arguments_are_refused_and_change_nothing(op, rule, message):
         agf_fx.register_rule(op, rule, vjp=cube_vjp)
     assert CUBE not in VOCABULARY
     assert CUBE not in VJPS
+
+
+class Sinh(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sinh(x)
+
+
+def test_the_example_of_the_documentation_runs():
+    """It gives the gradient of autograd, and the relevance of the captured derivative of the same operation."""
+    _, _, example = agf_fx.register_rule.__doc__.partition("::\n")
+    code = textwrap.dedent(example.partition("\n\n    Without")[0])
+    model = network(Sinh())
+    with pytest.warns(UserWarning, match="aten.sinh.default has no relevance rule"):
+        expected = agf_fx.compile(model, IMAGES, unknown_ops="gradient")(IMAGES, TARGET)
+    exec(code, {"agf_fx": agf_fx, "torch": torch})
+    streams, _ = explained(model)
+    assert expected.any()
+    torch.testing.assert_close(streams.maps, expected)
+    images = IMAGES.clone().requires_grad_()
+    for found, seed in zip(streams.gradient["images"], streams.gradient["_4_linear"], strict=True):
+        (g,) = torch.autograd.grad(model(images), images, seed)
+        torch.testing.assert_close(found, g)

@@ -453,7 +453,7 @@ def test_fan_out_sums_where_the_value_is_not_zero():
     torch.manual_seed(0)
     x, parts = random(2, 3, 4, zeros=0.4), [random(TARGETS, 2, 3, 4) for _ in range(3)]
     x[0, 0, 0] = -1e-9
-    relevance = agf.fan_out(x, parts)
+    relevance = agf.fan_out(x, parts, numerics.per_sample(x.dim()))
     for k in range(TARGETS):
         close(relevance[k], oracles.fan_out(x, [part[k] for part in parts]))
     away = x.abs() > 1e-3

@@ -68,7 +68,7 @@ class Targets:
         target = torch.tensor(self.fixed, device=images.device).expand(len(images), -1)
         if self.top_k is not None:
             with torch.inference_mode():
-                strongest = model.model(images).topk(self.top_k, dim=1).indices
+                strongest = model.logits(images).topk(self.top_k, dim=1).indices
             target = torch.cat([target, strongest], dim=1)
         return {"target": target.clone()}
 

@@ -56,6 +56,8 @@ def explain(
         bool,
         typer.Option("--multi-label", help="Classes do not exclude each other (bundled models know it)."),
     ] = False,
+    output: options.Output = None,
+    unknown_ops: options.UnknownOps = "refuse",
     method: options.Method = "agf",
     backend: Annotated[
         str, typer.Option(help="eager, inductor (compiles first; for many images), cudagraphs, or auto.")
@@ -85,6 +87,7 @@ def explain(
         checkpoint=checkpoint,
         num_classes=num_classes,
         class_names=class_names,
+        output=output,
         size=size,
         mean=mean,
         std=std,
@@ -101,6 +104,7 @@ def explain(
             out=out,
             method=method,
             execution=Execution(device, backend, precision),
+            unknown_ops=unknown_ops,
             batch_size=batch_size,
             max_pixels=max_pixels,
             contact_sheet=contact_sheet,

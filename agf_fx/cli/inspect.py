@@ -24,6 +24,8 @@ def inspect(
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
+    output: options.Output = None,
+    unknown_ops: options.UnknownOps = "refuse",
     method: options.Method = "agf",
 ) -> None:
     """Print the explanation graph of a model as text. Only its structure matters: no weights are needed."""
@@ -31,7 +33,13 @@ def inspect(
     if input_size is not None and min(input_size) < 1:
         raise typer.BadParameter("height and width must be 1 or more", param_hint="--input-size")
     loaded = options.load(
-        console, model, weights=weights, checkpoint=checkpoint, num_classes=num_classes, untrained=True
+        console,
+        model,
+        weights=weights,
+        checkpoint=checkpoint,
+        num_classes=num_classes,
+        output=output,
+        untrained=True,
     )
     import torch
 
@@ -39,6 +47,8 @@ def inspect(
 
     example = torch.zeros(1, 3, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
-        explanation = agf_fx.compile(loaded.model, example, method=method).graph
+        explanation = agf_fx.compile(
+            loaded.model, example, method=method, output=loaded.select, unknown_ops=unknown_ops
+        ).graph
         text = str(explanation.canonical if canonical else explanation)
     typer.echo(text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +20,13 @@ Weights = Annotated[
 ]
 Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights as a .safetensors file.")]
 NumClasses = Annotated[int | None, typer.Option(min=1, help="Number of outputs to build the model with.")]
+Output = Annotated[
+    str | None,
+    typer.Option(help="Where the model returns more than logits: the key, attribute, index or dotted path of them."),
+]
+UnknownOps = Annotated[
+    str, typer.Option("--unknown-ops", help="Operations without a rule: refuse, or explain them by their gradient.")
+]
 Method = Annotated[str, typer.Option(help="Attribution method.")]
 
 
@@ -31,6 +39,7 @@ def load(
     num_classes: int | None,
     untrained: bool = False,
     class_names: Path | None = None,
+    output: str | None = None,
     **options: object,
 ) -> LoadedModel:
     """Load a model, or exit: 2 when no such model can be meant, 1 when it cannot be loaded."""
@@ -47,4 +56,11 @@ def load(
             check_model(name, **source)
         with expected_errors(console):
             names = None if class_names is None else read_class_names(class_names)
-            return load_model(name, **source, class_names=names, **options)
+            return load_model(name, **source, class_names=names, select=_select(name, output), **options)
+
+
+def _select(name: str, output: str | None) -> Callable[[Any], Any] | None:
+    """The function that takes the logits from what the model called ``name`` returns."""
+    from agf_fx.frontend.outputs import chosen
+
+    return None if output is None else lambda returned: chosen(returned, output, name)

@@ -61,6 +61,7 @@ class Request:
     batch_size: int
     max_pixels: int | None
     contact_sheet: bool
+    unknown_ops: str = "refuse"
 
 
 def run(request: Request, model: LoadedModel, console: Console) -> Summary:
@@ -88,6 +89,8 @@ def run(request: Request, model: LoadedModel, console: Console) -> Summary:
             method=request.method,
             backend=execution.backend,
             precision=execution.precision,
+            output=model.select,
+            unknown_ops=request.unknown_ops,
         )
         request.out.mkdir(parents=True, exist_ok=True)
         _explain_all(request, model, explainer, targets, found.paths, reporter)

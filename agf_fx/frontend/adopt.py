@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import sympy
+import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from agf_fx.errors import CaptureError
+from agf_fx.frontend.outputs import chosen, own_path
 from agf_fx.frontend.tracing import origin
 from agf_fx.ir.graph import CanonicalGraph, Signature, tensor_at
 from agf_fx.ir.types import BATCH, type_of
+from agf_fx.ir.vocabulary import CREATION, SHAPE_ONLY
 
 
 def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
@@ -26,10 +30,7 @@ def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
     images = [n for n, spec in inputs.items() if spec.kind is InputKind.USER_INPUT]
     if len(images) != 1:
         raise CaptureError(f"{name}.forward takes {len(images)} tensors; agf-fx explains models of one image batch.")
-    outputs = program.graph.output_node().args[0]
-    if len(outputs) != 1 or not isinstance(outputs[0], fx.Node) or program.call_spec.out_spec.num_children:
-        raise CaptureError(f"{name} must return one tensor of logits; wrap it in a module that returns that tensor.")
-
+    logits = _logits(program, name)
     batch = _batch_symbol(program, images[0])
     constants = _constants(program, model)
     graph = fx.Graph()
@@ -42,12 +43,26 @@ def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
         if node in constants:
             kept[copies[node].name] = constants[node]
         elif node.name != images[0]:
-            weights[copies[node].name] = inputs[node.name].target
+            weights[copies[node].name] = own_path(inputs[node.name].target)
     for node in program.graph.nodes:
         if node.op == "call_function" and node not in constants:
             copies[node] = _call(graph, node, copies, batch)
-    graph.output(copies[outputs[0]])
+    graph.output(copies[logits])
     return CanonicalGraph(name, graph, Signature(weights, kept))
+
+
+def _logits(program: ExportedProgram, name: str) -> fx.Node:
+    """The node of the program's output, which must be one tensor (N, classes), or (N, classes, *positions)."""
+    outputs = program.graph.output_node().args[0]
+    values = [node.meta.get("val") if isinstance(node, fx.Node) else node for node in outputs]
+    value = chosen(pytree.tree_unflatten(values, program.call_spec.out_spec), None, name)
+    if value.dim() < 2 or isinstance(value.shape[0], int):
+        shape = ", ".join(str(size) if isinstance(size, int) else "N" for size in value.shape)
+        raise CaptureError(
+            f"the output of {name} has the shape ({shape}), and logits have the shape (N, classes), or "
+            "(N, classes, *positions). Arrange it with output=..., a function of what the model returns."
+        )
+    return outputs[0]
 
 
 def _constants(program: ExportedProgram, model: nn.Module) -> dict[fx.Node, Any]:
@@ -56,12 +71,28 @@ def _constants(program: ExportedProgram, model: nn.Module) -> dict[fx.Node, Any]
     for node in program.graph.nodes:
         if node.op == "placeholder":
             path = next(spec.target for spec in program.graph_signature.input_specs if spec.arg.name == node.name)
-            if path is not None and tensor_at(model, path) is None:
+            if path is not None and tensor_at(model, own_path(path)) is None:
                 values[node] = program.state_dict.get(path, program.constants.get(path)).detach().clone()
-        elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
-            arguments = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        elif node.op == "call_function" and all(_known(source, node, values) for source in node.all_input_nodes):
+            arguments = fx.map_arg((node.args, node.kwargs), lambda source: values.get(source, _like(source)))
             values[node] = node.target(*arguments[0], **arguments[1])
     return values
+
+
+def _known(source: fx.Node, reader: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Whether the value of ``reader`` can be computed, as far as ``source`` goes."""
+    fixed = isinstance(reader.meta.get("val"), Tensor) and all(
+        isinstance(size, int) for size in reader.meta["val"].shape
+    )
+    return source in values or (reader.target in CREATION and isinstance(source.meta.get("val"), Tensor) and fixed)
+
+
+def _like(source: fx.Node) -> Tensor:
+    """A stand-in of the dtype, device and shape of ``source``, which a creating operation does not read."""
+    value = source.meta["val"]
+    return torch.empty(
+        [size if isinstance(size, int) else 1 for size in value.shape], dtype=value.dtype, device=value.device
+    )
 
 
 def _is_input(node: fx.Node, inputs: dict[str, Any], constants: dict[fx.Node, Any]) -> bool:
@@ -80,7 +111,9 @@ def _batch_symbol(program: ExportedProgram, images: str) -> sympy.Expr:
 
 
 def _placeholder(graph: fx.Graph, node: fx.Node, batch: sympy.Expr, is_images: bool) -> fx.Node:
-    name = node.name if node.op == "placeholder" else f"c_{node.name}"
+    kind, _, path = node.name.partition("_model_")  # "p_model_conv_weight" is a parameter, "b_..." a buffer
+    name = f"{kind}_{path}" if path and len(kind) == 1 else node.name
+    name = name if node.op == "placeholder" else f"c_{node.name}"
     copied = graph.placeholder(name)
     copied.meta = {"type": type_of(node.meta["val"], {batch: BATCH}), "depends_on_images": is_images}
     return copied
@@ -89,5 +122,7 @@ def _placeholder(graph: fx.Graph, node: fx.Node, batch: sympy.Expr, is_images: b
 def _call(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node], batch: sympy.Expr) -> fx.Node:
     copied = graph.node_copy(node, copies.__getitem__)
     copied.meta = {"type": type_of(node.meta.get("val"), {batch: BATCH})} | origin(node)
-    copied.meta["depends_on_images"] = any(source.meta["depends_on_images"] for source in copied.all_input_nodes)
+    copied.meta["depends_on_images"] = node.target not in SHAPE_ONLY and any(
+        source.meta["depends_on_images"] for source in copied.all_input_nodes
+    )
     return copied

@@ -8,40 +8,60 @@ used twice is two calls), and every call is written in one canonical spelling.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from agf_fx.errors import CaptureError, InputError
+from agf_fx.errors import InputError
 from agf_fx.frontend.adopt import adopt
+from agf_fx.frontend.apart import check_samples_apart
 from agf_fx.frontend.canonicalise import canonicalise
-from agf_fx.frontend.copying import structural_copy
+from agf_fx.frontend.copying import structural_copy, widened
+from agf_fx.frontend.outputs import Output, Root, check_output
 from agf_fx.frontend.tracing import export
+from agf_fx.frontend.unknown import Teacher, warn_of_captured
+from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.verify import verify_canonical
+from agf_fx.options import require_one_of
+
+UNKNOWN_OPS = ("refuse", "gradient")
 
 
-def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> CanonicalGraph:
+def capture(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor],
+    *,
+    output: Output = None,
+    unknown_ops: str = "refuse",
+) -> CanonicalGraph:
     """Capture a classifier as a canonical graph.
 
     The model is not touched: tracing runs on a structural copy that shares its parameters and buffers.
 
     Args:
         model: a module that maps images (N, C, H, W) to logits (N, classes). A model in training mode is captured
-            with evaluation semantics, with a warning.
+            with evaluation semantics, with a warning. ``torch.compile``, DataParallel and DistributedDataParallel
+            around it are taken off. One in float16 or bfloat16 is captured as a model in float32 with these weights.
         example_inputs: an image batch (N, C, H, W), or a tuple with just that; any N ≥ 1, floating dtype, on the
             device of the model. Only shape, dtype and device matter. The graph serves every batch size.
+        output: which part of the return value holds the logits, where that is not one tensor: a key, an attribute, an
+            index, a dotted path of these (``"heads.0"``), or a function of the return value.
+        unknown_ops: ``"refuse"`` operations that have no rule, or explain them by their ``"gradient"``: by PyTorch's
+            vector-Jacobian product f' of the operation, and relevance x ⊙ f'(Φ / f(x)), with a warning for each.
 
     Returns:
         The canonical graph. ``print`` it: the text is deterministic.
 
     Raises:
-        CaptureError: the model cannot be traced, does not return one (N, classes) tensor, or fixes the batch size.
+        CaptureError: the model cannot be traced, does not return (N, classes) logits, or fixes the batch size.
         UnsupportedOpError: the model uses an operation without a rule.
         InputError: ``example_inputs`` is not one floating batch of images.
+        OptionsError: ``output`` or ``unknown_ops`` has no meaning.
     """
-    check_classifier(model)
+    check_output(output)
+    require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
+    model = unwrapped(model)
     images = _example(example_inputs)
     check_placement(images, model.parameters(), type(model).__name__)
     if model.training:
@@ -51,29 +71,16 @@ def capture(model: nn.Module, example_inputs: Tensor | tuple[Tensor]) -> Canonic
             UserWarning,
             stacklevel=2,
         )
-    program = export(structural_copy(model), images)
-    canonical = canonicalise(adopt(program, model))
+    twin, images = structural_copy(model), widened(images)
+    adopted = adopt(export(Root(twin, output), images), model)
+    if unknown_ops == "gradient":
+        canonical = canonicalise(adopted, Teacher(adopted, twin, images.device).teach)
+        warn_of_captured(canonical)
+    else:
+        canonical = canonicalise(adopted)
     verify_canonical(canonical)
+    check_samples_apart(canonical, twin, images)
     return canonical
-
-
-def check_classifier(model: nn.Module) -> None:
-    """Check that ``model`` is a plain module, not a wrapper around one.
-
-    Raises:
-        CaptureError: it is something else; the message says what to give instead.
-    """
-    if not isinstance(model, nn.Module):
-        raise CaptureError(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("the model is already TorchScript; give the torch.nn.Module it was made from.")
-    for wrapper, inside in (
-        ("OptimizedModule", "_orig_mod"),
-        ("DataParallel", "module"),
-        ("DistributedDataParallel", "module"),
-    ):
-        if any(base.__name__ == wrapper for base in type(model).__mro__):
-            raise CaptureError(f"the model is wrapped in {wrapper}; give the module inside, model.{inside}.")
 
 
 def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> None:
@@ -91,6 +98,11 @@ def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> Non
 
 
 def _example(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
+    if isinstance(example_inputs, Mapping):
+        raise InputError(
+            "example_inputs is a dictionary, and agf-fx explains models of one image batch. Give the images alone, and "
+            "wrap the model in a module whose forward takes the images and hands them on by name."
+        )
     items = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     if len(items) != 1 or not isinstance(items[0], Tensor):
         raise InputError("example_inputs must be one batch of images, or a tuple holding just that.")

@@ -2,67 +2,106 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import operator
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from agf_fx.errors import CaptureError
+from agf_fx.frontend.outputs import Root, own_path
+
+# Operations that PyTorch itself writes as others, which then need no rewrite of their own.
+_CONVENIENCES = (torch.ops.aten.einsum.default, torch.ops.aten.pad.default)
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # what torch.export writes where it knows none
+_NOT_THE_USERS = (_TORCH, _OURS, "<")
+
+_DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException)
 
 
-def export(model: nn.Module, images: Tensor) -> ExportedProgram:
-    """Export ``model`` with a symbolic batch size, functionalised, in ATen operations.
+def export(root: Root, images: Tensor) -> ExportedProgram:
+    """Export a model with a symbolic batch size, functionalised, in ATen operations.
 
     Args:
-        model: a private copy in evaluation mode.
+        root: a private copy of the model in evaluation mode, and the choice of its logits.
         images: an example batch of two.
 
     Raises:
-        CaptureError: neither symbolic tracing nor torch.export can follow the model, or it fixes its batch size.
+        CaptureError: neither symbolic tracing nor torch.export can follow the model, or it fixes its batch size, or
+            its logits cannot be told.
     """
-    batch = torch.export.Dim("N", min=1)
+    traced = _trace(root)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dynamic = ({0: batch},)
-            program = torch.export.export(_trace(model), (images,), dynamic_shapes=dynamic, strict=False)
-            return program.run_decompositions({})
+        if traced is not None:
+            with contextlib.suppress(Exception):  # the model itself may pass; if not, its error names the user's line
+                return _exported(traced, images)
+        root.failure = None
+        return _exported(root, images)
     except Exception as error:
-        raise CaptureError(_export_failure(model, images, error)) from error
+        raise (root.failure or CaptureError(_export_failure(root.model, images, error))) from error
+
+
+def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
+    dynamic = ({0: torch.export.Dim("N", min=1)},)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)
+        standard = torch.export.default_decompositions()
+        return program.run_decompositions({op: standard[op] for op in _CONVENIENCES})
 
 
 def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
     name, cause = type(model).__name__, str(error).strip() or type(error).__name__
     cause = "\n".join(cause.splitlines()[:12])
+    line = _failing_line(error)
+    where = f" at {line}" if line else ""
     if "Constraints violated" in cause or "specialized" in cause:
         return (
-            f"{name} fixes its batch size, and an explanation graph serves every batch size. Replace the fixed "
+            f"{name} fixes its batch size{where}, and an explanation graph serves every batch size. Replace the fixed "
             f"number by x.shape[0] or -1. torch.export says:\n{cause}"
+        )
+    if isinstance(error, _DATA_DEPENDENT) or "data-dependent" in cause:
+        return (
+            f"{name} decides by the values of a tensor{where}. Control flow that depends on tensor values must be "
+            "removed or moved out of forward(): compute both cases and combine them, as with torch.where, or decide "
+            f"before the model is called. torch.export says:\n{cause}"
         )
     shape = f"(N, {', '.join(map(str, images.shape[1:]))})"
     hint = "; for a single image use image.unsqueeze(0)" if images.dim() == 3 else ""
     return (
-        f"{name} could not be captured on images of shape {shape} ({type(error).__name__}). Check that it accepts "
-        f"images of this shape{hint}. Control flow that depends on tensor values must be removed or moved out of "
-        f"forward(). torch.export says:\n{cause}"
+        f"{name} could not be captured on images of shape {shape} ({type(error).__name__}{where}). Check that it "
+        f"accepts images of this shape{hint}. torch.export says:\n{cause}"
     )
 
 
-def _trace(model: nn.Module) -> nn.Module:
-    """The model traced symbolically, or as it is where symbolic tracing cannot follow it."""
+def _failing_line(error: BaseException | None) -> str:
+    """The innermost line of the user's code that an error passed through, or an empty string."""
+    while error is not None:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THE_USERS)]
+        if frames:
+            return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _trace(root: Root) -> nn.Module | None:
+    """The model traced symbolically; None where symbolic tracing cannot follow it."""
     try:
-        return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
+        return fx.GraphModule(root, _Tracer().trace(root), type(root.model).__name__)
     except Exception:  # whatever user code raises on proxies; torch.export judges, and names the cause
-        return model
+        return None
 
 
 class _Proxy(fx.Proxy):
@@ -90,6 +129,7 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         path = next(reversed(self.module_stack), "").split("@")[0]  # "relu@1" is the second call of "relu"
+        path = own_path(path)
         node.meta["custom"] = {"agf_fx": {"module": path, "source": _user_line()}}
         return node
 
@@ -99,11 +139,15 @@ def origin(node: fx.Node) -> dict[str, str]:
     traced = (node.meta.get("custom") or {}).get("agf_fx")
     if traced:
         return traced
-    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    stack = [own_path(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path != _NO_MODULE]
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
-    files = [i for i, line in enumerate(lines) if line.startswith("File ") and _TORCH not in line]
+    files = [i for i, line in enumerate(lines) if line.startswith("File ") and not _elsewhere(line)]
     source = " ".join(lines[files[-1] : files[-1] + 2]) if files else ""
     return {"module": stack[-1] if stack else "", "source": source}
+
+
+def _elsewhere(line: str) -> bool:
+    return any(f'"{path}' in line for path in _NOT_THE_USERS)
 
 
 def _user_line() -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 
 from torch.fx import Node
 
+from agf_fx.ir.captured import CapturedVjp
+
 
 @dataclass(frozen=True)
 class FlattenBoundary:
@@ -29,16 +31,26 @@ class Facts:
         head: a last parametrised layer on the way to the logits.
         tail: lies behind the heads; only the gradient passes.
         residual_merge: name of the fan-out node whose branches meet in this sum.
-        flat: a convolution whose relevance is C alone.
+        open_merge: a sum that something else than a ReLU reads next.
+        flat: a convolution inside a residual region whose relevance is C alone in the published code.
+        pointwise: a convolution with a kernel of size 1, which moves nothing in space.
         flatten_boundary: the feature map that this linear layer reads flattened.
+        gate: name of the operand that only scales the other: it gets no relevance.
+        attention: name of the operand of a matrix product that is a matrix of attention weights.
+        captured_vjp: the derivative of an operation that is not in the vocabulary.
     """
 
     input_layer: bool = False
     head: bool = False
     tail: bool = False
     residual_merge: str | None = None
+    open_merge: bool = False
     flat: bool = False
+    pointwise: bool = False
     flatten_boundary: FlattenBoundary | None = None
+    gate: str | None = None
+    attention: str | None = None
+    captured_vjp: CapturedVjp | None = None
 
     def __str__(self) -> str:
         set_facts = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name)]

@@ -61,8 +61,13 @@ class CanonicalGraph:
 
     @property
     def num_classes(self) -> int:
-        """Number of logits."""
+        """Number of classes: logits per image, or per position."""
         return self.logits.meta["type"].shape[1]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The shape over which the logits spread: () for a classifier, (H, W) for a segmentation network."""
+        return self.logits.meta["type"].shape[2:]
 
     @property
     def calls(self) -> list[fx.Node]:

@@ -12,6 +12,7 @@ from torch import fx
 
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 aten = torch.ops.aten
 
@@ -21,6 +22,8 @@ VIEWS = {
     aten.expand.default,
     aten.flatten.using_ints,
     aten.narrow.default,
+    aten.select.int,
+    aten.slice.Tensor,
     aten.permute.default,
     aten.reshape.default,
     aten.transpose.int,
@@ -53,13 +56,15 @@ def owners(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """For every node, the one whose memory its value lies in: itself, or what it is a view of or written into."""
     owner: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        shares = node.op == "call_function" and (node.target in VIEWS or _in_place(node)) and node.all_input_nodes
+        shares = node.op == "call_function" and (node.target in VIEWS or _aliases(node)) and node.all_input_nodes
         owner[node] = owner[node.args[0]] if shares else node
     return owner
 
 
-def _in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _aliases(node: fx.Node) -> bool:
+    """Whether the operation says that its result may lie in the memory of what it reads: views, and calls in place."""
+    is_operation = isinstance(node.target, torch._ops.OpOverload)
+    return is_operation and any(result.alias_info is not None for result in node.target._schema.returns)
 
 
 def _moments(graph: fx.Graph) -> set[tuple[int, int, int]]:
@@ -82,7 +87,7 @@ def _moments(graph: fx.Graph) -> set[tuple[int, int, int]]:
 
 def _workspace(node: fx.Node) -> tuple[int, int, int]:
     """Bytes that a kernel takes for itself: convolutions copy their weight into an order of their own."""
-    if node.target in (aten.conv2d.default, aten.conv_transpose2d.input):
+    if node.target in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS):
         return _bytes(node.args[1].meta["type"])
     return 0, 0, 0
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sympy
 import torch
 from torch import fx
 
 from agf_fx.errors import UnsupportedOpError
 from agf_fx.ir import text
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.types import TensorType
-from agf_fx.ir.vocabulary import VOCABULARY, Family, depends_on_images, operands, signals
+from agf_fx.ir.types import TensorType, carried_type
+from agf_fx.ir.vocabulary import KEYWORDS, VOCABULARY, depends_on_images, op_of, operands, signals
 
 aten = torch.ops.aten
 
@@ -19,25 +21,56 @@ def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
     if not node.meta["depends_on_images"]:
         return
     name = str(node.target)
-    if node.target is aten.sym_size.int:
-        reader = next(iter(node.users))
-        raise unsupported(canonical, reader, f"{reader.target} takes the batch size as a number; no rule for that")
-    if node.target not in VOCABULARY:
+    if op_of(node) is None:
         raise unsupported(canonical, node, f"no relevance rule for {name}")
-    if node.kwargs:
-        raise unsupported(canonical, node, f"no relevance rule for {name} with {', '.join(node.kwargs)} given")
-    if isinstance(node.meta["type"], TensorType) and not node.meta["type"].batched:
+    unknown = set(node.kwargs) - KEYWORDS.get(node.target, set())
+    if unknown and not facts(node).captured_vjp:
+        raise unsupported(canonical, node, f"no relevance rule for {name} with {', '.join(sorted(unknown))} given")
+    if any(isinstance(item, fx.Node) and isinstance(item.meta["type"], sympy.Expr) for item in operands(node)):
+        raise unsupported(canonical, node, f"no relevance rule for {name} with the batch size as an operand")
+    if _mixes_samples(node):
         raise unsupported(canonical, node, f"no relevance rule for {name} that mixes samples of a batch")
-    kind = VOCABULARY[node.target]
-    if kind.operands == (0, 1):
-        carriers = signals(node)
-        if kind.family is Family.PASS_THROUGH and (len(carriers) > 1 or carriers[0] is not node.args[0]):
-            raise unsupported(canonical, node, f"no relevance rule for {name} of two signals, or by a signal")
-        shape = node.meta["type"].shape
-        if any(carrier.meta["type"].shape != shape for carrier in carriers):
-            raise unsupported(canonical, node, f"no relevance rule for {name} that broadcasts a signal")
-    elif any(depends_on_images(other) and other not in operands(node) for other in node.all_input_nodes):
+    if any(depends_on_images(other) and other not in operands(node) for other in node.all_input_nodes):
         raise unsupported(canonical, node, f"no relevance rule for {name} with weights computed from the images")
+
+
+def _mixes_samples(node: fx.Node) -> bool:
+    """Whether values of one image meet values of another; reshapes and permutations cannot be judged, and pass."""
+    kind, operand = carried_type(node), signals(node)[0].meta["type"] if signals(node) else None
+    if kind.batch_dim is None:
+        return True
+    if not isinstance(operand, TensorType):
+        return False
+    batch = operand.batch_dim
+    if node.target is aten.matmul.default:
+        return batch >= operand.rank - len(signals(node))  # rows of one signal stay apart
+    if node.target is aten.group_norm.default:
+        return batch > 0
+    if node.target in (aten.layer_norm.default, aten.rms_norm.default):
+        return batch >= operand.rank - len(node.args[1])
+    position = _DIMS.get(node.target)
+    if position is None:
+        return False
+    dims = node.args[position]
+    if dims in ([], None):  # all of them
+        return True
+    return batch in dims if isinstance(dims, list | tuple) else batch == dims
+
+
+# Where an operation that treats some dimensions as one value names these dimensions.
+_DIMS = {
+    aten.mean.dim: 1,
+    aten.sum.dim_IntList: 1,
+    aten.amax.default: 1,
+    aten.softmax.int: 1,
+    aten.log_softmax.int: 1,
+    aten.linalg_vector_norm.default: 2,
+    aten.cat.default: 1,
+    aten.slice.Tensor: 1,
+    aten.select.int: 1,
+    aten.index_select.default: 1,
+    aten.roll.default: 2,
+}
 
 
 def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str) -> UnsupportedOpError:
@@ -52,6 +85,7 @@ def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str) -> Unsup
         lines.append("Write the model without this use of it.")
     else:
         lines.append(
-            f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...), or write the model without it."
+            f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...), write the model without it, or "
+            'explain it by its gradient: agf_fx.compile(..., unknown_ops="gradient").'
         )
     return UnsupportedOpError("\n".join(lines), op=str(node.target), module_path=module, source=source)

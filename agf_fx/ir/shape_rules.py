@@ -87,6 +87,48 @@ def _expanded(x: TensorType, sizes: Sequence[Size]) -> TensorType:
     return TensorType(tuple(old if new == -1 else new for old, new in zip(shape, sizes, strict=True)), x.dtype)
 
 
+def _sliced(x: TensorType, dim: int, start: int, end: int, step: int) -> TensorType:
+    shape = list(x.shape)
+    shape[dim] = len(range(start, end, step))
+    return TensorType(tuple(shape), x.dtype)
+
+
+def _selected(x: TensorType, dim: int, _: int) -> TensorType:
+    dim %= x.rank
+    return TensorType((*x.shape[:dim], *x.shape[dim + 1 :]), x.dtype)
+
+
+def _narrowed(x: TensorType, dim: int, _: int, length: int) -> TensorType:
+    dim %= x.rank
+    return TensorType((*x.shape[:dim], length, *x.shape[dim + 1 :]), x.dtype)
+
+
+def _padded(x: TensorType, widths: Sequence[int], *_: Any) -> TensorType:
+    shape = list(x.shape)
+    for position in range(len(widths) // 2):
+        shape[-1 - position] += widths[2 * position] + widths[2 * position + 1]
+    return TensorType(tuple(shape), x.dtype)
+
+
+def _indexed(x: TensorType, dim: int, index: TensorType) -> TensorType:
+    shape = list(x.shape)
+    shape[dim] = index.shape[0]
+    return TensorType(tuple(shape), x.dtype)
+
+
+def _patches(
+    x: TensorType, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
+) -> TensorType:
+    n, channels, *spatial = x.shape
+    sizes = zip(spatial, kernel, dilation, padding, stride, strict=True)
+    positions = math.prod((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in sizes)
+    return TensorType((n, channels * math.prod(kernel), positions), x.dtype)
+
+
+def _from_patches(x: TensorType, size: Sequence[int], kernel: Sequence[int], *_: Any) -> TensorType:
+    return TensorType((x.shape[0], x.shape[1] // math.prod(kernel), *size), x.dtype)
+
+
 def _transposed(x: TensorType, first: int, second: int) -> TensorType:
     shape = list(x.shape)
     shape[first], shape[second] = shape[second], shape[first]
@@ -158,6 +200,37 @@ RULES: dict[Callable[..., Any], Rule] = {
         (
             aten.abs.default,
             aten.add.Scalar,
+            aten.clamp.default,
+            aten.elu.default,
+            aten.erf.default,
+            aten.gelu.default,
+            aten.group_norm.default,
+            aten.hardsigmoid.default,
+            aten.hardswish.default,
+            aten.hardtanh.default,
+            aten.layer_norm.default,
+            aten.leaky_relu.default,
+            aten.leaky_relu_backward.default,
+            aten.cos.default,
+            aten.expm1.default,
+            aten.log.default,
+            aten.log1p.default,
+            aten.rms_norm.default,
+            aten.sin.default,
+            aten.log_softmax.int,
+            aten.masked_fill.Scalar,
+            aten.mish.default,
+            aten.pow.Tensor_Scalar,
+            aten.prelu.default,
+            aten.logical_not.default,
+            aten.reciprocal.default,
+            aten.roll.default,
+            aten.silu.default,
+            aten.softmax.int,
+            aten.softplus.default,
+            aten.sqrt.default,
+            aten.tanh.default,
+            aten.zeros_like.default,
             aten.batch_norm.default,
             aten.clamp_max.default,
             aten.clamp_min.default,
@@ -177,6 +250,15 @@ RULES: dict[Callable[..., Any], Rule] = {
             aten.div.Tensor,
             aten.mul.Tensor,
             aten.sub.Tensor,
+            aten.gelu_backward.default,
+            aten.hardsigmoid_backward.default,
+            aten.hardswish_backward.default,
+            aten.hardtanh_backward.default,
+            aten.mish_backward.default,
+            aten.sigmoid_backward.default,
+            aten.silu_backward.default,
+            aten.softplus_backward.default,
+            aten.tanh_backward.default,
             aten.threshold_backward.default,
         ),
         _broadcast,
@@ -185,16 +267,25 @@ RULES: dict[Callable[..., Any], Rule] = {
     aten.mul.Scalar: _scaled,
     **dict.fromkeys((aten.amax.default, aten.amin.default, aten.mean.dim), _reduced),
     aten.sum.dim_IntList: _summed,
+    aten.linalg_vector_norm.default: lambda x, _, dims, keepdim: _reduced(x, dims, keepdim),
     aten.flatten.using_ints: _flattened,
     aten.reshape.default: _reshaped,
     aten.expand.default: _expanded,
+    aten.slice.Tensor: _sliced,
+    aten.select.int: _selected,
+    aten.narrow.default: _narrowed,
+    aten.constant_pad_nd.default: _padded,
+    aten.index_select.default: _indexed,
     aten.transpose.int: _transposed,
     aten.permute.default: _permuted,
     aten.unsqueeze.default: _unsqueezed,
     aten.matmul.default: _matmul,
     aten.linear.default: _linear,
-    aten.conv2d.default: _convolved,
-    aten.conv_transpose2d.input: _transposed_convolution,
+    **dict.fromkeys((aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), _convolved),
+    **dict.fromkeys(
+        (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
+        _transposed_convolution,
+    ),
     aten.new_ones.default: lambda x, sizes: TensorType(tuple(sizes), x.dtype),
     aten.new_empty.default: lambda x, sizes: TensorType(tuple(sizes), x.dtype),
     aten.to.dtype: lambda x, dtype: TensorType(x.shape, dtype),
@@ -204,5 +295,17 @@ RULES: dict[Callable[..., Any], Rule] = {
     aten.max_pool2d_with_indices_backward.default: lambda g, x, *_: TensorType(x.shape, g.dtype),
     aten.avg_pool2d_backward.default: lambda g, x, *_: TensorType(x.shape, g.dtype),
     aten._adaptive_avg_pool2d_backward.default: lambda g, x: TensorType(x.shape, g.dtype),
+    **dict.fromkeys(
+        (
+            aten.upsample_linear1d_backward.default,
+            aten.upsample_bilinear2d_backward.default,
+            aten.upsample_trilinear3d_backward.default,
+        ),
+        lambda g, _, sizes, *__: TensorType(tuple(sizes), g.dtype),
+    ),
+    aten.im2col.default: _patches,
+    aten.col2im.default: _from_patches,
+    aten.new_zeros.default: lambda x, sizes: TensorType(tuple(sizes), x.dtype),
+    aten.index_add.default: _same,
     getitem: lambda items, index: items[index],
 }

@@ -44,9 +44,28 @@ class TensorType:
         return bool(self.shape) and self.shape[0] == BATCH
 
     @property
+    def batch_dim(self) -> int | None:
+        """The one dimension whose size depends on the batch; None where there is none, or several.
+
+        It is the first in feature maps. Tokens may stand before it, and windows may be counted with it (N·64).
+        """
+        dims = [dim for dim, size in enumerate(self.shape) if not isinstance(size, int)]
+        return dims[0] if len(dims) == 1 else None
+
+    @property
+    def free_batch(self) -> list[int]:
+        """The shape with -1 for the batch dimension, as ``reshape`` and ``expand`` take it."""
+        return [size if isinstance(size, int) else -1 for size in self.shape]
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape without the batch dimension."""
         return self.shape[1:]
+
+    @property
+    def sample_dims(self) -> list[int]:
+        """The dimensions that belong to one sample, counted from the end: all but the batch dimension."""
+        return [dim - self.rank for dim in range(self.rank) if dim != self.batch_dim]
 
     @property
     def entries(self) -> int | sympy.Expr:

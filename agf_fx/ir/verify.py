@@ -9,9 +9,10 @@ from torch import fx
 
 from agf_fx.errors import VerifyError
 from agf_fx.ir import text
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.types import TARGETS, TensorType, carried_type
-from agf_fx.ir.vocabulary import VOCABULARY, signals
+from agf_fx.ir.vocabulary import KEYWORDS, op_of, signals
 
 
 def verify_canonical(canonical: CanonicalGraph) -> None:
@@ -33,15 +34,18 @@ def verify_canonical(canonical: CanonicalGraph) -> None:
             if node.meta["depends_on_images"]:
                 _check_signal(graph, node)
     logits = canonical.logits
-    _check(logits.meta["type"].rank == 2 and logits.meta["type"].batched, graph, logits, "is not (N, classes)")
+    dense = logits.meta["type"].rank >= 2 and logits.meta["type"].batched
+    _check(dense, graph, logits, "is not (N, classes) or (N, classes, *positions)")
 
 
 def _check_signal(graph: fx.Graph, node: fx.Node) -> None:
-    _check(node.target in VOCABULARY, graph, node, "is not an operation of the vocabulary")
-    _check(not node.kwargs, graph, node, "has keyword arguments; canonical calls are positional")
+    _check(op_of(node) is not None, graph, node, "is not an operation of the vocabulary")
+    known = KEYWORDS.get(node.target, set())
+    allowed = set(node.kwargs) <= known or facts(node).captured_vjp
+    _check(bool(allowed), graph, node, "has keyword arguments; canonical calls are positional")
     _check(bool(signals(node)), graph, node, "has no operand computed from the images")
     if isinstance(node.meta["type"], TensorType):
-        _check(node.meta["type"].batched, graph, node, "is computed from the images and is not batched")
+        _check(node.meta["type"].batch_dim is not None, graph, node, "is computed from the images and is not batched")
 
 
 def verify_explanation(explanation: ExplanationGraph) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from agf_fx.ir.facts import facts
+
 aten = torch.ops.aten
 
 
@@ -23,12 +25,15 @@ class Family(StrEnum):
 
     CONVOLUTION = "convolution"  # linear in x, weights shared over positions
     LINEAR = "linear"  # linear in x
+    AVERAGE = "average"  # linear in x with fixed weights ≥ 0
     PROPORTIONAL = "proportional"  # positively homogeneous: relevance goes by x ⊙ fᵀ(Φ / f(x))
     SELECTION = "selection"  # proportional, and every output entry is an input entry or 0
-    PASS_THROUGH = "pass-through"  # elementwise affine per channel, or identity: relevance unchanged
-    DATA_MOVEMENT = "data movement"  # every output entry is one input entry
+    PASS_THROUGH = "pass-through"  # activation, normalisation, scale or shift: relevance unchanged
+    DATA_MOVEMENT = "data movement"  # every output entry is one input entry, or a constant
     MERGE = "merge"  # sum or difference of two signals
-    TAIL = "tail"  # no relevance rule: allowed behind the head, where only the gradient passes
+    PRODUCT = "product"  # bilinear in two signals, or their quotient
+    SOFTMAX = "softmax"
+    GRADIENT_ONLY = "gradient only"  # no relevance rule: allowed behind the head and on the way to a gate
 
 
 @dataclass(frozen=True)
@@ -38,44 +43,144 @@ class Op:
     Attributes:
         family: what kind of map it is.
         operands: positions of the arguments that may carry relevance; an argument may be a list of tensors.
+        alone: the family where only the first operand is computed from the images, if that is another one.
     """
 
     family: Family
     operands: tuple[int, ...] = (0,)
+    alone: Family | None = None
 
+
+def _each(family: Family, *targets: Callable[..., Any], operands: tuple[int, ...] = (0,)) -> dict:
+    return dict.fromkeys(targets, Op(family, operands))
+
+
+CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+TRANSPOSED_CONVOLUTIONS = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+
+# What these return depends on the shape, dtype and device of what they read, not on its values.
+CREATION = {
+    aten.new_empty.default,
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.empty_like.default,
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+}
+SHAPE_ONLY = {aten.sym_size.int, *CREATION}
 
 VOCABULARY: dict[Callable[..., Any], Op] = {
-    aten.conv2d.default: Op(Family.CONVOLUTION),
+    **_each(Family.CONVOLUTION, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS),
     aten.linear.default: Op(Family.LINEAR),
-    # Proportional: f(tx) = t f(x) for t > 0.
-    aten.relu.default: Op(Family.SELECTION),
-    aten.max_pool2d_with_indices.default: Op(Family.SELECTION),
-    aten.avg_pool2d.default: Op(Family.PROPORTIONAL),
-    aten.adaptive_avg_pool2d.default: Op(Family.PROPORTIONAL),
-    aten.mean.dim: Op(Family.PROPORTIONAL),
-    # Pass-through. A product or quotient of two signals is a gate, for which there is no rule here.
-    aten.batch_norm.default: Op(Family.PASS_THROUGH),
-    aten.mul.Tensor: Op(Family.PASS_THROUGH, (0, 1)),
-    aten.div.Tensor: Op(Family.PASS_THROUGH, (0, 1)),
-    operator.getitem: Op(Family.PASS_THROUGH),
+    # Selections.
+    **_each(
+        Family.SELECTION,
+        aten.relu.default,
+        aten.max_pool2d_with_indices.default,
+        aten.max_pool3d_with_indices.default,
+        aten.adaptive_max_pool2d.default,
+        aten.adaptive_max_pool3d.default,
+    ),
+    aten.amax.default: Op(Family.PROPORTIONAL),
+    # Averages.
+    **_each(
+        Family.AVERAGE,
+        aten.avg_pool2d.default,
+        aten.avg_pool3d.default,
+        aten.adaptive_avg_pool2d.default,
+        aten.adaptive_avg_pool3d.default,
+        aten.mean.dim,
+        aten.sum.dim_IntList,
+        aten.upsample_linear1d.default,
+        aten.upsample_bilinear2d.default,
+        aten.upsample_trilinear3d.default,
+        aten.col2im.default,
+    ),
+    # Activations: f applied to every entry.
+    **_each(
+        Family.PASS_THROUGH,
+        aten.gelu.default,
+        aten.silu.default,
+        aten.mish.default,
+        aten.hardswish.default,
+        aten.hardsigmoid.default,
+        aten.hardtanh.default,
+        aten.leaky_relu.default,
+        aten.prelu.default,
+        aten.elu.default,
+        aten.softplus.default,
+        aten.sigmoid.default,
+        aten.tanh.default,
+        aten.clamp.default,
+    ),
+    # Normalisations, scales and shifts.
+    **_each(
+        Family.PASS_THROUGH,
+        aten.batch_norm.default,
+        aten.layer_norm.default,
+        aten.group_norm.default,
+        aten.rms_norm.default,
+        aten.neg.default,
+        operator.getitem,
+    ),
     # Data movement.
-    aten.reshape.default: Op(Family.DATA_MOVEMENT),
-    aten.permute.default: Op(Family.DATA_MOVEMENT),
-    aten.cat.default: Op(Family.DATA_MOVEMENT),
-    # Merges; with a constant as one side they are pass-through, see `family_of`.
-    aten.add.Tensor: Op(Family.MERGE, (0, 1)),
-    aten.sub.Tensor: Op(Family.MERGE, (0, 1)),
-    # Behind the head only.
-    aten.sigmoid.default: Op(Family.TAIL),
-    aten.softmax.int: Op(Family.TAIL),
-    aten.log_softmax.int: Op(Family.TAIL),
+    **_each(
+        Family.DATA_MOVEMENT,
+        aten.reshape.default,
+        aten.permute.default,
+        aten.cat.default,
+        aten.expand.default,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.constant_pad_nd.default,
+        aten.index_select.default,
+        aten.roll.default,
+        aten.masked_fill.Scalar,
+    ),
+    aten.where.self: Op(Family.DATA_MOVEMENT, (1, 2)),
+    # Two signals, or one and a constant.
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), Op(Family.MERGE, (0, 1), alone=Family.PASS_THROUGH)),
+    **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), Op(Family.PRODUCT, (0, 1), alone=Family.PASS_THROUGH)),
+    aten.matmul.default: Op(Family.PRODUCT, (0, 1), alone=Family.LINEAR),
+    aten.softmax.int: Op(Family.SOFTMAX),
+    # Behind the head, or on the way to a gate.
+    **_each(
+        Family.GRADIENT_ONLY,
+        aten.log_softmax.int,
+        aten.erf.default,
+        aten.linalg_vector_norm.default,
+        aten.abs.default,
+        aten.exp.default,
+        aten.log.default,
+        aten.log1p.default,
+        aten.expm1.default,
+        aten.sin.default,
+        aten.cos.default,
+        aten.sqrt.default,
+        aten.rsqrt.default,
+        aten.reciprocal.default,
+        aten.pow.Tensor_Scalar,
+    ),
 }
+
+BUILT_IN = frozenset(VOCABULARY)  # rules for others can be registered
+
+# Keyword arguments that canonical calls may have; all others are positional.
+KEYWORDS: dict[Callable[..., Any], set[str]] = {aten.gelu.default: {"approximate"}}
+
+
+def op_of(node: Node) -> Op | None:
+    """What is known of the operation that ``node`` calls: from the vocabulary, or from its captured derivative."""
+    captured = facts(node).captured_vjp
+    return Op(Family.PROPORTIONAL, captured.operands) if captured else VOCABULARY.get(node.target)
 
 
 def operands(node: Node) -> list[Any]:
     """The arguments of ``node`` that may carry relevance, in order: nodes, or the constants in their place."""
     items: list[Any] = []
-    for position in VOCABULARY[node.target].operands:
+    for position in op_of(node).operands:
         argument = node.args[position]
         items.extend(argument if isinstance(argument, tuple | list) else (argument,))
     return items
@@ -92,11 +197,12 @@ def depends_on_images(value: Any) -> bool:
 
 
 def family_of(node: Node) -> Family:
-    """The family of a call in the canonical graph; a sum with a constant is pass-through."""
-    family = VOCABULARY[node.target].family
-    if family is Family.MERGE and len(signals(node)) == 1:
-        return Family.PASS_THROUGH
-    return family
+    """The family of a call in the canonical graph, given which of its operands are signals."""
+    kind = op_of(node)
+    if len(kind.operands) > 1 and len(signals(node)) == 1 and kind.alone:
+        quotient = kind.family is Family.PRODUCT and not depends_on_images(node.args[0])
+        return Family.GRADIENT_ONLY if quotient else kind.alone
+    return kind.family
 
 
 def is_parametrised(node: Node) -> bool:
@@ -104,5 +210,5 @@ def is_parametrised(node: Node) -> bool:
     return (
         depends_on_images(node)
         and node.op == "call_function"
-        and VOCABULARY[node.target].family in (Family.CONVOLUTION, Family.LINEAR)
+        and family_of(node) in (Family.CONVOLUTION, Family.LINEAR)
     )

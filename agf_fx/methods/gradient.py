@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from agf_fx.ir.vocabulary import Family
 from agf_fx.methods.method import Method
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
-from agf_fx.rules.propagation import no_relevance
 from agf_fx.rules.targets import each_target, indicator
 
 
@@ -29,8 +27,5 @@ def gradient_times_input() -> Method:
     return Method(
         name="gradient_x_input",
         initial_gradient=target_indicator,
-        roles=(),
-        families=dict.fromkeys(Family, no_relevance),
-        fan_out=lambda x, contributions: contributions[0],
         read_out=input_times_gradient,
     )

@@ -21,31 +21,39 @@ class Method:
     Attributes:
         name: what users call it.
         initial_gradient: (logits, target (K, N)) -> gradient at the logits (K, N, classes).
+        read_out: (images, relevance, gradient, rank of images) -> maps (K, N, H, W).
+        initial_relevance: the rule of the heads, which start the relevance; None for methods without relevance.
         roles: (name of a fact, rule) in order of precedence; the first fact that holds decides.
         families: the rule of every family.
-        fan_out: (value, relevances handed back by its readers) -> the value's relevance.
-        read_out: (images, relevance, gradient, rank of images) -> maps (K, N, H, W).
+        fan_out: (value, relevances handed back by its readers, dimensions of one sample) -> the value's relevance.
         minimum_classes: how many logits a model must have for the initial gradient to make sense.
+        exact_division: divide without the published code's stabiliser.
         operations: rules of single operations, in place of their family's.
     """
 
     name: str
     initial_gradient: Callable[[Value, Value], Value]
-    roles: tuple[tuple[str, Rule], ...]
-    families: Mapping[Family, Rule]
-    fan_out: Callable[[Value, list[Value]], Value]
     read_out: Callable[[Value, Value, Value, int], Value]
+    initial_relevance: Rule | None = None
+    roles: tuple[tuple[str, Rule], ...] = ()
+    families: Mapping[Family, Rule] = field(default_factory=dict)
+    fan_out: Callable[[Value, list[Value], list[int]], Value] = lambda x, contributions, dims: contributions[0]
     minimum_classes: int = 1
+    exact_division: bool = False
     operations: Mapping[Callable[..., Any], Rule] = field(default_factory=dict)
 
-    def rule_for(self, node: fx.Node) -> Rule:
-        """The rule of a canonical call: by role, else by operation, else by family."""
+    def rule_for(self, node: fx.Node) -> Rule | None:
+        """The rule of a canonical call that has relevance or starts it: by role, else by operation, else by family."""
+        if facts(node).head:
+            return self.initial_relevance
         for role, rule in self.roles:
             if getattr(facts(node), role):
                 return rule
         return self.operations.get(node.target) or self.families[family_of(node)]
 
 
-def rule_name(rule: Rule) -> str:
+def rule_name(rule: Rule | None) -> str:
     """The name under which a rule appears in graphs."""
+    if rule is None:
+        return ""
     return getattr(rule, "__name__", None) or getattr(rule, "func", rule).__name__

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ class LoadedModel:
         preprocessing: how a picture becomes an input.
         multi_label: True when classes do not exclude each other: probabilities are sigmoids, else a softmax.
         weights: where the weights come from, in words.
+        select: the logits in what the model returns, where that is not the logits alone.
     """
 
     model: nn.Module
@@ -35,6 +37,12 @@ class LoadedModel:
     preprocessing: Preprocessing
     multi_label: bool
     weights: str
+    select: Callable[[Any], torch.Tensor] | None = None
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) of images (N, 3, H, W)."""
+        output = self.model(images)
+        return output if self.select is None else self.select(output)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities (N, C) of logits (N, C)."""
@@ -89,6 +97,7 @@ def load_model(
     std: Sequence[float] | None = None,
     multi_label: bool = False,
     untrained: bool = False,
+    select: Callable[[Any], torch.Tensor] | None = None,
 ) -> LoadedModel:
     """Load a classifier with its preprocessing and class names.
 
@@ -107,6 +116,7 @@ def load_model(
         std: three numbers the channels are divided by; defaults as for ``mean``.
         multi_label: classes do not exclude each other (the bundled models know it).
         untrained: allow a torchvision model without weights, to look at its structure.
+        select: a function of what the model returns, for the logits; by default that is the logits alone.
 
     Returns:
         The model in evaluation mode.
@@ -124,9 +134,9 @@ def load_model(
         load_checkpoint(built.model, built.checkpoint)
     model = built.model.eval()
     preprocessing = _adjusted(built.preprocessing, size, mean, std)
-    classes = _count_classes(name, model, preprocessing)
+    classes = _count_classes(name, model, preprocessing, select)
     names = _names(name, classes, built.class_names if class_names is None else tuple(class_names))
-    return LoadedModel(model, name, names, preprocessing, multi_label or built.multi_label, built.weights)
+    return LoadedModel(model, name, names, preprocessing, multi_label or built.multi_label, built.weights, select)
 
 
 def _build(name: str, weights: str | None, num_classes: int | None) -> sources.Built:
@@ -148,7 +158,9 @@ def _adjusted(
     return replace(base, **changes)
 
 
-def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing) -> int:
+def _count_classes(
+    name: str, model: nn.Module, preprocessing: Preprocessing, select: Callable[[Any], torch.Tensor] | None
+) -> int:
     """Number of logits, found by running one black image."""
     shape = (1, 3, *preprocessing.crop) if preprocessing.crop else (1, 3, 224, 224)
     try:
@@ -159,9 +171,10 @@ def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing) ->
         raise ModelLoadError(
             f"{name} fails on a float32 image {shape} ({reason}); give the size it is made for"
         ) from error
+    logits = logits if select is None else select(logits)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelLoadError(f"{name} returns {found}, not logits (N, classes); wrap it so that it does")
+        raise ModelLoadError(f"{name} returns {found}, not logits (N, classes); choose them with output, or wrap it")
     return logits.shape[1]
 
 

@@ -19,6 +19,7 @@ from agf_fx.rules.numerics import (
     max_normalise,
     nonzero,
     per_sample,
+    settled,
     share,
     split_targets,
 )
@@ -160,9 +161,9 @@ def flattened_input_gradient(site: Site, g: Value, C: Value) -> Value:
 
 
 @formula("Φ", "x / (x + ε) ⊙ Σ_i Φ_i")
-def fan_out(x: Value, contributions: list[Value]) -> Value:
+def fan_out(x: Value, contributions: list[Value], dims: list[int]) -> Value:
     """One tensor read by several consumers: the sum of their relevances, 0 where x = 0."""
-    return sum(contributions[1:], contributions[0]) * share(x)
+    return settled(sum(contributions[1:], contributions[0]), x, dims) * share(x)
 
 
 @formula("map", "Σ_c Φ / max Φ")

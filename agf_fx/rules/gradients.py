@@ -1,12 +1,7 @@
-"""Vector-Jacobian products, one line per operation where the formula is one line.
-
-Each takes the site and the gradient at its output, (K, N, ...) for K targets, and returns one gradient per operand, in
-order.
-"""
+"""The gradient stream: the vector-Jacobian product of every operation of the vocabulary."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from operator import getitem
 from typing import Any
@@ -14,13 +9,15 @@ from typing import Any
 import torch
 
 from agf_fx.errors import VerifyError
-from agf_fx.rules.linear_maps import adjoint
-from agf_fx.rules.numerics import Value, expand, split_targets
-from agf_fx.rules.site import Site
-
-aten = torch.ops.aten
-
-Vjp = Callable[[Site, Value], tuple[Value, ...]]
+from agf_fx.ir.captured import CapturedVjp, tensor_arguments
+from agf_fx.rules.adjoints.arithmetic import ARITHMETIC
+from agf_fx.rules.adjoints.elementwise import ELEMENTWISE
+from agf_fx.rules.adjoints.movement import MOVEMENT
+from agf_fx.rules.adjoints.normalisation import NORMALISATION
+from agf_fx.rules.adjoints.pooling import POOLING
+from agf_fx.rules.linear_maps import LINEAR_LAYERS, adjoint
+from agf_fx.rules.numerics import Value
+from agf_fx.rules.site import Site, Vjp
 
 
 def vjp(site: Site, g: Value) -> tuple[Value, ...]:
@@ -29,7 +26,8 @@ def vjp(site: Site, g: Value) -> tuple[Value, ...]:
     Raises:
         VerifyError: a registered vjp returns the wrong number of gradients.
     """
-    gradients = VJPS[site.node.target](site, g)
+    captured = site.facts.captured_vjp
+    gradients = captured_vjp(site, g, captured) if captured else VJPS[site.node.target](site, g)
     if len(gradients) != len(site.operands):
         raise VerifyError(
             f"the vjp of {site.node.target} returned {len(gradients)} gradients for {len(site.operands)} operands; "
@@ -38,84 +36,19 @@ def vjp(site: Site, g: Value) -> tuple[Value, ...]:
     return gradients
 
 
-def _batch_norm(site: Site, g: Value) -> tuple[Value, ...]:
-    _, weight, _, _, variance, _, _, eps, _ = site.args
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if weight is None else weight * scale
-    return (g * torch.reshape(scale, [-1, *[1] * (site.x_type.rank - 2)]),)
-
-
-def _cat(site: Site, g: Value) -> tuple[Value, ...]:
-    dim, starts = site.args[1], [0]
-    for kind in site.types:
-        starts.append(starts[-1] + kind.shape[dim])
-    return tuple(torch.narrow(g, dim + 1, a, b - a) for a, b in itertools.pairwise(starts))
-
-
-def _mean(site: Site, g: Value) -> tuple[Value, ...]:
-    _, dims, _ = site.args
-    shape = site.x_type.shape
-    kept = [1 if dim in dims else size for dim, size in enumerate(shape)]
-    count = 1
-    for dim in dims:
-        count *= shape[dim]
-    return (expand(split_targets(g / count, site.targets, kept[1:]), shape[1:], targets=True),)
-
-
-def _permute(site: Site, g: Value) -> tuple[Value, ...]:
-    order = site.args[1]
-    return (torch.permute(g, [0, *(order.index(dim) + 1 for dim in range(len(order)))]),)
-
-
-def _max_pool(site: Site, g: Value) -> tuple[Value, ...]:
-    def adjoint(flat: Value, x: Value, indices: Value) -> Value:
-        return aten.max_pool2d_with_indices_backward.default(flat, x, *site.args[1:], indices)
-
-    return (site.per_target(adjoint, g, site.x, site.output[1]),)
-
-
-def _average_pool(site: Site, g: Value) -> tuple[Value, ...]:
-    def adjoint(flat: Value, x: Value) -> Value:
-        return aten.avg_pool2d_backward.default(flat, x, *site.args[1:])
-
-    return (site.per_target(adjoint, g, site.x),)
-
-
-def _softmax(site: Site, g: Value) -> tuple[Value, ...]:
-    dim = site.args[1] - site.y_type.rank
-    return (site.y * (g - torch.sum(g * site.y, [dim], True)),)
-
-
-def _log_softmax(site: Site, g: Value) -> tuple[Value, ...]:
-    dim = site.args[1] - site.y_type.rank
-    return (g - torch.exp(site.y) * torch.sum(g, [dim], True),)
+def captured_vjp(site: Site, g: Value, captured: CapturedVjp) -> tuple[Value, ...]:
+    """PyTorch's own derivative, for an operation that is not in the vocabulary; 0 at constants."""
+    found = captured(tensor_arguments(site.node, site.args, site.kwargs), g, site.targets)
+    pairs = zip(found, site.operands, strict=True)
+    return tuple(torch.zeros_like(operand) if gradient is None else gradient for gradient, operand in pairs)
 
 
 VJPS: dict[Callable[..., Any], Vjp] = {
-    # Linear maps
-    aten.conv2d.default: lambda site, g: (adjoint(site, g, site.weight),),
-    aten.linear.default: lambda site, g: (adjoint(site, g, site.weight),),
-    # Elementwise
-    aten.relu.default: lambda site, g: (aten.threshold_backward.default(g, site.y, 0),),
-    aten.sigmoid.default: lambda site, g: (aten.sigmoid_backward.default(g, site.y),),
-    aten.batch_norm.default: _batch_norm,
+    **dict.fromkeys(LINEAR_LAYERS, lambda site, g: (adjoint(site, g, site.weight),)),
+    **ELEMENTWISE,
+    **ARITHMETIC,
+    **NORMALISATION,
+    **POOLING,
+    **MOVEMENT,
     getitem: lambda site, g: (g,),
-    aten.mul.Tensor: lambda site, g: (g * site.args[1], None),
-    aten.div.Tensor: lambda site, g: (g / site.args[1], None),
-    aten.add.Tensor: lambda site, g: (g, g),
-    aten.sub.Tensor: lambda site, g: (g, -g),
-    # Pooling
-    aten.max_pool2d_with_indices.default: _max_pool,
-    aten.avg_pool2d.default: _average_pool,
-    aten.adaptive_avg_pool2d.default: lambda site, g: (
-        site.per_target(aten._adaptive_avg_pool2d_backward.default, g, site.x),
-    ),
-    aten.mean.dim: _mean,
-    # Data movement
-    aten.reshape.default: lambda site, g: (split_targets(g, site.targets, site.x_type.sample_shape),),
-    aten.permute.default: _permute,
-    aten.cat.default: _cat,
-    # Behind the head
-    aten.softmax.int: _softmax,
-    aten.log_softmax.int: _log_softmax,
 }

@@ -32,30 +32,62 @@ def adjoint(site: Site, s: Value, weight: Value) -> Value:
     return LINEAR_MAPS[site.node.target].adjoint(site, s, weight)
 
 
-def _convolve(site: Site, x: Value, weight: Value) -> Value:
-    _, _, _, stride, padding, dilation, groups = site.args
-    return aten.conv2d.default(x, weight, None, stride, padding, dilation, groups)
+def _convolution(convolve: torch._ops.OpOverload, transposed: torch._ops.OpOverload) -> LinearMap:
+    def apply(site: Site, x: Value, weight: Value) -> Value:
+        return convolve(x, weight, None, *site.args[3:])
+
+    def adjoint(site: Site, s: Value, weight: Value) -> Value:
+        """The transposed convolution, with as much output padding as the strides left unread at the border."""
+        _, _, _, stride, padding, dilation, groups = site.args
+        sizes = zip(*_sizes(site), stride, padding, dilation, strict=True)
+        unread = [x + 2 * p - (d * (k - 1) + 1 + t * (y - 1)) for x, y, k, t, p, d in sizes]
+        geometry = (None, stride, padding, unread, groups, dilation)
+        return site.per_target(lambda flat: transposed(flat, weight, *geometry), s)
+
+    return LinearMap(apply, adjoint)
 
 
-def _convolve_adjoint(site: Site, s: Value, weight: Value) -> Value:
-    """The transposed convolution, with as much output padding as the strides left unread at the border."""
-    _, _, _, stride, padding, dilation, groups = site.args
-    kernel = site.node.args[1].meta["type"].shape[2:]
-    sizes = zip(site.x_type.shape[2:], site.y_type.shape[2:], kernel, stride, padding, dilation, strict=True)
-    unread = [x + 2 * p - (d * (k - 1) + 1 + t * (y - 1)) for x, y, k, t, p, d in sizes]
-    geometry = (None, stride, padding, unread, groups, dilation)
-    return site.per_target(lambda flat: aten.conv_transpose2d.input(flat, weight, *geometry), s)
+def _transposed_convolution(transposed: torch._ops.OpOverload, convolve: torch._ops.OpOverload) -> LinearMap:
+    def apply(site: Site, x: Value, weight: Value) -> Value:
+        return transposed(x, weight, None, *site.args[3:])
+
+    def adjoint(site: Site, s: Value, weight: Value) -> Value:
+        """The convolution; output padding as wide as a stride would give it more outputs than there were inputs."""
+        _, _, _, stride, padding, _, groups, dilation = site.args
+        sizes = zip(*_sizes(site), stride, padding, dilation, strict=True)
+        more = [(y + 2 * p - d * (k - 1) - 1) // t + 1 - x for x, y, k, t, p, d in sizes]
+
+        def convolved(flat: Value) -> Value:
+            result = convolve(flat, weight, None, stride, padding, dilation, groups)
+            crop = [width for extra in reversed(more) for width in (0, -extra)]
+            return aten.constant_pad_nd.default(result, crop, 0) if any(more) else result
+
+        return site.per_target(convolved, s)
+
+    return LinearMap(apply, adjoint)
 
 
-def _multiply(site: Site, x: Value, weight: Value) -> Value:
-    return aten.linear.default(x, weight)
+def _sizes(site: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Of a convolution's input, output and kernel, per spatial dimension."""
+    return site.x_type.shape[2:], site.y_type.shape[2:], site.node.args[1].meta["type"].shape[2:]
 
 
-def _multiply_adjoint(site: Site, s: Value, weight: Value) -> Value:
-    return torch.matmul(s, weight)
-
-
+LINEAR_LAYERS: dict[Callable[..., Any], LinearMap] = {
+    aten.conv1d.default: _convolution(aten.conv1d.default, aten.conv_transpose1d.default),
+    aten.conv2d.default: _convolution(aten.conv2d.default, aten.conv_transpose2d.input),
+    aten.conv3d.default: _convolution(aten.conv3d.default, aten.conv_transpose3d.input),
+    aten.conv_transpose1d.default: _transposed_convolution(aten.conv_transpose1d.default, aten.conv1d.default),
+    aten.conv_transpose2d.input: _transposed_convolution(aten.conv_transpose2d.input, aten.conv2d.default),
+    aten.conv_transpose3d.input: _transposed_convolution(aten.conv_transpose3d.input, aten.conv3d.default),
+    aten.linear.default: LinearMap(
+        lambda site, x, weight: aten.linear.default(x, weight), lambda site, s, weight: torch.matmul(s, weight)
+    ),
+}
 LINEAR_MAPS: dict[Callable[..., Any], LinearMap] = {
-    aten.conv2d.default: LinearMap(_convolve, _convolve_adjoint),
-    aten.linear.default: LinearMap(_multiply, _multiply_adjoint),
+    **LINEAR_LAYERS,
+    # A product with a matrix that is constant, or taken for constant.
+    aten.matmul.default: LinearMap(
+        lambda site, x, weight: torch.matmul(x, weight),
+        lambda site, s, weight: torch.matmul(s, torch.transpose(weight, -2, -1)),
+    ),
 }

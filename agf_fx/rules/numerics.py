@@ -11,7 +11,9 @@ values; ``rank`` counts the batch dimension and not the targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +21,18 @@ import torch
 Value = Any
 
 EPSILON = 1e-9  # the stabiliser of the published code, the same for either sign of the denominator
+
+_exact: ContextVar[bool] = ContextVar("agf_fx_exact_division", default=False)
+
+
+@contextmanager
+def division(exact: bool) -> Iterator[None]:
+    """Divide as the published code does, with its stabiliser, or exactly and without loss; see `settled`."""
+    token = _exact.set(exact)
+    try:
+        yield
+    finally:
+        _exact.reset(token)
 
 
 def per_sample(rank: int) -> list[int]:
@@ -32,7 +46,9 @@ def nonzero(a: Value) -> Value:
 
 
 def stabilised(b: Value) -> Value:
-    """b + 1e-9, and 1e-9 where that is exactly 0."""
+    """b + 1e-9, and 1e-9 where that is exactly 0. In exact division b, and 1 where it is 0."""
+    if _exact.get():
+        return b + (-nonzero(b) + 1.0)
     shifted = b + EPSILON
     return shifted + (nonzero(shifted) * -EPSILON + EPSILON)
 
@@ -50,6 +66,30 @@ def div(a: Value, b: Value) -> Value:
 def share(b: Value) -> Value:
     """b / (b + 1e-9): 1, but for what the stabiliser takes; 0 where b is 0."""
     return b / stabilised(b)
+
+
+def divides_exactly() -> bool:
+    """Whether division is exact here."""
+    return _exact.get()
+
+
+def settled(phi: Value, b: Value, dims: Sequence[int]) -> Value:
+    """In exact division: the relevance of entries with b = 0 spread evenly over the others of the same sample.
+
+    A quotient Φ / b has no place for the relevance of an output that none of the inputs made: a bias alone, or a ReLU's
+    zero that a batch norm behind it has shifted. The published code drops it, and so does this function if b is 0
+    throughout the sample.
+
+    Args:
+        phi: relevances (K, N, ...).
+        b: what they will be divided by; (N, ...) or (K, N, ...).
+        dims: the dimensions of one sample, from the end.
+    """
+    if not _exact.get():
+        return phi
+    mask = nonzero(b)
+    lost = torch.sum(phi * (-mask + 1.0), dims, True)
+    return phi * mask + mask * (lost / torch.clamp_min(torch.sum(mask, dims, True), 1))
 
 
 def divide_or_zero(a: Value, b: Value) -> Value:

@@ -12,23 +12,22 @@ from collections.abc import Callable
 
 import torch
 
+from agf_fx.ir.vocabulary import operands
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.linear_maps import adjoint, apply
 from agf_fx.rules.notation import formula
-from agf_fx.rules.numerics import Value, div, per_sample, share
+from agf_fx.rules.numerics import Value, div, nonzero, share
 from agf_fx.rules.site import Site
 
 Rule = Callable[[Site, Value, Value, tuple[Value, ...]], tuple[Value, ...]]
 
 
-def no_relevance(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Only the gradient passes."""
-    return (None,) * len(site.operands)
-
-
 @formula("Φ", "Φ_in = Φ")
 def pass_through(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Relevance unchanged: batch norm, products with constants, sums with constants."""
+    """Relevance unchanged: activations (Achtibat et al. 2024, eq. 9), normalisations, products and sums with constants.
+
+    The paper does so for batch norm, where it is exact: a scale per channel cancels in the rules.
+    """
     return (phi,) * len(site.operands)
 
 
@@ -41,27 +40,81 @@ def move_back(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tupl
 @formula("Φ", "Φ_in = x ⊙ fᵀ(Φ / f(x))  (eq. 1)")
 def proportional(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """Each operand gets its share of the output: x ⊙ fᵀ(Φ / f(x)), fᵀ the vector-Jacobian product at x."""
-    shares = vjp(site, div(phi, site.y))
+    shares = vjp(site, div(site.settled(phi, site.y), site.y))
     return tuple(x * share for x, share in zip(site.operands, shares, strict=True))
 
 
 @formula("Φ", "Φ_in = fᵀ(Φ ⊙ y / (y + ε)), y = f(x)  (eq. 1, where f selects)")
 def selective(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """`proportional` for an f whose outputs are input entries or zero: x is y wherever fᵀ puts anything."""
-    return vjp(site, phi * share(site.y))
+    return vjp(site, site.settled(phi, site.y) * share(site.y))
+
+
+@formula("Φ", "Φ_in = |x| ⊙ fᵀ(Φ / f(|x|))  (eq. 9, with the weights of a mean)")
+def average(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """A linear map with weights ≥ 0: `proportional` where x ≥ 0, and bounded where values of either sign cancel."""
+    x = torch.abs(site.x)
+    y = site.of(x)
+    return (x * vjp(site, div(site.settled(phi, y), y))[0],)
+
+
+@formula("Φ", "Φ_a = |a| / (|a| + |b|) ⊙ Φ  (Otsuki et al. 2024)")
+def merge_by_size(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """A sum's relevance by the sizes of its terms, which stays bounded where they cancel."""
+    sizes = [torch.abs(operand) for operand in site.operands]
+    total = sizes[0] + sizes[1]
+    part = div(site.settled(phi, total), total)
+    return tuple(size * part for size in sizes)
+
+
+@formula("Φ", "Φ_signal = Φ, nothing to the gate  (Arras et al. 2017)")
+def gated(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """A signal scaled by a gate, or divided by its own size: all of the relevance belongs to the signal."""
+    return tuple(None if operand.name == site.facts.gate else phi for operand in operands(site.node))
+
+
+@formula("Φ", "Φ_a = a ⊙ f_aᵀ(Φ / 2ab)  (Achtibat et al. 2024, eq. 15)")
+def bilinear(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """A product of two signals, entry by entry or of matrices: half of the relevance to either."""
+    shares = vjp(site, div(site.settled(phi, site.y), site.y) * 0.5)
+    return tuple(x * share for x, share in zip(site.operands, shares, strict=True))
+
+
+@formula("Φ", "Φ_V = |V| ⊙ Aᵀ(Φ / A|V|), nothing to A  (Ali et al. 2022, with eq. 9)")
+def constant_attention(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Attention weights A ≥ 0 taken for constants: all of the relevance goes by the value path, be it A V or V A."""
+    first, second = site.operands
+    if operands(site.node)[0].name == site.facts.attention:
+        values = torch.abs(second)
+        y = torch.matmul(first, values)
+        part = torch.matmul(torch.transpose(first, -2, -1), div(site.settled(phi, y), y))
+        return (None, values * part)
+    values = torch.abs(first)
+    y = torch.matmul(values, second)
+    part = torch.matmul(div(site.settled(phi, y), y), torch.transpose(second, -2, -1))
+    return (values * part, None)
+
+
+@formula("Φ", "Φ_in = x ⊙ (Φ - s Σ Φ), s = softmax(x)  (Achtibat et al. 2024, eq. 13)")
+def softmax(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The Taylor expansion of softmax at x; entries masked out with -inf get nothing."""
+    dim = site.args[1] - site.y_type.rank
+    finite = torch.clamp_min(site.x, torch.finfo(site.x_type.dtype).min)
+    return (finite * nonzero(site.y) * (phi - site.y * torch.sum(phi, [dim], True)),)
 
 
 @formula("C", "C = |x| ⊙ |L|ᵀ(Φ / |L||x|)  (eq. 9)")
 def absolute_influence(site: Site, phi: Value) -> Value:
     """C: every input gets relevance by the absolute value of its contribution."""
     x, weight = torch.abs(site.x), torch.abs(site.weight)
-    return x * adjoint(site, div(phi, apply(site, x, weight)), weight)
+    y = apply(site, x, weight)
+    return x * adjoint(site, div(site.settled(phi, y), y), weight)
 
 
 @formula("Φ", "Φ_in = C")
 def flat(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """A linear layer, or a convolution without residual terms: C alone."""
-    return (absolute_influence(site, phi),)
+    return to_first(site, absolute_influence(site, phi))
 
 
 @formula("Φ", "Φ_in = x ⊙ LᵀS - l·L⁺ᵀS - h·L⁻ᵀS, S = Φ / (Lx - L⁺l - L⁻h)  (z^B)")
@@ -70,12 +123,12 @@ def z_box(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Va
 
     L⁺l = l·L⁺1, and L⁺1 depends on the weights alone; LᵀS is written as L⁺ᵀS + L⁻ᵀS, which saves a product.
     """
-    x, weight, dims = site.x, site.weight, per_sample(site.x_type.rank)
+    x, weight, dims = site.x, site.weight, site.x_type.sample_dims
     positive, negative = torch.clamp_min(weight, 0), torch.clamp_max(weight, 0)
     low, high = torch.amin(x, dims, True), torch.amax(x, dims, True)
     Z = apply(site, x, weight) - _at_extreme(site, low, positive) - _at_extreme(site, high, negative)
-    S = div(phi, Z)
-    return ((x - low) * adjoint(site, S, positive) + (x - high) * adjoint(site, S, negative),)
+    S = div(site.settled(phi, Z), Z)
+    return to_first(site, (x - low) * adjoint(site, S, positive) + (x - high) * adjoint(site, S, negative))
 
 
 def _at_extreme(site: Site, extreme: Value, weight: Value) -> Value:
@@ -85,10 +138,16 @@ def _at_extreme(site: Site, extreme: Value, weight: Value) -> Value:
 
 def ones_like_input(site: Site) -> Value:
     """One sample of ones, shaped like the layer's input."""
-    return torch.ops.aten.new_ones.default(site.weight, [1, *site.x_type.sample_shape])
+    shape = [size if isinstance(size, int) else 1 for size in site.x_type.shape]
+    return torch.ops.aten.new_ones.default(site.weight, shape)
 
 
 @formula("Φ", "Φ = x ⊙ ∂ŷ_t/∂x  (eq. 8)")
 def initial_attribution(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """The head's rule: relevance starts as input times gradient."""
-    return (site.x * g_in[0],)
+    return to_first(site, site.x * g_in[0])
+
+
+def to_first(site: Site, phi: Value) -> tuple[Value | None, ...]:
+    """Relevance for the first operand alone; a product with a constant matrix has another."""
+    return (phi, *(None for _ in site.operands[1:]))

@@ -9,8 +9,9 @@ import torch
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.vocabulary import VOCABULARY, Family, Op
-from agf_fx.rules.gradients import VJPS, Vjp
+from agf_fx.rules.gradients import VJPS
 from agf_fx.rules.propagation import Rule
+from agf_fx.rules.site import Vjp
 
 _BUILT_IN = frozenset(VOCABULARY)
 _REGISTERED: dict[Callable[..., Any], Rule] = {}
@@ -18,6 +19,17 @@ _REGISTERED: dict[Callable[..., Any], Rule] = {}
 
 def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, operands: Sequence[int] = (0,)) -> None:
     """Teach agf-fx an operation.
+
+    Rule and vjp are written with Python's operators, functions of ``torch`` and operator overloads
+    (``torch.ops.aten.sinh.default``), and branch on no value: the same code runs on tensors and builds the graph.
+    Forward values have the shape (N, ...), gradients and relevances (K, N, ...) for K targets, so that they broadcast;
+    an adjoint that knows one batch dimension goes through ``site.per_target``. For example, for y = sinh x::
+
+        agf_fx.register_rule(
+            torch.ops.aten.sinh.default, "proportional", vjp=lambda site, g: (g * torch.ops.aten.cosh.default(site.x),)
+        )
+
+    Without a rule of one's own, ``agf_fx.compile(..., unknown_ops="gradient")`` takes PyTorch's derivative.
 
     Args:
         op: the operation as it appears in the error message, e.g. ``torch.ops.aten.erfinv.default`` or an operation
@@ -43,7 +55,9 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     positions = sum(not argument.kwarg_only for argument in op._schema.arguments)
     if not operands or not all(isinstance(i, int) and 0 <= i < positions for i in operands):
         raise OptionsError(f"operands {tuple(operands)} must be positions of arguments of {op}, 0 … {positions - 1}.")
-    VOCABULARY[op] = Op(Family(rule) if isinstance(rule, str) else Family.PROPORTIONAL, tuple(operands))
+    family = Family(rule) if isinstance(rule, str) else Family.PROPORTIONAL
+    alone = Family.PASS_THROUGH if family is Family.MERGE else None
+    VOCABULARY[op] = Op(family, tuple(operands), alone)
     VJPS[op] = vjp
     _REGISTERED.pop(op, None)
     if not isinstance(rule, str):

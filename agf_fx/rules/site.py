@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import fx
 
 from agf_fx.ir.facts import Facts, facts
 from agf_fx.ir.types import TensorType, carried_type
-from agf_fx.ir.vocabulary import VOCABULARY, operands
-from agf_fx.rules.numerics import Value, merge_targets, split_targets
+from agf_fx.ir.vocabulary import depends_on_images, op_of, operands
+from agf_fx.rules.numerics import Value, divides_exactly, merge_targets, settled, split_targets
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Site:
         args: its arguments, nodes replaced by values.
         output: its value (a tuple for operations with several outputs).
         targets: the number of targets K, the first dimension of gradients and relevances.
+        kwargs: its keyword arguments.
     """
 
     node: fx.Node
     args: tuple[Any, ...]
     output: Any
     targets: Value
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def x(self) -> Value:
@@ -50,10 +52,15 @@ class Site:
     def operands(self) -> list[Value]:
         """The values of the arguments that may carry relevance."""
         items: list[Value] = []
-        for position in VOCABULARY[self.node.target].operands:
+        for position in op_of(self.node).operands:
             several = isinstance(self.node.args[position], tuple | list)  # a list of tensors; a value may be a tuple
             items.extend(self.args[position] if several else (self.args[position],))
         return items
+
+    @property
+    def are_signals(self) -> list[bool]:
+        """Which operands are computed from the images."""
+        return [depends_on_images(operand) for operand in operands(self.node)]
 
     @property
     def types(self) -> list[TensorType]:
@@ -81,11 +88,28 @@ class Site:
         repeated = [merge_targets(torch.ops.aten.expand.default(value, self._for_each_target)) for value in read]
         return split_targets(adjoint(merge_targets(s), *repeated), self.targets, self.x_type.sample_shape)
 
+    def of(self, x: Value) -> Value:
+        """The operation on ``x`` in place of the first operand: the output that carries relevance."""
+        output = self.node.target(x, *self.args[1:], **self.kwargs)
+        return output[0] if isinstance(self.node.meta["type"], tuple) else output
+
     @property
     def _for_each_target(self) -> list[Value]:
         return [self.targets, *[-1] * self.x_type.rank]
 
     @property
+    def output_dims(self) -> list[int]:
+        """The dimensions of the output that belong to one sample, counted from the end."""
+        return self.y_type.sample_dims
+
+    def settled(self, phi: Value, denominator: Value) -> Value:
+        """Relevance at the output, none of it where the denominator is 0; see `numerics.settled`."""
+        return settled(phi, denominator, self.output_dims) if divides_exactly() else phi
+
+    @property
     def facts(self) -> Facts:
         """What the analyses found out about this call."""
         return facts(self.node)
+
+
+Vjp = Callable[[Site, Value], tuple[Value, ...]]

@@ -1,6 +1,13 @@
-"""Targets: which classes are explained, and their place among the logits."""
+"""Targets: which classes are explained, and their place among the logits.
+
+Of outputs (N, classes, *positions), as a segmentation network's, a target below the number of classes stands for that
+class averaged over all positions, and classes · (p + 1) + c for class c at position p, counted row by row.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 
@@ -35,3 +42,62 @@ def each_target(logits: Value, target: Value) -> Value:
 def indicator(logits: Value, index: Value) -> Value:
     """1 at the index (K, N, 1), 0 elsewhere, shaped like the logits (K, N, classes)."""
     return torch.scatter(torch.zeros_like(logits), 2, index, 1.0)
+
+
+@formula("w", "w_p = 1 at the target's position, or 1/P everywhere")
+def position_weights(logits: Value, target: Value, shape: Sequence[int]) -> Value:
+    """Where each target looks.
+
+    Args:
+        logits: (N, classes, *positions).
+        target: (N, K) int64, as at the top of this page.
+        shape: (classes, *positions).
+
+    Returns:
+        (K, N, P): weights of the P positions, which sum to 1.
+    """
+    classes, count = shape[0], math.prod(shape[1:])
+    position = torch.transpose(aten.div.Scalar_mode(target, classes, rounding_mode="floor"), 0, 1)  # p + 1, or below 1
+    index = torch.unsqueeze(torch.clamp_min(position, 0), 2)
+    nowhere = torch.zeros_like(each_target(aten.select.int(torch.flatten(logits, 2, -1), 1, 0), position))
+    marked = torch.scatter(aten.constant_pad_nd.default(nowhere, [1, 0], 0), 2, index, 1.0)
+    everywhere, here = torch.narrow(marked, 2, 0, 1), torch.narrow(marked, 2, 1, count)
+    return here + everywhere / count
+
+
+@formula("y", "y_c = Σ_p w_p y_cp")
+def weighted_logits(logits: Value, weights: Value) -> Value:
+    """(N, classes, *positions) and weights (K, N, P) -> the logits that each target looks at, (K, N, classes)."""
+    by_position = torch.transpose(torch.flatten(logits, 2, -1), 1, 2)
+    return torch.flatten(torch.matmul(torch.unsqueeze(weights, 2), by_position), 2, 3)
+
+
+@formula("∂ŷ_t/∂y", "∂ŷ_t/∂y_cp = w_p ∂ŷ_t/∂y_c")
+def spread_gradient(gradient: Value, weights: Value, targets: Value, shape: Sequence[int]) -> Value:
+    """(K, N, classes) and weights (K, N, P) -> the gradient at all positions, (K, N, classes, *positions)."""
+    return torch.reshape(torch.unsqueeze(gradient, 3) * torch.unsqueeze(weights, 2), [targets, -1, *shape])
+
+
+def mean_logits(logits: Value) -> Value:
+    """(N, classes, *positions) -> (N, classes), the mean over positions, by which classes rank."""
+    return torch.mean(torch.flatten(logits, 2, -1), [2])
+
+
+def class_of(target: Value, classes: int) -> Value:
+    """The class of a target that may name a position as well; ranks stay."""
+    return torch.where(target < classes, target, aten.remainder.Scalar(target, classes))
+
+
+def explained_classes(logits: Value, target: Value) -> Value:
+    """The classes that targets stand for.
+
+    Args:
+        logits: (N, classes, *positions).
+        target: (N, K) int64, as at the top of this page.
+
+    Returns:
+        (N, K) int64.
+    """
+    if logits.dim() > 2:
+        target, logits = class_of(target, logits.shape[1]), mean_logits(logits)
+    return torch.transpose(chosen_classes(logits, target), 0, 1)

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from agf_fx.errors import InputError, OptionsError
-from agf_fx.frontend.capture import capture, check_classifier
+from agf_fx.frontend.capture import UNKNOWN_OPS, capture
+from agf_fx.frontend.outputs import Output, check_output
+from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.methods.gradient import gradient_times_input
 from agf_fx.methods.method import Method
 from agf_fx.options import BACKENDS, PRECISIONS, AGFOptions, CompileOptions, require_one_of
 from agf_fx.pipeline import lower, optimisations
-from agf_fx.rules.targets import chosen_classes
+from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime.backends import choose
+from agf_fx.runtime.conservation import ConservationReport, conservation
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import best, check_images, check_target, check_top_k
 from agf_fx.runtime.program import Program
@@ -43,13 +46,17 @@ def compile(
     backend: str = "eager",
     precision: str | None = None,
     compile_options: CompileOptions | None = None,
+    output: Output = None,
+    unknown_ops: str = "refuse",
 ) -> Explainer:
     """Compile a classifier into an explainer.
 
     The model is not touched. What depends on its weights alone is prepared once, and again after a weight has changed.
 
     Args:
-        model: an unmodified classifier, images (N, C, H, W) -> logits (N, classes).
+        model: an unmodified classifier, images (N, C, H, W) -> logits (N, classes). ``torch.compile``, DataParallel and
+            DistributedDataParallel around it are taken off. One in float16 or bfloat16 takes images of its dtype and is
+            explained in float32: its weights as they are, all arithmetic, maps and logits in float32.
         example_inputs: an image batch to capture with now; without it, the first batch is used. Another image size
             later is captured when it comes.
         method: ``"agf"`` (Attribution Guided Factorization) or ``"gradient_x_input"``.
@@ -62,17 +69,21 @@ def compile(
             last two, the convolutions and matrix products of relevances and gradients are computed in that precision;
             the forward pass, reductions, divisions and everything else in float32.
         compile_options: how the graph is run: pieces, memory format.
+        output: which part of the model's return value holds the logits; see `agf_fx.capture`.
+        unknown_ops: what to do about operations without a rule; see `agf_fx.capture`.
 
     Raises:
         OptionsError: unknown method, backend or precision, or options that do not belong to it.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
-    check_classifier(model)
+    model = unwrapped(model)
     require_one_of("backend", backend, BACKENDS)
+    require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
+    check_output(output)
     if precision is not None:
         require_one_of("precision", precision, PRECISIONS)
     execution = Execution(backend, precision, compile_options or CompileOptions())
-    explainer = Explainer(model, _method(method, options), execution)
+    explainer = Explainer(model, _method(method, options), execution, output, unknown_ops)
     if example_inputs is not None:
         explainer.prepare(example_inputs)
     return explainer
@@ -103,8 +114,17 @@ class Explainer:
     Call it with images to get heat maps; `explain` also returns targets and logits; `graph` is the computation.
     """
 
-    def __init__(self, model: nn.Module, method: Method, execution: Execution) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        execution: Execution,
+        output: Output = None,
+        unknown_ops: str = "refuse",
+    ) -> None:
         self.model = model
+        self.output = output
+        self._unknown_ops = unknown_ops
         self.method = method.name
         self._method = method
         self._execution = execution
@@ -118,17 +138,20 @@ class Explainer:
         Args:
             images: (N, C, H, W), floating, finite, on the device and of the dtype of the model.
             target: class to explain: an int for all images, (N,) one per image, (N, K) several per image (int64
-                tensor, array or nested lists of ints); None for each image's top class.
+                tensor, array or nested lists of ints); None for each image's top class. For a model with logits
+                (N, classes, *positions), a class is explained on average over positions, and (N, K, 1 + d) names a
+                class and its place, such as class, row, column.
 
         Returns:
-            Signed relevance, in the images' dtype: (N, H, W), or (N, K, H, W) for targets (N, K). Each map is scaled
-            so that its image's largest input relevance is 1 before summing over channels (AGF).
+            Signed relevance, in the images' dtype, or float32 where that or ``precision`` is shorter: (N, H, W), or
+            (N, K, H, W) for targets (N, K). Each map is scaled so that its image's largest input relevance is 1 before
+            summing over channels (AGF).
 
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
         result = self.explain(images, target)
-        several = target is not None and torch.as_tensor(target).dim() == 2
+        several = target is not None and torch.as_tensor(target).dim() >= 2
         return result.maps if several else result.maps[:, 0]
 
     def explain(
@@ -147,16 +170,10 @@ class Explainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        if target is not None and top_k is not None:
-            raise OptionsError("give target or top_k, not both.")
-        program = self._program_for(images)
-        weights = program.weights.current(self.model)
-        check_images(images, program.canonical, weights.values())
-        classes = program.canonical.num_classes
-        codes = best(check_top_k(top_k, classes), images) if target is None else check_target(target, images, classes)
+        program, weights, codes = self._request(images, target, top_k)
         maps, logits = program.run(images, codes, program.weights.prepared(weights, program.placement))
         _warn_of_degenerate(maps)
-        return Explanation(maps, chosen_classes(logits, codes).t(), logits, images)
+        return Explanation(maps, explained_classes(logits, codes), logits, images)
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
         """Capture and compile for the image size of ``example_inputs`` now; returns the explainer itself.
@@ -167,6 +184,40 @@ class Explainer:
         images = example_inputs[0] if isinstance(example_inputs, tuple | list) else example_inputs
         self._program_for(images)
         return self
+
+    def conservation(
+        self, images: Tensor, target: int | Sequence[int] | Tensor | None = None, *, top_k: int | None = None
+    ) -> ConservationReport:
+        """Where relevance is conserved, created or lost: ``print`` it.
+
+        Rule by rule on the given images, which keeps every relevance in memory; for looking into a few of them. With
+        ``AGFOptions(division="exact")`` the rules conserve what they promise to the precision of the dtype.
+
+        Args:
+            images, target, top_k: as for `explain`.
+
+        Raises:
+            OptionsError: the method has no relevance.
+            InputError, NonFiniteInputError, TargetError: bad images or targets.
+        """
+        if self._method.initial_relevance is None:
+            raise OptionsError(f"{self.method} is read off the gradient and has no relevance to conserve.")
+        program, weights, codes = self._request(images, target, top_k)
+        return conservation(program.canonical, self._method, images, codes, weights)
+
+    def _request(
+        self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None
+    ) -> tuple[Program, dict[str, Tensor], Tensor]:
+        """The checked program, weights and target codes of a call."""
+        if target is not None and top_k is not None:
+            raise OptionsError("give target or top_k, not both.")
+        program = self._program_for(images)
+        weights = program.weights.current(self.model)
+        check_images(images, program.canonical, weights.values())
+        classes = program.canonical.num_classes
+        if target is None:
+            return program, weights, best(check_top_k(top_k, classes), images)
+        return program, weights, check_target(target, images, classes, program.canonical.positions)
 
     def forget_weights(self) -> None:
         """Prepare the weights anew at the next call.
@@ -224,7 +275,7 @@ class Explainer:
 
     def _compile(self, images: Tensor) -> Program:
         precision, options = self._execution.precision, self._execution.options
-        canonical = capture(self.model, images)
+        canonical = capture(self.model, images, output=self.output, unknown_ops=self._unknown_ops)
         backend = choose(self._execution.backend, images.device)
         placement = place(canonical.image_type.dtype, precision, options.memory_format, images.device)
         reduced, eager = REDUCED.get(precision), backend == "eager"

@@ -31,11 +31,20 @@ def check_images(images: Tensor, canonical: CanonicalGraph, weights: Iterable[Te
         )
 
 
-def check_target(target: int | Sequence[int] | Tensor, images: Tensor, num_classes: int) -> Tensor:
-    """Targets as an int64 tensor (N, K) on the images' device.
+def check_target(
+    target: int | Sequence[int] | Tensor, images: Tensor, num_classes: int, positions: tuple[int, ...] = ()
+) -> Tensor:
+    """Targets as an int64 tensor (N, K) on the images' device, coded as in `agf_fx.rules.targets`.
+
+    Args:
+        target: classes (), (N,) or (N, K); for logits over positions also (N, K, 1 + number of position dimensions), a
+            class and where.
+        images: (N, ...).
+        num_classes: how many classes there are.
+        positions: the shape over which the logits spread.
 
     Raises:
-        TargetError: not whole numbers, not of shape (), (N,) or (N, K), or outside 0 … classes - 1.
+        TargetError: not whole numbers, of another shape, or outside 0 … classes - 1 or the positions.
     """
     count = images.shape[0]
     try:
@@ -46,6 +55,9 @@ def check_target(target: int | Sequence[int] | Tensor, images: Tensor, num_class
         raise TargetError(f"target is {classes.dtype}; give class numbers as int or int64.")
     if classes.dim() == 0:
         classes = classes.expand(count)
+    where = None
+    if positions and classes.dim() == 3 and classes.shape[2] == 1 + len(positions):
+        classes, where = classes[..., 0], classes[..., 1:]
     if classes.dim() not in (1, 2) or classes.shape[0] != count or classes.shape[-1] == 0:
         raise TargetError(
             f"target has shape {tuple(classes.shape)} for {count} images; give an int, ({count},) for one class per "
@@ -54,7 +66,19 @@ def check_target(target: int | Sequence[int] | Tensor, images: Tensor, num_class
     wrong = classes[(classes < 0) | (classes >= num_classes)]
     if wrong.numel():
         raise TargetError(f"target {int(wrong[0])} is outside 0 … {num_classes - 1}, the classes of the model.")
-    return classes.reshape(count, -1).to(torch.int64)
+    classes = classes.reshape(count, -1).to(torch.int64)
+    return classes if where is None else classes + num_classes * (1 + _flat_position(where, positions))
+
+
+def _flat_position(where: Tensor, positions: tuple[int, ...]) -> Tensor:
+    """(N, K, d) coordinates as one number each, row by row: (N, K)."""
+    flat = torch.zeros_like(where[..., 0])
+    for coordinate, size in zip(where.unbind(-1), positions, strict=True):
+        wrong = coordinate[(coordinate < 0) | (coordinate >= size)]
+        if wrong.numel():
+            raise TargetError(f"position {int(wrong[0])} is outside 0 … {size - 1}: logits spread over {positions}.")
+        flat = flat * size + coordinate
+    return flat
 
 
 def check_top_k(top_k: int | None, num_classes: int) -> int:

@@ -4,6 +4,7 @@ from networks import basic_resnet, load_golden, small_vgg
 from optimising import around
 from torch import nn
 
+from agf_fx.ir.vocabulary import TRANSPOSED_CONVOLUTIONS
 from agf_fx.passes.batch_norms import fold_batch_norms
 
 aten = torch.ops.aten
@@ -30,10 +31,42 @@ class Norms(nn.Module):
         return self.head(torch.relu(self.fc_bn(self.fc(x))))
 
 
+class OtherDimensions(nn.Module):
+    """Convolutions of one and of three spatial dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.line, self.line_bn = nn.Conv1d(4, 6, 5, 2, groups=2), nn.BatchNorm1d(6)
+        self.volume, self.volume_bn = nn.Conv3d(2, 4, (1, 3, 3), bias=False), nn.BatchNorm3d(4)
+        self.fc, self.head = nn.Linear(6, 4), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        line = torch.relu(self.line_bn(self.line(x.flatten(2)))).mean(2)
+        volume = torch.relu(self.volume_bn(self.volume(x.unflatten(1, (2, 2))))).mean((2, 3, 4))
+        return self.head(torch.cat([torch.relu(self.fc(line)), volume], 1))
+
+
+class NormsOfTokens(nn.Module):
+    """Norms along another dimension than a layer's outputs, and behind a product of two signals."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc, self.head = nn.Linear(4, 16), nn.Linear(64, 5)
+        self.fc_bn, self.product_bn = nn.BatchNorm1d(16), nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        tokens = torch.relu(self.conv(torch.relu(self.stem(x)))).flatten(2).transpose(1, 2)  # (N, 16, 4)
+        weights = torch.softmax(self.fc_bn(self.fc(tokens)), -1)  # (N, 16, 16)
+        return self.head(torch.relu(self.product_bn(weights @ tokens)).flatten(1))
+
+
 def with_statistics(model):
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             module.running_mean.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
             if module.affine:
@@ -50,6 +83,30 @@ def test_norms_go_where_nothing_else_reads_the_layer():
     (left,) = [n for n in found.after.graph.nodes if n.target is aten.batch_norm.default]
     assert left.meta["layer"] == "read_twice_bn"
     assert found.difference <= 1e-12
+
+
+def test_norms_behind_other_convolutions_go_in_both_directions():
+    torch.manual_seed(0)
+    found = around(fold_batch_norms, with_statistics(OtherDimensions()), 8)
+    assert found.count(aten.batch_norm.default) == (2, 0)
+    for layer in ("line", "volume"):
+        (product,) = {
+            n
+            for n in found.after.graph.nodes
+            if n.target in TRANSPOSED_CONVOLUTIONS and n.meta["layer"] == layer and n.meta["stream"] == "gradient"
+        }
+        assert product.args[1].target is aten.mul.Tensor  # the scaled weight
+        assert product.args[0].args[0].target is not aten.mul.Tensor
+    assert found.difference <= 1e-12
+
+
+def test_norms_that_do_not_scale_what_a_layer_sums_over_stay():
+    torch.manual_seed(0)
+    found = around(fold_batch_norms, with_statistics(NormsOfTokens()), 6)
+    for target in (aten.batch_norm.default, aten.mul.Tensor):
+        before, after = found.count(target)
+        assert before == after
+    assert found.difference == 0
 
 
 def test_relevance_keeps_the_unfolded_weight():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import agf_fx
-from agf_fx.errors import CaptureError, UnsupportedOpError
+from agf_fx.errors import CaptureError
 from agf_fx.ir.facts import facts
 from agf_fx.passes.heads import mark_heads
 
@@ -53,10 +53,3 @@ def test_parallel_heads():
 def test_logits_that_mix_depths_are_refused():
     with pytest.raises(CaptureError, match="several depths"):
         marked(TwoHeads(mixed=True), "head")
-
-
-def test_gradient_only_operations_stay_behind_the_head():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Sigmoid(), nn.Linear(8, 3))
-    with pytest.raises(UnsupportedOpError, match="only behind the last layer") as caught:
-        marked(model, "head")
-    assert caught.value.module_path == "2"

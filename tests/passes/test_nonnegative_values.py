@@ -73,6 +73,43 @@ def test_what_may_be_negative_stays():
     assert lines(explanation.graph) == before
 
 
+def test_other_layers_and_movements_keep_the_sign():
+    explanation = handmade(
+        "images target i",
+        ("y", aten.hardtanh.default, "images", 0.0, 6.0, {"stream": "forward"}),
+        ("a", aten.upsample_bilinear2d.default, "y", [7, 7], False),
+        ("b", aten.index_select.default, "a", 3, "i"),
+        ("c", aten.constant_pad_nd.default, "b", [1, -1], 0.5),
+        ("d", aten.slice.Tensor, "c", 2, 1, 7, 2),
+        ("e", aten.roll.default, "d", [1], [2]),
+        ("f", aten.conv3d.default, "e", "e", None, [1], [0], [1], 1),
+        ("o", aten.abs.default, "f"),
+        ("p", aten.relu.default, "o"),
+        ("q", aten.add.Scalar, "p", 1.0),
+    )
+    simplify_nonnegative_values(explanation)
+    assert lines(explanation.graph)[-1] == "%q = add.Scalar(%f, 1.0)"
+
+
+def test_what_other_operations_may_make_negative_stays():
+    explanation = handmade(
+        "images target i",
+        ("y", aten.hardtanh.default, "images", -1.0, 6.0, {"stream": "forward"}),
+        ("a", aten.abs.default, "y"),
+        ("p", aten.constant_pad_nd.default, "a", [1, 1], -0.5),
+        ("b", aten.abs.default, "p"),
+        ("u", aten.clamp.default, "images", None, 6.0),
+        ("c", aten.abs.default, "u"),
+        ("v", aten.index_select.default, "images", 3, "i"),
+        ("d", aten.abs.default, "v"),
+        ("e", aten.mul.Tensor, "b", "c"),
+        ("o", aten.mul.Tensor, "d", "e"),
+    )
+    before = lines(explanation.graph)
+    simplify_nonnegative_values(explanation)
+    assert lines(explanation.graph) == before
+
+
 def test_networks_keep_their_bits():
     for model, size in ((small_vgg(), 16), (basic_resnet(), 32)):
         found = around(simplify_nonnegative_values, model, size)

@@ -4,6 +4,7 @@ from networks import basic_resnet, small_vgg
 from optimising import handmade, lines, rank_correlation, run
 
 import agf_fx
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from agf_fx.passes.product_precision import reduce_product_precision
 
 aten = torch.ops.aten
@@ -44,6 +45,26 @@ def test_float16_products_survive_the_range_of_relevance():
     )
     expected = run(explanation, images, None, w)
     found = run(reduce_product_precision(explanation, torch.float16), images, None, w)
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_other_dimensions_are_scaled_by_sample(dims):
+    sizes, weight = [5] * dims, torch.rand(3, 3, *[2] * dims)
+    images = torch.rand(2, 3, *sizes) * 1e7
+    images[1] *= 1e-9
+    convolution, transposed = CONVOLUTIONS[dims - 1], TRANSPOSED_CONVOLUTIONS[dims - 1]
+    one, nothing = [1] * dims, [0] * dims
+    explanation = handmade(
+        "images target w",
+        ("v", aten.abs.default, "w"),
+        ("x", aten.mul.Scalar, "images", 3.0),
+        ("z", convolution, "x", "v", None, one, nothing, one, 1),
+        ("o", transposed, "z", "v", None, one, nothing, nothing, 1, one),
+    )
+    expected = run(explanation, images, None, weight)
+    found = run(reduce_product_precision(explanation, torch.float16), images, None, weight)
+    assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=5e-3, atol=0)
 
 

@@ -4,6 +4,7 @@ from optimising import around
 from torch import nn
 
 from agf_fx.ir.text import call
+from agf_fx.ir.vocabulary import TRANSPOSED_CONVOLUTIONS
 from agf_fx.passes.sibling_products import stack_sibling_products
 
 aten = torch.ops.aten
@@ -83,8 +84,34 @@ def test_products_of_different_layers_stay():
     assert found.difference <= 1e-12
 
 
+class OtherLayers(nn.Module):
+    """Transposed convolutions as layers, and convolutions in one and three dimensions, all with heavy weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.up = nn.Conv2d(3, 8, 3, 2), nn.ConvTranspose2d(8, 48, 2)
+        self.line, self.volume = nn.Conv1d(48, 24, 9), nn.Conv3d(24, 24, (1, 3, 3))
+        self.fc = nn.Linear(72, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.up(torch.relu(self.stem(x))))  # (N, 48, 4, 4)
+        line = torch.relu(self.line(x.flatten(2)))
+        volume = torch.relu(self.volume(x.unflatten(1, (24, 2))))
+        return self.fc(torch.cat([line.flatten(2).mean(2), volume.flatten(2)[..., :2].flatten(1)], 1))
+
+
+def test_other_dimensions_are_joined_and_transposed_layers_are_not():
+    torch.manual_seed(0)
+    found = around(stack_sibling_products, OtherLayers().double().eval(), 7)
+    for layer in ("line", "volume"):
+        counts = [len(transposed(explanation, layer, "relevance")) for explanation in (found.before, found.after)]
+        assert counts == [2, 1]
+    assert transposed(found.after, "up", "relevance") == transposed(found.before, "up", "relevance")
+    assert found.difference <= 1e-12
+
+
 def is_transposed(node, layer, stream):
-    return node.target is aten.conv_transpose2d.input and node.meta["layer"] == layer and node.meta["stream"] == stream
+    return node.target in TRANSPOSED_CONVOLUTIONS and node.meta["layer"] == layer and node.meta["stream"] == stream
 
 
 def transposed(explanation, layer, stream):

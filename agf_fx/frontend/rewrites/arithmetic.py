@@ -1,0 +1,121 @@
+"""Sums, products and quotients: no alpha, constants second, and signals repeated to the shape of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from agf_fx.frontend.rewrites.editing import become, erase, insert, kind_of
+from agf_fx.ir.vocabulary import depends_on_images
+
+aten = torch.ops.aten
+
+
+def _sum(target: Callable[..., Any]) -> Callable[[fx.Node], None]:
+    """a ± alpha·b becomes a ± b, with the product written out where alpha is not 1."""
+
+    def rewrite(node: fx.Node) -> None:
+        first, second = node.args
+        become(node, target, first, scaled(node, second, node.kwargs.get("alpha", 1)))
+        repeat_signals(node)
+
+    return rewrite
+
+
+def _reversed_difference(node: fx.Node) -> None:
+    """c - alpha·x, which torch spells rsub(x, c, alpha): of a number c x · (-alpha) + c."""
+    x, constant, *alpha = node.args
+    factor = alpha[0] if alpha else node.kwargs.get("alpha", 1)
+    if isinstance(constant, fx.Node):
+        become(node, aten.sub.Tensor, constant, scaled(node, x, factor))
+        repeat_signals(node)
+    else:
+        become(node, aten.add.Tensor, insert(node, aten.mul.Tensor, x, -factor), constant)
+
+
+def _product(node: fx.Node) -> None:
+    """constant · signal becomes signal · constant."""
+    first, second = node.args
+    if depends_on_images(second) and not depends_on_images(first):
+        first, second = second, first
+    become(node, aten.mul.Tensor, first, second)
+    repeat_signals(node)
+
+
+def _quotient(node: fx.Node) -> None:
+    become(node, aten.div.Tensor, *node.args)
+    repeat_signals(node)
+
+
+def _sum_with_product(combine: Callable[..., Any]) -> Callable[[fx.Node], None]:
+    """``addcmul`` and ``addcdiv``: a + value · (b ⊙ c), or b / c."""
+
+    def rewrite(node: fx.Node) -> None:
+        first, *factors = node.args
+        product = new(node, combine, *factors)
+        become(node, aten.add.Tensor, first, scaled(node, product, node.kwargs.get("value", 1)))
+        repeat_signals(node)
+
+    return rewrite
+
+
+def _interpolation(node: fx.Node) -> None:
+    """``lerp`` by a number: a · (1 - w) + b · w."""
+    first, second, weight = node.args
+    become(node, aten.add.Tensor, scaled(node, first, 1 - weight), scaled(node, second, weight))
+    repeat_signals(node)
+
+
+def scaled(before: fx.Node, value: Any, factor: float) -> Any:
+    """``value``, a node or a number, times a number."""
+    if factor == 1:
+        return value
+    return insert(before, aten.mul.Tensor, value, factor) if isinstance(value, fx.Node) else value * factor
+
+
+def new(before: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
+    """A new sum, product or quotient in its canonical spelling, from the same module and source line as ``before``."""
+    call = insert(before, target, *args)
+    ARITHMETIC[target](call)
+    return call
+
+
+def repeat_signals(node: fx.Node, keep: int = 0) -> None:
+    """Repeat every signal among the operands to the shape of the result, but for the ``keep`` last dimensions."""
+    if node.meta["depends_on_images"] and kind_of(node).batch_dim is not None:
+        node.args = tuple(_repeated(node, operand, keep) for operand in node.args)
+
+
+def _repeated(node: fx.Node, operand: Any, keep: int) -> Any:
+    if not depends_on_images(operand):
+        return operand
+    shape, wanted = list(kind_of(operand).free_batch), kind_of(node).free_batch
+    missing = len(wanted) - len(shape)
+    if missing:
+        shape = [1] * missing + shape
+        operand = insert(node, aten.reshape.default, operand, shape)
+    wanted = wanted[: len(wanted) - keep] + shape[len(wanted) - keep :]
+    return operand if shape == wanted else insert(node, aten.expand.default, operand, wanted)
+
+
+def _erase_dropout(node: fx.Node) -> None:
+    _, probability, train = node.args
+    if not train or probability == 0:
+        erase(node)
+
+
+ARITHMETIC: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
+    aten.add.Tensor: _sum(aten.add.Tensor),
+    **dict.fromkeys((aten.sub.Tensor, aten.subtract.Tensor), _sum(aten.sub.Tensor)),
+    **dict.fromkeys((aten.rsub.Scalar, aten.rsub.Tensor), _reversed_difference),
+    **dict.fromkeys((aten.mul.Tensor, aten.multiply.Tensor), _product),
+    **dict.fromkeys((aten.div.Tensor, aten.divide.Tensor, aten.true_divide.Tensor), _quotient),
+    aten.addcmul.default: _sum_with_product(aten.mul.Tensor),
+    aten.addcdiv.default: _sum_with_product(aten.div.Tensor),
+    aten.lerp.Scalar: _interpolation,
+    **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _erase_dropout),
+    aten.feature_alpha_dropout.default: _erase_dropout,
+}

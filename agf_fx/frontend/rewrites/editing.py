@@ -1,0 +1,105 @@
+"""What rewrites are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from agf_fx.errors import VerifyError
+from agf_fx.ir.shape_rules import result_type
+from agf_fx.ir.types import TensorType
+from agf_fx.ir.vocabulary import depends_on_images
+
+
+def kind_of(node: fx.Node) -> TensorType:
+    """The type of a node with one output."""
+    return node.meta["type"]
+
+
+def insert(before: fx.Node, target: Callable[..., Any], *args: Any, type: Any = None) -> fx.Node:
+    """A new call in front of ``before``, from the same module and source line.
+
+    Args:
+        before: the call to be rewritten.
+        target, args: the new call; ``target`` must be in the table of shape rules unless ``type`` is given.
+        type: the type of its value.
+    """
+    with before.graph.inserting_before(before):
+        new = before.graph.call_function(target, args)
+    new.meta = {key: before.meta[key] for key in ("module", "source")}
+    new.meta["depends_on_images"] = any(map(depends_on_images, new.all_input_nodes))
+    new.meta["type"] = type or result_type(target, [typed(argument) for argument in args])
+    if new.meta["type"] is None:
+        raise VerifyError(f"{target} is in no table of shapes (agf_fx/ir/shape_rules.py).")
+    return new
+
+
+def typed(argument: Any) -> Any:
+    """An argument with types in the place of nodes."""
+    if isinstance(argument, fx.Node):
+        return argument.meta["type"]
+    return [typed(item) for item in argument] if isinstance(argument, tuple | list) else argument
+
+
+def constant(before: fx.Node, value: Tensor) -> fx.Node:
+    """``value`` as an input of the graph that ``before`` belongs to; equal constants are one input."""
+    inputs = [node for node in before.graph.nodes if node.op == "placeholder"]
+    for node in inputs:
+        known = value_of(node)
+        if known is not None and known.dtype == value.dtype and torch.equal(known.to(value.device), value):
+            return node
+    with before.graph.inserting_after(inputs[-1]):
+        new = before.graph.placeholder("c_rewritten")
+    new.target = new.name
+    new.meta = {"type": TensorType(tuple(value.shape), value.dtype), "depends_on_images": False, "constant": value}
+    return new
+
+
+def value_of(value: Any) -> Tensor | None:
+    """The tensor that a node stands for, where the model's code or a rewrite fixes it; None for anything else."""
+    return value.meta.get("constant") if isinstance(value, fx.Node) else None
+
+
+def resolve(graph: fx.Graph, symbol: sympy.Expr, number: int) -> None:
+    """Put a number in the place of a size that torch.export could not know, in all types of ``graph``."""
+    for node in graph.nodes:
+        if "type" in node.meta:
+            node.meta["type"] = _resolved(node.meta["type"], symbol, number)
+
+
+def _resolved(kind: Any, symbol: sympy.Expr, number: int) -> Any:
+    """A type, as `type_of` gives it, with ``number`` in the place of ``symbol``."""
+    if isinstance(kind, TensorType):
+        return TensorType(tuple(_resolved(size, symbol, number) for size in kind.shape), kind.dtype)
+    if isinstance(kind, tuple):
+        return tuple(_resolved(item, symbol, number) for item in kind)
+    if not isinstance(kind, sympy.Expr):
+        return kind
+    expression = kind.subs(symbol, number)
+    return int(expression) if expression.is_Integer else expression
+
+
+def become(node: fx.Node, target: Callable[..., Any], *args: Any) -> None:
+    """Make ``node`` another call of equal value."""
+    node.target, node.args, node.kwargs = target, args, {}
+
+
+def give_way(node: fx.Node, value: fx.Node) -> None:
+    """Let the readers of ``node`` read ``value``, and erase it."""
+    node.replace_all_uses_with(value)
+    node.graph.erase_node(node)
+
+
+def erase(node: fx.Node) -> None:
+    """Erase a call that returns its first argument."""
+    give_way(node, node.args[0])
+
+
+def per_dimension(value: int | Sequence[int], dims: int) -> list[int]:
+    """A setting of ``dims`` spatial dimensions, given once for all or for each."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values

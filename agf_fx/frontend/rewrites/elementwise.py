@@ -1,0 +1,156 @@
+"""Functions of every entry, by the few that the vocabulary has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from agf_fx.frontend.rewrites.editing import become, erase, give_way, insert, kind_of
+from agf_fx.ir.vocabulary import depends_on_images
+
+aten = torch.ops.aten
+
+# Constants of SELU (Klambauer et al. 2017), as PyTorch has them.
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def _clamp(node: fx.Node) -> None:
+    """One-sided clamps as clamps; without a bound below or above 0, a ReLU."""
+    x, *bounds = node.args
+    if node.target is aten.clamp_min.default:
+        bounds = [bounds[0], None]
+    elif node.target is aten.clamp_max.default:
+        bounds = [None, bounds[0]]
+    if bounds[0] == 0 and bounds[1] is None:
+        become(node, aten.relu.default, x)
+    else:
+        become(node, aten.clamp.default, x, *bounds)
+
+
+def _selu(node: fx.Node) -> None:
+    become(node, aten.elu.default, node.args[0], _SELU_ALPHA, _SELU_SCALE, 1)
+
+
+def _celu(node: fx.Node) -> None:
+    x, alpha = node.args
+    become(node, aten.elu.default, x, alpha, 1, 1 / alpha)
+
+
+def _relu6(node: fx.Node) -> None:
+    become(node, aten.hardtanh.default, node.args[0], 0, 6)
+
+
+def _threshold(node: fx.Node) -> None:
+    x, threshold, value = node.args
+    if threshold == value == 0:
+        become(node, aten.relu.default, x)
+
+
+def _randomised_leaky_relu(node: fx.Node) -> None:
+    """In evaluation the slope is the mean of its bounds."""
+    x, low, high, train, *_ = node.args
+    if not train:
+        become(node, aten.leaky_relu.default, x, (low + high) / 2)
+
+
+def _log_sigmoid(node: fx.Node) -> None:
+    """log σ(x) = -softplus(-x), to the last bit of float64: PyTorch's softplus(x) is x above the threshold."""
+    softplus = insert(node, aten.softplus.default, insert(node, aten.neg.default, node.args[0]), 1, 50)
+    become(node, aten.neg.default, softplus)
+
+
+def _gated_linear_unit(node: fx.Node) -> None:
+    """a ⊙ σ(b), a and b the halves of x."""
+    x, dim = node.args
+    dim %= kind_of(x).rank
+    half = kind_of(node).shape[dim]
+    a, b = (insert(node, aten.slice.Tensor, x, dim, start, start + half, 1) for start in (0, half))
+    become(node, aten.mul.Tensor, a, insert(node, aten.sigmoid.default, b))
+
+
+def _square(node: fx.Node) -> None:
+    become(node, aten.mul.Tensor, node.args[0], node.args[0])
+
+
+def _power(node: fx.Node) -> None:
+    """Small whole powers as products, whose relevance is known."""
+    x, exponent = node.args
+    if not depends_on_images(x):
+        return
+    if exponent == 1:
+        erase(node)
+    elif exponent in (2, 3, 4):
+        square = insert(node, aten.mul.Tensor, x, x)
+        factors = {2: (x, x), 3: (square, x), 4: (square, square)}
+        become(node, aten.mul.Tensor, *factors[exponent])
+
+
+def _exponential(node: fx.Node) -> None:
+    """cˣ = exp(x log c)."""
+    base, x = node.args if node.target is aten.pow.Scalar else (2, *node.args)
+    if depends_on_images(x) and base > 0:
+        become(node, aten.exp.default, insert(node, aten.mul.Tensor, x, math.log(base)))
+
+
+def _extreme(sign: int) -> Callable[[fx.Node], None]:
+    """The larger (``sign`` 1) or smaller (-1) of two values of one shape, by the maximum along a new dimension."""
+
+    def rewrite(node: fx.Node) -> None:
+        kind = kind_of(node)
+        same = all(isinstance(value, fx.Node) and kind_of(value) == kind for value in node.args)
+        if not same or not node.meta["depends_on_images"]:
+            return
+        values = node.args if sign == 1 else [insert(node, aten.neg.default, value) for value in node.args]
+        rows = [insert(node, aten.reshape.default, value, [*kind.free_batch, 1]) for value in values]
+        largest = insert(node, aten.amax.default, insert(node, aten.cat.default, rows, kind.rank), [kind.rank], False)
+        give_way(node, largest if sign == 1 else insert(node, aten.neg.default, largest))
+
+    return rewrite
+
+
+def _conversion(node: fx.Node) -> None:
+    """To the dtype that it has already."""
+    if kind_of(node.args[0]).dtype is kind_of(node).dtype:
+        erase(node)
+
+
+def _named(target: Callable[..., Any]) -> Callable[[fx.Node], None]:
+    """The same operation under another name."""
+
+    def rewrite(node: fx.Node) -> None:
+        node.target = target
+
+    return rewrite
+
+
+ELEMENTWISE: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
+    aten.clamp.default: _clamp,
+    aten.clip.default: _clamp,
+    aten.clamp_min.default: _clamp,
+    aten.clamp_max.default: _clamp,
+    aten.selu.default: _selu,
+    aten.celu.default: _celu,
+    aten.relu6.default: _relu6,
+    aten.threshold.default: _threshold,
+    aten.rrelu.default: _randomised_leaky_relu,
+    aten.log_sigmoid.default: _log_sigmoid,
+    aten.glu.default: _gated_linear_unit,
+    aten.square.default: _square,
+    aten.pow.Tensor_Scalar: _power,
+    aten.pow.Scalar: _exponential,
+    aten.exp2.default: _exponential,
+    aten.maximum.default: _extreme(1),
+    aten.max.other: _extreme(1),
+    aten.minimum.default: _extreme(-1),
+    aten.min.other: _extreme(-1),
+    aten.to.dtype: _conversion,
+    aten._to_copy.default: _conversion,
+    aten.type_as.default: _conversion,
+    aten.negative.default: _named(aten.neg.default),
+    aten.absolute.default: _named(aten.abs.default),
+    aten.special_expit.default: _named(aten.sigmoid.default),
+}

@@ -1,0 +1,432 @@
+"""Data movement: reshapes with -1 for the batch, permutations, slices with explicit ends.
+
+What takes entries along single dimensions, such as flips, repetitions, padding by reflection and windows, is written by
+the positions it takes (`taken`), and what sorts entries anew as reshape, permutation, reshape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from agf_fx.frontend.rewrites.arithmetic import repeat_signals
+from agf_fx.frontend.rewrites.editing import become, constant, erase, give_way, insert, kind_of, resolve, value_of
+from agf_fx.ir.vocabulary import depends_on_images
+
+aten = torch.ops.aten
+
+
+# Shapes
+
+
+def _reshape(node: fx.Node) -> None:
+    if kind_of(node).shape == kind_of(node.args[0]).shape:
+        erase(node)
+    elif kind_of(node).batch_dim is not None:
+        become(node, aten.reshape.default, node.args[0], kind_of(node).free_batch)
+
+
+def _transpose(node: fx.Node) -> None:
+    x, first, second = node.args
+    order = list(range(kind_of(x).rank))
+    order[first], order[second] = order[second], order[first]
+    become(node, aten.permute.default, x, order)
+
+
+def _permute(node: fx.Node) -> None:
+    x, order = node.args
+    node.args = (x, [dim % kind_of(x).rank for dim in order])
+
+
+def _cat(node: fx.Node) -> None:
+    tensors, dim = node.args
+    become(node, aten.cat.default, list(tensors), dim % kind_of(node).rank)
+
+
+def _stack(node: fx.Node) -> None:
+    tensors, dim = node.args
+    shape = list(kind_of(tensors[0]).free_batch)
+    dim %= len(shape) + 1
+    shape.insert(dim, 1)
+    become(node, aten.cat.default, [insert(node, aten.reshape.default, item, shape) for item in tensors], dim)
+
+
+def _hstack(node: fx.Node) -> None:
+    become(node, aten.cat.default, list(node.args[0]), min(1, kind_of(node).rank - 1))
+
+
+def _expand(node: fx.Node) -> None:
+    x, sizes = node.args[:2]
+    if kind_of(x).shape == kind_of(node).shape:
+        erase(node)
+    elif node.meta["depends_on_images"] and kind_of(node).batch_dim is not None:
+        become(node, aten.expand.default, x, kind_of(node).free_batch)
+    else:
+        node.args = (x, sizes)
+
+
+def _sorted_anew(node: fx.Node, split: list[int], order: list[int]) -> None:
+    """Reshape, permutation, reshape."""
+    parts = insert(node, aten.reshape.default, node.args[0], split)
+    become(node, aten.reshape.default, insert(node, aten.permute.default, parts, order), kind_of(node).free_batch)
+
+
+def _pixel_shuffle(node: fx.Node) -> None:
+    """(N, C r², H, W) -> (N, C, H r, W r)."""
+    x, r = node.args
+    if kind_of(x).rank == 4:
+        n, c, h, w = kind_of(x).free_batch
+        _sorted_anew(node, [n, c // r**2, r, r, h, w], [0, 1, 4, 2, 5, 3])
+
+
+def _pixel_unshuffle(node: fx.Node) -> None:
+    """(N, C, H r, W r) -> (N, C r², H, W)."""
+    x, r = node.args
+    if kind_of(x).rank == 4:
+        n, c, h, w = kind_of(x).free_batch
+        _sorted_anew(node, [n, c, h // r, r, w // r, r], [0, 1, 3, 5, 2, 4])
+
+
+def _channel_shuffle(node: fx.Node) -> None:
+    """(N, groups, C / groups, ...) with these two dimensions exchanged."""
+    x, groups = node.args
+    n, c, *spatial = kind_of(x).free_batch
+    _sorted_anew(node, [n, groups, c // groups, *spatial], [0, 2, 1, *range(3, 3 + len(spatial))])
+
+
+# Parts
+
+
+def _slice(node: fx.Node) -> None:
+    x, dim, start, end, step = node.args
+    dim %= kind_of(x).rank
+    size = kind_of(x).shape[dim]
+    if kind_of(node).shape == kind_of(x).shape and step == 1:
+        erase(node)
+    elif isinstance(size, int):
+        start, end, _ = slice(start, end).indices(size)
+        become(node, aten.slice.Tensor, x, dim, start, end, step)
+    else:
+        node.args = (x, dim, start, end, step)
+
+
+def _narrow(node: fx.Node) -> None:
+    x, dim, start, length = node.args
+    dim %= kind_of(x).rank
+    size = kind_of(x).shape[dim]
+    if isinstance(start, int) and isinstance(size, int):
+        start %= size
+        become(node, aten.slice.Tensor, x, dim, start, start + length, 1)
+
+
+def _select(node: fx.Node) -> None:
+    x, dim, index = node.args
+    dim %= kind_of(x).rank
+    size = kind_of(x).shape[dim]
+    node.args = (x, dim, index % size if isinstance(size, int) else index)
+
+
+def _parts(node: fx.Node) -> None:
+    """``split``, ``chunk`` and the like: a slice for every part that is read."""
+    x, dim = node.args[0], node.args[2] % kind_of(node.args[0]).rank
+    sizes = [part.shape[dim] for part in node.meta["type"]]
+    if not all(isinstance(size, int) for size in sizes):
+        return
+    for reader in list(node.users):
+        start = sum(sizes[: reader.args[1]])
+        part = insert(reader, aten.slice.Tensor, x, dim, start, start + sizes[reader.args[1]], 1)
+        give_way(reader, part)
+    node.graph.erase_node(node)
+
+
+def _unbind(node: fx.Node) -> None:
+    x, dim = node.args
+    for reader in list(node.users):
+        give_way(reader, insert(reader, aten.select.int, x, dim % kind_of(x).rank, reader.args[1]))
+    node.graph.erase_node(node)
+
+
+def _constant_pad(node: fx.Node) -> None:
+    x, widths, value = node.args
+    become(node, aten.constant_pad_nd.default, x, list(widths), value)
+    if not any(widths):
+        erase(node)
+
+
+def _roll(node: fx.Node) -> None:
+    x, shifts, dims = node.args
+    node.args = (x, list(shifts), [dim % kind_of(x).rank for dim in dims])
+
+
+# Entries by their positions along a dimension
+
+
+def taken(before: fx.Node, x: fx.Node, dim: int, positions: Tensor) -> fx.Node:
+    """The entries of ``x`` at ``positions`` (int64, of one dimension) along ``dim``, in the cheapest spelling."""
+    size, count = kind_of(x).shape[dim], len(positions)
+    every = torch.arange(size, device=positions.device)
+    if torch.equal(positions, every):
+        return x
+    step = int(positions[1] - positions[0]) if count > 1 else 1
+    start, times = int(positions[0]), max(1, count // size)
+    if step > 0 and torch.equal(positions, torch.arange(start, start + step * count, step, device=positions.device)):
+        return insert(before, aten.slice.Tensor, x, dim, start, start + step * (count - 1) + 1, step)
+    if torch.equal(positions, every.repeat_interleave(times)):
+        return _copies(before, x, dim, times, after=True)
+    if torch.equal(positions, every.repeat(times)):
+        return _copies(before, x, dim, times, after=False)
+    return insert(before, aten.index_select.default, x, dim, constant(before, positions))
+
+
+def _copies(before: fx.Node, x: fx.Node, dim: int, times: int, after: bool) -> fx.Node:
+    """Every entry along ``dim`` ``times`` times: each right after itself, or all of them after one another."""
+    shape, size = kind_of(x).free_batch, kind_of(x).shape[dim]
+    if size == 1:
+        return insert(before, aten.expand.default, x, [*shape[:dim], times, *shape[dim + 1 :]])
+    new = dim + after
+    column = insert(before, aten.reshape.default, x, [*shape[:new], 1, *shape[new:]])
+    copies = insert(before, aten.expand.default, column, [*shape[:new], times, *shape[new:]])
+    return insert(before, aten.reshape.default, copies, [*shape[:dim], size * times, *shape[dim + 1 :]])
+
+
+def give_taken(node: fx.Node, positions: dict[int, Tensor]) -> None:
+    """``node`` as the entries of its first argument at ``positions`` along each dimension that is a key."""
+    x = node.args[0]
+    if all(isinstance(kind_of(x).shape[dim], int) for dim in positions):
+        for dim, given in positions.items():
+            x = taken(node, x, dim, given)
+        give_way(node, x)
+
+
+def positions_of(movement: Callable[[Tensor], Tensor], size: int) -> Tensor:
+    """Where a movement of (1, 1, size) tensors takes its entries from: what it makes of 0, 1, 2, ..."""
+    return movement(torch.arange(size, dtype=torch.float64).reshape(1, 1, size)).flatten().long()
+
+
+def _padded_positions(size: int, widths: list[int], mode: str) -> Tensor:
+    return positions_of(lambda line: torch.nn.functional.pad(line, widths, mode), size)
+
+
+def _pad_from_inside(mode: str) -> Callable[[fx.Node], None]:
+    """Padding by entries of the signal itself."""
+
+    def rewrite(node: fx.Node) -> None:
+        x, widths = node.args
+        last, positions = kind_of(x).rank - 1, {}
+        for i in range(len(widths) // 2):
+            size, pair = kind_of(x).shape[last - i], list(widths[2 * i : 2 * i + 2])
+            if not isinstance(size, int):
+                return
+            positions[last - i] = _padded_positions(size, pair, mode)
+        give_taken(node, positions)
+
+    return rewrite
+
+
+def _flip(node: fx.Node) -> None:
+    x, dims = node.args
+    shape = kind_of(x).shape
+    dims = [dim % len(shape) for dim in dims]
+    if all(isinstance(shape[dim], int) for dim in dims):
+        give_taken(node, {dim: torch.arange(shape[dim]).flip(0) for dim in dims})
+
+
+def _flip_columns(node: fx.Node) -> None:
+    """``fliplr``."""
+    become(node, aten.flip.default, node.args[0], [1])
+    _flip(node)
+
+
+def _quarter_turns(node: fx.Node) -> None:
+    """``rot90``: flips of one dimension or both, and an exchange of the two for an odd number of turns."""
+    x, turns, dims = node.args
+    shape = kind_of(x).shape
+    first, second = (dim % len(shape) for dim in dims)
+    if not isinstance(shape[first], int) or not isinstance(shape[second], int):
+        return
+    for dim in {0: (), 1: (second,), 2: (first, second), 3: (first,)}[turns % 4]:
+        x = taken(node, x, dim, torch.arange(shape[dim]).flip(0))
+    if turns % 2:
+        order = list(range(len(shape)))
+        order[first], order[second] = second, first
+        x = insert(node, aten.permute.default, x, order)
+    give_way(node, x)
+
+
+def _repeat(node: fx.Node) -> None:
+    """``repeat`` and ``tile``: the whole signal several times along each dimension; new dimensions come first."""
+    x, times = node.args[0], list(node.args[1])
+    if not depends_on_images(x):
+        return  # such as a class token, once for every image
+    shape = kind_of(x).free_batch
+    rank = max(len(times), len(shape))
+    times, shape = [1] * (rank - len(times)) + times, [1] * (rank - len(shape)) + shape
+    if any(size == -1 and count != 1 for size, count in zip(shape, times, strict=True)):
+        return
+    if rank > kind_of(x).rank:
+        x = insert(node, aten.reshape.default, x, shape)
+        node.args = (x, times)
+    give_taken(node, {dim: torch.arange(shape[dim]).repeat(n) for dim, n in enumerate(times) if n != 1})
+
+
+def _repeat_interleave(node: fx.Node) -> None:
+    x, times, dim = node.args
+    size = kind_of(x).shape[dim] if dim is not None else None
+    if isinstance(size, int):
+        give_taken(node, {dim % kind_of(x).rank: torch.arange(size).repeat_interleave(times)})
+
+
+def _windows(node: fx.Node) -> None:
+    """``x.unfold(dim, size, step)``: the windows along ``dim``, their entries along a new last dimension."""
+    x, dim, size, step = node.args
+    kind = kind_of(x)
+    dim %= kind.rank
+    if not isinstance(kind.shape[dim], int):
+        return
+    count, shape = (kind.shape[dim] - size) // step + 1, kind.free_batch
+    positions = torch.arange(count)[:, None] * step + torch.arange(size)
+    windows = taken(node, x, dim, positions.flatten())
+    windows = insert(node, aten.reshape.default, windows, [*shape[:dim], count, size, *shape[dim + 1 :]])
+    order = [*range(dim + 1), *range(dim + 2, kind.rank + 1), dim + 1]
+    become(node, aten.permute.default, windows, order)
+
+
+def _patches(node: fx.Node) -> None:
+    """``nn.Unfold``: (N, C, H, W) -> (N, C kh kw, positions), windows over zero-padded maps."""
+    x, kernel, dilation, padding, stride = node.args
+    if kind_of(x).rank != 4:
+        return
+    if any(padding):
+        widths = [width for width in reversed(padding) for _ in range(2)]
+        x = insert(node, aten.constant_pad_nd.default, x, widths, 0)
+    shape = kind_of(x).free_batch[:2]
+    for dim, k, d, s in zip((2, 3), kernel, dilation, stride, strict=True):
+        count = (kind_of(x).shape[dim] - d * (k - 1) - 1) // s + 1
+        x = taken(node, x, dim, (torch.arange(k)[:, None] * d + torch.arange(count) * s).flatten())
+        shape += [k, count]
+    node.args = (x,)
+    _sorted_anew(node, shape, [0, 1, 2, 4, 3, 5])
+
+
+def _index_select(node: fx.Node) -> None:
+    x, dim, index = node.args
+    _index_by(node, dim % kind_of(x).rank, index)
+
+
+def _index(node: fx.Node) -> None:
+    """``x[:, index]`` with one index; a mask counts if the model's code fixes it, as it decides the shape."""
+    given = [(dim, index) for dim, index in enumerate(node.args[1]) if index is not None]
+    if len(given) == 1:
+        _index_by(node, *given[0])
+
+
+def _index_by(node: fx.Node, dim: int, index: fx.Node) -> None:
+    x, kind, known = node.args[0], kind_of(index), value_of(index)
+    size = kind_of(x).shape[dim]
+    if not isinstance(size, int) or depends_on_images(index):
+        if node.target is aten.index_select.default:
+            node.args = (x, dim, index)  # refused for mixing samples
+        return
+    if known is not None and kind.dtype is torch.bool and kind.rank == 1:
+        known = known.nonzero().flatten()
+        resolve(node.graph, kind_of(node).shape[dim], len(known))
+    elif kind.dtype in (torch.bool, torch.uint8):
+        return
+    if known is not None:
+        result = taken(node, x, dim, known.long().flatten() % size)
+    else:
+        result = insert(node, aten.index_select.default, x, dim, _weight_positions(node, index, size))
+    if kind.rank != 1:
+        result = insert(node, aten.reshape.default, result, kind_of(node).free_batch)
+    give_way(node, result)
+
+
+def _weight_positions(before: fx.Node, index: fx.Node, size: int) -> fx.Node:
+    """An index that the model stores, in one dimension, with negative positions counted from the end."""
+    if kind_of(index).rank != 1:
+        index = insert(before, aten.reshape.default, index, [math.prod(kind_of(index).shape)])
+    return insert(before, aten.remainder.Scalar, index, size, type=kind_of(index))
+
+
+# Choice by a mask
+
+
+def _where(node: fx.Node) -> None:
+    """A number in the place of one signal is a `masked_fill`."""
+    mask, first, second = node.args
+    if not isinstance(second, fx.Node) and depends_on_images(first):
+        become(node, aten.masked_fill.Scalar, first, _not(node, mask), second)
+    elif not isinstance(first, fx.Node) and depends_on_images(second):
+        become(node, aten.masked_fill.Scalar, second, mask, first)
+    repeat_signals(node)
+
+
+def _masked_fill(node: fx.Node) -> None:
+    """The value as a tensor without dimensions is chosen like any other."""
+    x, mask, value = node.args
+    if node.target is aten.masked_fill.Tensor:
+        become(node, aten.where.self, mask, value, x)
+    repeat_signals(node)
+
+
+def _not(before: fx.Node, mask: fx.Node) -> fx.Node:
+    known = value_of(mask)
+    if known is not None:
+        return constant(before, ~known)
+    return insert(before, aten.logical_not.default, mask, type=kind_of(mask))
+
+
+_RESHAPES: Sequence[Callable[..., Any]] = (
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze.default,
+    aten.unsqueeze.default,
+)
+
+MOVEMENT: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
+    **dict.fromkeys((aten.clone.default, aten.alias.default, aten.contiguous.default), erase),
+    **dict.fromkeys(_RESHAPES, _reshape),
+    aten.transpose.int: _transpose,
+    aten.permute.default: _permute,
+    **dict.fromkeys((aten.cat.default, aten.concat.default, aten.concatenate.default), _cat),
+    aten.stack.default: _stack,
+    aten.hstack.default: _hstack,
+    aten.expand.default: _expand,
+    aten.pixel_shuffle.default: _pixel_shuffle,
+    aten.pixel_unshuffle.default: _pixel_unshuffle,
+    aten.channel_shuffle.default: _channel_shuffle,
+    aten.slice.Tensor: _slice,
+    aten.narrow.default: _narrow,
+    aten.select.int: _select,
+    aten.split.Tensor: _parts,
+    aten.split_with_sizes.default: _parts,
+    aten.chunk.default: _parts,
+    aten.unbind.int: _unbind,
+    aten.constant_pad_nd.default: _constant_pad,
+    aten.roll.default: _roll,
+    **dict.fromkeys((aten.reflection_pad1d.default, aten.reflection_pad2d.default), _pad_from_inside("reflect")),
+    aten.reflection_pad3d.default: _pad_from_inside("reflect"),
+    **dict.fromkeys((aten.replication_pad1d.default, aten.replication_pad2d.default), _pad_from_inside("replicate")),
+    aten.replication_pad3d.default: _pad_from_inside("replicate"),
+    aten._pad_circular.default: _pad_from_inside("circular"),
+    aten.flip.default: _flip,
+    aten.fliplr.default: _flip_columns,
+    aten.rot90.default: _quarter_turns,
+    **dict.fromkeys((aten.repeat.default, aten.tile.default), _repeat),
+    aten.repeat_interleave.self_int: _repeat_interleave,
+    aten.unfold.default: _windows,
+    aten.im2col.default: _patches,
+    aten.index_select.default: _index_select,
+    aten.index.Tensor: _index,
+    **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf), _where),
+    **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), _masked_fill),
+}

@@ -1,0 +1,183 @@
+"""Pooling, means and resampling: every setting per dimension; one-dimensional poolings as two-dimensional ones.
+
+Resampling by the nearest entry is data movement, written by the positions of the entries it takes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from agf_fx.frontend.rewrites.editing import become, give_way, insert, kind_of, per_dimension
+from agf_fx.frontend.rewrites.movement import give_taken, positions_of
+from agf_fx.ir.types import TensorType
+
+aten = torch.ops.aten
+
+
+def _max_pool(with_indices: torch._ops.OpOverload, dims: int) -> Callable[[fx.Node], None]:
+    def rewrite(node: fx.Node) -> None:
+        kind, (x, kernel, stride, padding, dilation, ceil_mode) = kind_of(node), node.args
+        settings = (per_dimension(value, dims) for value in (kernel, stride or kernel, padding, dilation))
+        pooled = insert(node, with_indices, x, *settings, ceil_mode, type=(kind, TensorType(kind.shape, torch.int64)))
+        give_way(node, insert(node, operator.getitem, pooled, 0))
+
+    return rewrite
+
+
+def _max_pool_with_indices(dims: int) -> Callable[[fx.Node], None]:
+    def rewrite(node: fx.Node) -> None:
+        x, kernel, stride, padding, dilation, ceil_mode = node.args
+        settings = (per_dimension(value, dims) for value in (kernel, stride or kernel, padding, dilation))
+        node.args = (x, *settings, ceil_mode)
+
+    return rewrite
+
+
+def _average_pool(dims: int) -> Callable[[fx.Node], None]:
+    def rewrite(node: fx.Node) -> None:
+        x, kernel, stride, padding, *rest = node.args
+        settings = (per_dimension(value, dims) for value in (kernel, stride or kernel, padding))
+        node.args = (x, *settings, *rest)
+
+    return rewrite
+
+
+def _adaptive_pool(dims: int) -> Callable[[fx.Node], None]:
+    def rewrite(node: fx.Node) -> None:
+        node.args = (node.args[0], per_dimension(node.args[1], dims))
+
+    return rewrite
+
+
+def _flat_pool(target: torch._ops.OpOverload, fixed: tuple[int, ...], pair: bool = False) -> Callable[[fx.Node], None]:
+    """A pooling of (N, C, L) as one of (N, C, 1, L).
+
+    Args:
+        target: the pooling of two dimensions.
+        fixed: for each setting per dimension, what it is for the dimension of size 1.
+        pair: whether ``target`` also returns where each entry was found.
+    """
+
+    def rewrite(node: fx.Node) -> None:
+        x, *settings = node.args
+        results = node.meta["type"] if isinstance(node.meta["type"], tuple) else (node.meta["type"],)
+        if any(reader.args[1] != 0 for reader in node.users if len(results) > 1):
+            return  # positions are counted otherwise
+        settings[1:2] = [settings[1] or settings[0]] if len(fixed) > 1 else settings[1:2]
+        for i, value in enumerate(fixed):
+            settings[i] = [value, *per_dimension(settings[i], 1)]
+        if target is aten.avg_pool2d.default:
+            settings.append(None)  # divisor_override
+        flat = insert(node, aten.reshape.default, x, _with_row(kind_of(x).free_batch))
+        kind = TensorType(tuple(_with_row(results[0].shape)), results[0].dtype)
+        pooled = insert(
+            node, target, flat, *settings, type=(kind, TensorType(kind.shape, torch.int64)) if pair else kind
+        )
+        if pair:
+            pooled = insert(node, operator.getitem, pooled, 0)
+        line = insert(node, aten.reshape.default, pooled, results[0].free_batch)
+        for reader in list(node.users) if len(results) > 1 else [node]:
+            give_way(reader, line)
+        if len(results) > 1:
+            node.graph.erase_node(node)
+
+    return rewrite
+
+
+def _with_row(shape: Sequence[Any]) -> list[Any]:
+    """With a dimension of size 1 before the last."""
+    return [*shape[:-1], 1, shape[-1]]
+
+
+def _mean(node: fx.Node) -> None:
+    x, dims, keepdim = node.args
+    if dims and node.kwargs.get("dtype") is None:
+        rank = kind_of(x).rank
+        become(node, node.target, x, sorted(dim % rank for dim in dims), keepdim)
+
+
+def _extreme(node: fx.Node) -> None:
+    """The values of ``max(dim)``, where nobody asks for the positions; and the least entry as the largest of -x."""
+    pair = isinstance(node.meta["type"], tuple)
+    x, dims, keepdim = node.args
+    if any(reader.args[1] != 0 for reader in node.users if pair) or dims in ([], None):
+        return
+    least = node.target in (aten.amin.default, aten.min.dim)
+    dims = sorted(dim % kind_of(x).rank for dim in per_dimension(dims, 1))
+    value = insert(node, aten.neg.default, x) if least else x
+    value = insert(node, aten.amax.default, value, dims, keepdim)
+    value = insert(node, aten.neg.default, value) if least else value
+    for reader in list(node.users) if pair else [node]:
+        give_way(reader, value)
+    if pair:
+        node.graph.erase_node(node)
+
+
+def _resampled(target: torch._ops.OpOverload, dims: int) -> Callable[[fx.Node], None]:
+    """Linear interpolation to a size, or by factors, which then also place the samples."""
+
+    def rewrite(node: fx.Node) -> None:
+        x, _, align_corners, factors = node.args
+        size = list(kind_of(node).shape[2:])
+        become(node, target, x, size, align_corners, *(factors or [None] * dims))
+
+    return rewrite
+
+
+def _nearest(resample: torch._ops.OpOverload) -> Callable[[fx.Node], None]:
+    """Resampling by the nearest entry, dimension by dimension; ``resample`` is its one-dimensional form."""
+
+    def rewrite(node: fx.Node) -> None:
+        x, _, factors = node.args
+        sizes = zip(
+            kind_of(x).shape[2:], kind_of(node).shape[2:], factors or [None] * (kind_of(x).rank - 2), strict=True
+        )
+        give_taken(node, {2 + i: _nearest_positions(resample, *line) for i, line in enumerate(sizes)})
+
+    return rewrite
+
+
+def _nearest_positions(resample: torch._ops.OpOverload, size: int, wanted: int, factor: float | None) -> Tensor:
+    return positions_of(lambda line: resample(line, [wanted], factor), size)
+
+
+POOLING: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
+    aten.max_pool2d.default: _max_pool(aten.max_pool2d_with_indices.default, 2),
+    aten.max_pool3d.default: _max_pool(aten.max_pool3d_with_indices.default, 3),
+    aten.max_pool2d_with_indices.default: _max_pool_with_indices(2),
+    aten.max_pool3d_with_indices.default: _max_pool_with_indices(3),
+    aten.avg_pool2d.default: _average_pool(2),
+    aten.avg_pool3d.default: _average_pool(3),
+    aten.adaptive_avg_pool2d.default: _adaptive_pool(2),
+    aten.adaptive_avg_pool3d.default: _adaptive_pool(3),
+    aten.adaptive_max_pool2d.default: _adaptive_pool(2),
+    aten.adaptive_max_pool3d.default: _adaptive_pool(3),
+    aten.max_pool1d.default: _flat_pool(aten.max_pool2d_with_indices.default, (1, 1, 0, 1), pair=True),
+    aten.max_pool1d_with_indices.default: _flat_pool(aten.max_pool2d_with_indices.default, (1, 1, 0, 1), pair=True),
+    aten.avg_pool1d.default: _flat_pool(aten.avg_pool2d.default, (1, 1, 0)),
+    aten.adaptive_avg_pool1d.default: _flat_pool(aten.adaptive_avg_pool2d.default, (1,)),
+    aten.adaptive_max_pool1d.default: _flat_pool(aten.adaptive_max_pool2d.default, (1,), pair=True),
+    aten.mean.dim: _mean,
+    aten.sum.dim_IntList: _mean,
+    **dict.fromkeys((aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim), _extreme),
+    aten.upsample_linear1d.vec: _resampled(aten.upsample_linear1d.default, 1),
+    aten.upsample_bilinear2d.vec: _resampled(aten.upsample_bilinear2d.default, 2),
+    aten.upsample_trilinear3d.vec: _resampled(aten.upsample_trilinear3d.default, 3),
+    **dict.fromkeys(
+        (aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
+        _nearest(aten.upsample_nearest1d.default),
+    ),
+    **dict.fromkeys(
+        (
+            aten._upsample_nearest_exact1d.vec,
+            aten._upsample_nearest_exact2d.vec,
+            aten._upsample_nearest_exact3d.vec,
+        ),
+        _nearest(aten._upsample_nearest_exact1d.default),
+    ),
+}

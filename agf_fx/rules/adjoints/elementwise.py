@@ -1,0 +1,87 @@
+"""Functions of every entry: g ⊙ f'(x), with f' computed once per image and not once per target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from agf_fx.rules.numerics import Value
+from agf_fx.rules.site import Site, Vjp
+
+aten = torch.ops.aten
+
+
+def _by(derivative: Callable[[Site], Value]) -> Vjp:
+    return lambda site, g: (g * derivative(site),)
+
+
+def _by_backward(backward: torch._ops.OpOverload) -> Vjp:
+    """f' from PyTorch's own backward operation, which takes gradient, input and the options of f."""
+    return _by(lambda site: backward(torch.ones_like(site.x), site.x, *site.args[1:], **site.kwargs))
+
+
+def _leaky_relu(site: Site) -> Value:
+    return aten.leaky_relu_backward.default(torch.ones_like(site.x), site.x, site.args[1], False)
+
+
+def _elu(site: Site) -> Value:
+    return aten.elu_backward.default(torch.ones_like(site.x), *site.args[1:], False, site.x)
+
+
+def _prelu(site: Site) -> Value:
+    """1 where x > 0, elsewhere the slope of the channel."""
+    slope = site.args[1]
+    if site.x_type.rank > 2:
+        slope = torch.reshape(slope, [-1, *[1] * (site.x_type.rank - 2)])
+    positive = torch.relu(torch.sign(site.x))
+    return positive + (-positive + 1.0) * slope
+
+
+def _clamp(site: Site) -> Value:
+    """1 from bound to bound, 0 beyond them."""
+    _, low, high = site.args
+    inside = []
+    if low is not None:
+        inside.append(-torch.relu(torch.sign(-site.x + low)) + 1.0)
+    if high is not None:
+        inside.append(-torch.relu(torch.sign(site.x - high)) + 1.0)
+    return inside[0] * inside[1] if len(inside) == 2 else inside[0]
+
+
+def _power(site: Site) -> Value:
+    exponent = site.args[1]
+    return torch.pow(site.x, exponent - 1) * exponent
+
+
+ELEMENTWISE: dict[Callable[..., object], Vjp] = {
+    aten.relu.default: lambda site, g: (aten.threshold_backward.default(g, site.y, 0),),
+    aten.sigmoid.default: lambda site, g: (aten.sigmoid_backward.default(g, site.y),),
+    aten.tanh.default: lambda site, g: (aten.tanh_backward.default(g, site.y),),
+    aten.gelu.default: _by_backward(aten.gelu_backward.default),
+    aten.silu.default: _by_backward(aten.silu_backward.default),
+    aten.mish.default: _by_backward(aten.mish_backward.default),
+    aten.hardswish.default: _by_backward(aten.hardswish_backward.default),
+    aten.hardsigmoid.default: _by_backward(aten.hardsigmoid_backward.default),
+    aten.hardtanh.default: _by_backward(aten.hardtanh_backward.default),
+    aten.softplus.default: _by_backward(aten.softplus_backward.default),
+    aten.leaky_relu.default: _by(_leaky_relu),
+    aten.elu.default: _by(_elu),
+    aten.prelu.default: _by(_prelu),
+    aten.clamp.default: _by(_clamp),
+    aten.neg.default: lambda site, g: (-g,),
+    # On the way to gates
+    aten.abs.default: _by(lambda site: torch.sign(site.x)),
+    aten.exp.default: _by(lambda site: site.y),
+    aten.expm1.default: _by(lambda site: site.y + 1.0),
+    aten.log.default: _by(lambda site: aten.reciprocal.default(site.x)),
+    aten.log1p.default: _by(lambda site: aten.reciprocal.default(site.x + 1.0)),
+    aten.sin.default: _by(lambda site: aten.cos.default(site.x)),
+    aten.cos.default: _by(lambda site: -aten.sin.default(site.x)),
+    aten.sqrt.default: _by(lambda site: aten.reciprocal.default(site.y) * 0.5),
+    aten.rsqrt.default: _by(lambda site: site.y * site.y * site.y * -0.5),
+    aten.reciprocal.default: _by(lambda site: -(site.y * site.y)),
+    aten.pow.Tensor_Scalar: _by(_power),
+    aten.erf.default: _by(lambda site: torch.exp(-(site.x * site.x)) * (2 / math.sqrt(math.pi))),
+}

@@ -1,0 +1,179 @@
+"""Where relevance goes: per call of the model, what arrives, what is handed on, and what the rule promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from agf_fx.emit import Streams, interpret
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.text import op_name
+from agf_fx.ir.types import carried_type
+from agf_fx.ir.vocabulary import depends_on_images, operands
+from agf_fx.methods.method import Method, rule_name
+
+# What a rule promises of the sum of relevance, by name; any other rule promises nothing.
+_PROMISES = {
+    "initial_attribution": "starts",
+    "pass_through": "conserves",
+    "gated": "conserves",
+    "move_back": "conserves but for constants",
+    "average": "conserves",
+    "proportional": "conserves",
+    "merge_by_size": "conserves",
+    "bilinear": "conserves",
+    "constant_attention": "conserves",
+    "flat": "conserves",
+    "z_box": "conserves",
+    "selective": "conserves",
+    "guided_convolution": "shifts to conserve",
+    "flatten_boundary": "shifts to conserve",
+    "softmax": "does not conserve",
+}
+_DIVIDING = {
+    *("average", "proportional", "merge_by_size", "bilinear", "constant_attention"),
+    *("flat", "z_box", "guided_convolution", "flatten_boundary"),
+}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Relevance at one call, summed over all entries of its output, per image and target: shape (N, K) each.
+
+    Attributes:
+        node: name of the call in the canonical graph.
+        module: dotted path of the module that makes it.
+        op: name of the operation.
+        rule: name of the rule.
+        promise: what the rule promises of the sum.
+        received: what the readers of the output hand back.
+        relevance: what remains of that where several readers meet.
+        handed_on: what the rule hands to the operands.
+    """
+
+    node: str
+    module: str
+    op: str
+    rule: str
+    promise: str
+    received: Tensor
+    relevance: Tensor
+    handed_on: Tensor
+
+    @property
+    def change(self) -> Tensor:
+        """What the call adds to the sum, (N, K); negative where relevance is lost."""
+        return self.handed_on - self.received
+
+
+@dataclass(frozen=True)
+class ConservationReport:
+    """The sums of relevance from the heads to the images.
+
+    Attributes:
+        initial: relevance at the heads' inputs, (N, K).
+        final: relevance at the images, (N, K).
+        flows: one for every call that has relevance, from the heads to the images. The heads come first: what they
+            receive is their own initial relevance.
+    """
+
+    initial: Tensor
+    final: Tensor
+    flows: tuple[Flow, ...]
+
+    @property
+    def ratio(self) -> Tensor:
+        """final / initial, (N, K): 1 where relevance is conserved."""
+        return self.final / self.initial
+
+    def largest_changes(self, count: int = 10) -> list[Flow]:
+        """The calls that change the sum most, for any image and target."""
+        return sorted(self.flows, key=lambda flow: -flow.change.abs().max().item())[:count]
+
+    def __str__(self) -> str:
+        lines = [
+            f"relevance at heads {_brief(self.initial)}, at the images {_brief(self.final)} (first image and target)",
+            f"{'received':>12} {'handed on':>12} {'change':>10}  promise                      rule and call",
+        ]
+        for flow in self.flows:
+            sums = f"{_brief(flow.received):>12} {_brief(flow.handed_on):>12} {flow.change.flatten()[0]:>+10.1e}"
+            lines.append(f"{sums}  {flow.promise:<27}  {flow.rule} of %{flow.node} = {flow.op}")
+        return "\n".join(lines)
+
+
+def _brief(sums: Tensor) -> str:
+    return f"{sums.flatten()[0].item():.6g}"
+
+
+def conservation(
+    canonical: CanonicalGraph, method: Method, images: Tensor, target: Tensor, inputs: Mapping[str, Tensor]
+) -> ConservationReport:
+    """Explain ``images`` rule by rule, without the optimisations of the compiled graph, and sum the relevance up.
+
+    Args:
+        canonical: an analysed canonical graph.
+        method: a method that has relevance.
+        images: (N, C, ...).
+        target: (N, K) int64; a class, or -r for the class of rank r.
+        inputs: placeholder name -> weight or constant.
+    """
+    with torch.no_grad():
+        streams = interpret(canonical, method, images, target, inputs)
+    received: dict[str, Tensor] = {}
+    flows = []
+    initial = torch.zeros_like(target, dtype=images.dtype)
+    for node in reversed(canonical.calls):
+        if node.name not in streams.handed:
+            continue
+        given = _handed_on(node, streams)
+        if not given:
+            continue
+        sums = [(operand.name, _total(phi, operand, len(images))) for operand, phi in given]
+        for name, total in sums:
+            received[name] = received.get(name, 0) + total
+        handed_on = sum(total for _, total in sums)
+        rule, own = rule_name(method.rule_for(node)), streams.relevance[node.name]
+        if own is None:
+            initial = initial + handed_on
+        flows.append(
+            Flow(
+                node=node.name,
+                module=node.meta["module"],
+                op=op_name(node.target),
+                rule=rule,
+                promise=_promise(rule, method.exact_division),
+                received=handed_on if own is None else received[node.name],
+                relevance=handed_on if own is None else _total(own, node, len(images)),
+                handed_on=handed_on,
+            )
+        )
+    final = _total(streams.relevance[canonical.images.name], canonical.images, len(images))
+    return ConservationReport(initial, final, tuple(flows))
+
+
+def _promise(rule: str, exact: bool) -> str:
+    promise = _PROMISES.get(rule, "unknown")
+    if exact:
+        return promise
+    if rule == "selective":
+        return "may lose by masking"
+    return f"{promise} but for 1e-9" if rule in _DIVIDING else promise
+
+
+def _handed_on(node: fx.Node, streams: Streams) -> list[tuple[fx.Node, Tensor]]:
+    """The operands computed from the images that get relevance, and the relevance."""
+    _, relevances = streams.handed[node.name]
+    return [
+        (operand, phi)
+        for operand, phi in zip(operands(node), relevances, strict=True)
+        if depends_on_images(operand) and phi is not None
+    ]
+
+
+def _total(phi: Tensor, node: fx.Node, images: int) -> Tensor:
+    """The relevance of a node, (K, ...) with the batch anywhere, summed per image and target: (N, K)."""
+    by_sample = phi.movedim(carried_type(node).batch_dim + 1, 1)
+    return by_sample.reshape(len(phi), images, -1).sum(2).T  # windows are counted with the batch, image by image

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+import agf_fx
+from agf_fx.errors import UnsupportedOpError
+from agf_fx.passes.gates import mark_gates
+from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.relevance_paths import check_relevance_paths
+
+
+class Block(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Net(nn.Module):
+    def __init__(self, function, behind=None):
+        super().__init__()
+        self.stem, self.block, self.fc = nn.Conv2d(3, 4, 1), Block(function), nn.Linear(4, 3)
+        self.behind = behind or nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.behind(self.fc(self.block(self.stem(images)).mean((2, 3))))
+
+
+def check(*args):
+    canonical = agf_fx.capture(Net(*args).eval(), torch.zeros(1, 3, 5, 5))
+    return check_relevance_paths(mark_gates(mark_heads(canonical)))
+
+
+REFUSED = {
+    "abs": torch.abs,
+    "exp": lambda x: torch.relu(x) + torch.exp(-x),
+    "linalg_vector_norm": lambda x: x * 0 + x.norm(dim=1, keepdim=True),
+    "pow": lambda x: (x * x + 1) ** 0.3,
+    "div": lambda x: 2.5 * torch.ones(4, 1, 1) / (1 + x * x),
+    "reciprocal": lambda x: 2.5 / (1 + x * x),
+    "log": lambda x: torch.log(1 + x * x),
+}
+
+
+@pytest.mark.parametrize("op", REFUSED)
+def test_what_has_no_rule_is_refused_where_relevance_passes(op):
+    with pytest.raises(UnsupportedOpError, match="only gradients pass through it") as refused:
+        check(REFUSED[op])
+    assert refused.value.op.startswith(f"aten.{op}.")
+    assert refused.value.module_path == "block"
+    assert __file__ in refused.value.source
+    assert "in module 'block'" in str(refused.value)
+
+
+@pytest.mark.parametrize("op", REFUSED)
+def test_and_allowed_on_the_way_to_a_gate(op):
+    check(lambda x: x * torch.sigmoid(REFUSED[op](x)))
+
+
+@pytest.mark.parametrize("op", REFUSED)
+def test_and_below_a_denominator(op):
+    check(lambda x: x / (1 + torch.relu(REFUSED[op](x))))
+
+
+def test_and_behind_the_head():
+    check(torch.relu, nn.LogSoftmax(1))
+
+
+def test_a_product_of_equals_does_not_shield():
+    with pytest.raises(UnsupportedOpError, match="abs"):
+        check(lambda x: x.flip(1) * torch.abs(x))
+
+
+@pytest.mark.parametrize("method", ["agf", "gradient_x_input"])
+def test_the_compiler_refuses(method):
+    with pytest.raises(UnsupportedOpError, match="abs"):
+        agf_fx.compile(Net(torch.abs).eval(), torch.zeros(1, 3, 5, 5), method=method)

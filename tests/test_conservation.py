@@ -1,0 +1,107 @@
+"""The sum of relevance from the heads to the images."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+import torchvision
+from networks import _lively, basic_resnet
+from torch import Tensor, nn
+
+import agf_fx
+import agf_fx.errors
+from agf_fx.rules.numerics import division, settled
+
+EXACT = agf_fx.AGFOptions(division="exact")
+SIZE = {"googlenet": 96}
+FAMILIES = (
+    "resnet18",
+    "densenet121",
+    "googlenet",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "convnext_tiny",
+)
+
+
+def classifier(name: str) -> nn.Module:
+    """A network of torchvision with lively statistics and logits a few units apart, for 10 classes, float64."""
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = _lively(torchvision.models.get_model(name, weights=None, num_classes=10, **options))
+    *_, head = (module for module in model.modules() if isinstance(module, nn.Linear))
+    nn.init.normal_(head.weight, 0, 0.5)
+    return model
+
+
+def images_of(name: str) -> Tensor:
+    size = SIZE.get(name, 64)
+    return torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_relevance_is_conserved_with_exact_division(name):
+    explainer = agf_fx.compile(classifier(name), options=EXACT)
+    report = explainer.conservation(images_of(name), [[0, 1], [2, 3]])
+    assert report.initial.abs().min() > 0
+    assert (report.ratio - 1).abs().max() < 1e-6
+    for flow in report.flows:
+        assert flow.promise in ("starts", "conserves", "shifts to conserve", "conserves but for constants")
+
+
+@functools.cache
+def report(division: str) -> agf_fx.ConservationReport:
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    explainer = agf_fx.compile(basic_resnet(), options=agf_fx.AGFOptions(division=division))
+    return explainer.conservation(images, [[0, 1], [2, 3]])
+
+
+def test_every_call_keeps_its_promise():
+    for flow in report("exact").flows:
+        torch.testing.assert_close(flow.handed_on, flow.received, rtol=1e-9, atol=1e-12)
+
+
+def test_the_published_division_drifts_and_the_report_says_where():
+    published = report("reference")
+    drift = published.final - published.initial
+    assert 1e-9 < drift.abs().max() < 1e-2
+    changes = sum(flow.change for flow in published.flows)
+    torch.testing.assert_close(changes, drift, rtol=1e-6, atol=1e-12)  # nothing is lost between the calls
+    assert {flow.promise for flow in published.flows} >= {"may lose by masking", "conserves but for 1e-9"}
+
+
+def test_initial_relevance_is_that_of_the_maps():
+    shapes = {tuple(flow.change.shape) for flow in report("exact").flows}
+    assert shapes == {(2, 2)}
+    assert report("exact").initial.shape == report("exact").final.shape == (2, 2)
+
+
+def test_the_largest_changes_come_first():
+    found = report("reference").largest_changes(3)
+    sizes = [flow.change.abs().max() for flow in report("reference").flows]
+    assert [flow.change.abs().max() for flow in found] == sorted(sizes, reverse=True)[:3]
+
+
+def test_the_report_is_readable():
+    text = str(report("exact"))
+    assert "z_box of %conv1_conv2d = conv2d" in text
+    assert len(text.splitlines()) == len(report("exact").flows) + 2
+
+
+def test_a_method_without_relevance_is_refused():
+    explainer = agf_fx.compile(basic_resnet(), method="gradient_x_input")
+    with pytest.raises(agf_fx.errors.OptionsError, match="no relevance"):
+        explainer.conservation(torch.randn(1, 3, 32, 32, dtype=torch.float64), 0)
+
+
+def test_relevance_at_zeros_is_spread_over_the_rest_of_its_sample():
+    phi = torch.tensor([[[1.0, 2.0, 4.0], [3.0, 5.0, 1.0]]])  # one target, two samples
+    b = torch.tensor([[0.0, 1.0, -2.0], [0.0, 0.0, 0.0]])
+    assert torch.equal(settled(phi, b, [-1]), phi)
+    with division(exact=True):
+        assert torch.equal(settled(phi, b, [-1]), torch.tensor([[[0.0, 2.5, 4.5], [0.0, 0.0, 0.0]]]))
