@@ -21,7 +21,7 @@ from agf_fx.runtime.weights import WeightInputs
 METHOD = attribution_guided_factorization(AGFOptions())
 EXACT = attribution_guided_factorization(AGFOptions(division="exact"))
 
-# (images, targets): the two highest classes; a fixed class, and the highest.
+# (images, targets): the two highest classes, and two fixed ones.
 TARGET = torch.tensor([[-1, -2], [5, 0]])
 
 

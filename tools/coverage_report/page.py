@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmark.tables import seconds, section, times
 from coverage_report.checks import CLASS_LIMIT, FORWARD_LIMIT, GRADIENT_LIMIT, OPTIMISED_LIMIT
+from coverage_report.networks import names
 
 Row = dict[str, Any]
 Rows = dict[str, Row]
@@ -40,14 +41,16 @@ def summary(record: Row) -> str:
     rows, machine = record["models"], record["machine"]
     passing = sum(map(passed, rows.values()))
     images = f"{record['size']}×{record['size']}"
+    missing = len(set(names()) - set(rows))
+    partly = f" ({missing} more were not run)" if missing else ""
     return (
-        f"{passing} of {len(rows)} image classifiers of torchvision pass. For each, with random weights in float64, "
-        f"two images of about {images} and two targets an image: the logits are the model's (to {FORWARD_LIMIT:.0e} of "
-        "the largest); the gradient stream is autograd's gradient of the same scalar, at the images and at three inner "
-        f"layers (to {GRADIENT_LIMIT:.0e} of the largest entry); maps are finite, not constant (unless the gradient is "
-        f"0), and those of two classes differ (by {CLASS_LIMIT:.0e} of the largest entry or more); the emitted graph "
-        "gives the bits of the interpreter, and the maps of the optimised graph are the same to "
-        f"{OPTIMISED_LIMIT:.0e} of their largest entry; every graph passes the verifier.\n\n"
+        f"{passing} of {len(rows)} image classifiers of torchvision pass{partly}. For each, with random weights in "
+        f"float64, two images of about {images} and two targets an image: the logits are the model's (to "
+        f"{FORWARD_LIMIT:.0e} of the largest); the gradient stream is autograd's gradient of the same scalar, at the "
+        f"images and at three inner layers (to {GRADIENT_LIMIT:.0e} of the largest entry); maps are finite, not "
+        f"constant (unless the gradient is 0), and those of two classes differ (by {CLASS_LIMIT:.0e} of the largest "
+        "entry or more); the emitted graph gives the bits of the interpreter, and the maps of the optimised graph are "
+        f"the same to {OPTIMISED_LIMIT:.0e} of their largest entry; every graph passes the verifier.\n\n"
         f"Written by `{machine['command']}` on {machine['processor']} with {threads(machine['threads'])}, Python "
         f"{machine['python']}, torch {machine['torch']}, torchvision {machine['torchvision']}."
     )
@@ -122,18 +125,18 @@ def operations(rows: Rows) -> str:
 
 def roles(rows: Rows) -> str:
     """How many calls have each role, by architecture."""
-    names = list(next(iter(rows.values()))["roles"])
+    kinds = list(next(iter(rows.values()))["roles"])
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows.values():
         groups[row["architecture"]].append(row)
     cells = [
-        [architecture, str(len(group)), *(span(row["roles"][name] for row in group) for name in names)]
+        [architecture, str(len(group)), *(span(row["roles"][name] for row in group) for name in kinds)]
         for architecture, group in sorted(groups.items())
     ]
     return section(
         "Roles",
         "Calls with each fact that the analyses find, from the model with the fewest to the one with the most.",
-        ["architecture", "models", *(name.replace("_", " ") for name in names)],
+        ["architecture", "models", *(name.replace("_", " ") for name in kinds)],
         cells,
     )
 
