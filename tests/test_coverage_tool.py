@@ -28,6 +28,7 @@ from coverage_report.cost import cost
 from coverage_report.page import page
 from coverage_report.rows import plain
 
+from agf_fx.ir.vocabulary import Family
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import lower
@@ -96,17 +97,17 @@ def test_conservation_says_what_arrives_and_where_most_is_lost(case):
 
 
 def test_conservation_finds_what_is_lost(case, monkeypatch):
-    exact, images = case.interpret(EXACT), case.canonical.images.name
-    layer = [node for node in case.canonical.calls if node.name in exact.handed][2]
-    gradients, (phi, *others) = exact.handed[layer.name]
-    handed = dict(exact.handed) | {layer.name: (gradients, (phi.relu(), *others))}
-    relevance = dict(exact.relevance) | {images: exact.relevance[images] / 2}
-    tampered = replace(exact, handed=handed, relevance=relevance)
-    monkeypatch.setattr(type(case), "interpret", lambda self, method: tampered)
+    def halving(*arguments):
+        return tuple(phi / 2 for phi in EXACT.families[Family.SELECTION](*arguments))
+
+    pool = torch.ops.aten.max_pool2d_with_indices.default
+    lossy = replace(EXACT, operations={pool: halving})
+    monkeypatch.setattr("coverage_report.conservation.EXACT", lossy)
     sums = conservation(case)
-    assert sums["arriving"] == pytest.approx(0.5, abs=1e-6)
-    assert sums["lost_at"] in (layer.name, layer.args[0].name)  # one hands on what the other does not receive
-    assert sums["loss"] > 0.1
+    assert sums["arriving"] == pytest.approx(0.25, abs=1e-6)  # there are two
+    assert sums["lost_by"] == "max_pool2d_with_indices"
+    assert sums["lost_at"] in [node.name for node in case.canonical.calls if node.target is pool]
+    assert sums["loss"] > 1e-5
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from agf_fx.ir.vocabulary import operands
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.linear_maps import adjoint, apply
 from agf_fx.rules.notation import formula
-from agf_fx.rules.numerics import Value, div, nonzero, share
+from agf_fx.rules.numerics import Value, div, divides_exactly, nonzero, share
 from agf_fx.rules.site import Site
 
 Rule = Callable[[Site, Value, Value, tuple[Value, ...]], tuple[Value, ...]]
@@ -126,7 +126,10 @@ def z_box(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Va
     x, weight, dims = site.x, site.weight, site.x_type.sample_dims
     positive, negative = torch.clamp_min(weight, 0), torch.clamp_max(weight, 0)
     low, high = torch.amin(x, dims, True), torch.amax(x, dims, True)
-    Z = apply(site, x, weight) - _at_extreme(site, low, positive) - _at_extreme(site, high, negative)
+    if divides_exactly():  # an output whose inputs are all extreme has Z = 0, which a difference of products misses
+        Z = apply(site, x - low, positive) + apply(site, x - high, negative)
+    else:
+        Z = apply(site, x, weight) - _at_extreme(site, low, positive) - _at_extreme(site, high, negative)
     S = div(site.settled(phi, Z), Z)
     return to_first(site, (x - low) * adjoint(site, S, positive) + (x - high) * adjoint(site, S, negative))
 

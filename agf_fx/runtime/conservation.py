@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, fx
@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from agf_fx.emit import Streams, interpret
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
-from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.methods.method import Method, rule_name
 
@@ -52,6 +51,7 @@ class Flow:
         received: what the readers of the output hand back.
         relevance: what remains of that where several readers meet.
         handed_on: what the rule hands to the operands.
+        absolute: the absolute ``relevance``, beside which losses by rounding are small.
     """
 
     node: str
@@ -62,6 +62,7 @@ class Flow:
     received: Tensor
     relevance: Tensor
     handed_on: Tensor
+    absolute: Tensor
 
     @property
     def change(self) -> Tensor:
@@ -113,6 +114,9 @@ def conservation(
 ) -> ConservationReport:
     """Explain ``images`` rule by rule, without the optimisations of the compiled graph, and sum the relevance up.
 
+    Every image is explained by itself: where tokens or windows are counted with the images, shapes do not tell whose
+    entry is which.
+
     Args:
         canonical: an analysed canonical graph.
         method: a method that has relevance.
@@ -120,21 +124,37 @@ def conservation(
         target: (N, K) int64; a class, or -r for the class of rank r.
         inputs: placeholder name -> weight or constant.
     """
+    pairs = zip(images.split(1), target.split(1), strict=True)
+    reports = [_of_one(canonical, method, image, codes, inputs) for image, codes in pairs]
+    return ConservationReport(
+        initial=torch.cat([report.initial for report in reports]),
+        final=torch.cat([report.final for report in reports]),
+        flows=tuple(_together(flows) for flows in zip(*(report.flows for report in reports), strict=True)),
+    )
+
+
+def _together(flows: tuple[Flow, ...]) -> Flow:
+    """The flows of several images at one call."""
+    names = [field.name for field in fields(Flow) if isinstance(getattr(flows[0], field.name), Tensor)]
+    return replace(flows[0], **{name: torch.cat([getattr(flow, name) for flow in flows]) for name in names})
+
+
+def _of_one(
+    canonical: CanonicalGraph, method: Method, image: Tensor, target: Tensor, inputs: Mapping[str, Tensor]
+) -> ConservationReport:
+    """The report of one image, (1, C, ...)."""
     with torch.no_grad():
-        streams = interpret(canonical, method, images, target, inputs)
+        streams = interpret(canonical, method, image, target, inputs)
     received: dict[str, Tensor] = {}
     flows = []
-    initial = torch.zeros_like(target, dtype=images.dtype)
+    initial = torch.zeros_like(target, dtype=image.dtype)
     for node in reversed(canonical.calls):
-        if node.name not in streams.handed:
-            continue
         given = _handed_on(node, streams)
         if not given:
             continue
-        sums = [(operand.name, _total(phi, operand, len(images))) for operand, phi in given]
-        for name, total in sums:
-            received[name] = received.get(name, 0) + total
-        handed_on = sum(total for _, total in sums)
+        for operand, phi in given:
+            received[operand.name] = received.get(operand.name, 0) + _total(phi)
+        handed_on = sum(_total(phi) for _, phi in given)
         rule, own = rule_name(method.rule_for(node)), streams.relevance[node.name]
         if own is None:
             initial = initial + handed_on
@@ -146,12 +166,12 @@ def conservation(
                 rule=rule,
                 promise=_promise(rule, method.exact_division),
                 received=handed_on if own is None else received[node.name],
-                relevance=handed_on if own is None else _total(own, node, len(images)),
+                relevance=handed_on if own is None else _total(own),
                 handed_on=handed_on,
+                absolute=sum(_total(phi.abs()) for _, phi in given) if own is None else _total(own.abs()),
             )
         )
-    final = _total(streams.relevance[canonical.images.name], canonical.images, len(images))
-    return ConservationReport(initial, final, tuple(flows))
+    return ConservationReport(initial, _total(streams.relevance[canonical.images.name]), tuple(flows))
 
 
 def _promise(rule: str, exact: bool) -> str:
@@ -165,6 +185,8 @@ def _promise(rule: str, exact: bool) -> str:
 
 def _handed_on(node: fx.Node, streams: Streams) -> list[tuple[fx.Node, Tensor]]:
     """The operands computed from the images that get relevance, and the relevance."""
+    if node.name not in streams.handed:
+        return []
     _, relevances = streams.handed[node.name]
     return [
         (operand, phi)
@@ -173,7 +195,6 @@ def _handed_on(node: fx.Node, streams: Streams) -> list[tuple[fx.Node, Tensor]]:
     ]
 
 
-def _total(phi: Tensor, node: fx.Node, images: int) -> Tensor:
-    """The relevance of a node, (K, ...) with the batch anywhere, summed per image and target: (N, K)."""
-    by_sample = phi.movedim(carried_type(node).batch_dim + 1, 1)
-    return by_sample.reshape(len(phi), images, -1).sum(2).T  # windows are counted with the batch, image by image
+def _total(phi: Tensor) -> Tensor:
+    """Relevance of one image, (K, ...), summed per target: (1, K)."""
+    return phi.flatten(1).sum(1)[None]

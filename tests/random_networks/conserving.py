@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.emit import Streams
-from agf_fx.ir.types import BATCH, carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.runtime.conservation import Flow, conservation
 from random_networks.capturing import EXACT, Case
@@ -23,6 +22,12 @@ EXEMPT = ("starts", "does not conserve")
 
 def relevance_is_conserved(case: Case) -> None:
     """In exact division: what a call hands on is what it has, and where readers of a value meet, nothing is lost."""
+    for image, target in zip(case.images.split(1), case.target.split(1), strict=True):
+        _one_is_conserved(replace(case, images=image, target=target))
+
+
+def _one_is_conserved(case: Case) -> None:
+    """The same for a single image."""
     report = conservation(case.canonical, EXACT, case.images, case.target, case.weights)
     streams, values = case.interpret(EXACT), case.values()
     nodes = {node.name: node for node in case.canonical.calls}
@@ -41,7 +46,7 @@ class _Call:
 
     def check(self) -> None:
         if self.flow.promise == "conserves but for constants":
-            expected = self._sums(self.relevance * self.moved, self.node)
+            expected = _sums(self.relevance * self.moved)
         else:
             expected = self.flow.relevance
         # Where a value is zero throughout, its relevance has nowhere to go.
@@ -49,11 +54,7 @@ class _Call:
         self._equal("keeps of its readers' relevance", self.flow.relevance, self.flow.received, self._alive(self.node))
 
     def _equal(self, does: str, found: Tensor, expected: Tensor, alive: Tensor) -> None:
-        scale = self.scale
-        if not all(BATCH in carried_type(node).shape for node in (self.node, *self.given)):
-            # Tokens or windows are counted with the images, in an order that shapes do not tell.
-            found, expected, scale, alive = found.sum(0), expected.sum(0), scale.sum(0), alive.all(0)
-        excess = ((found - expected).abs() / scale.clamp(min=1e-300)).where(alive, 0)
+        excess = ((found - expected).abs() / self.scale.clamp(min=1e-300)).where(alive, 0)
         require(
             bool((excess <= TOLERANCE).all()),
             f"{self.flow.rule} of %{self.flow.node} = {self.flow.op} promises: {self.flow.promise}; and {does} "
@@ -66,17 +67,17 @@ class _Call:
 
     @cached_property
     def given(self) -> dict[fx.Node, Tensor]:
-        """The operands that get relevance, and how much of it by absolute value, (N, K)."""
+        """The operands that get relevance, and how much of it by absolute value, (1, K)."""
         found: dict[fx.Node, Tensor] = {}
         _, relevances = self.streams.handed[self.flow.node]
         for operand, phi in zip(operands(self.node), relevances, strict=True):
             if depends_on_images(operand) and phi is not None:
-                found[operand] = found.get(operand, 0) + self._sums(phi.abs(), operand)
+                found[operand] = found.get(operand, 0) + _sums(phi.abs())
         return found
 
     @cached_property
     def scale(self) -> Tensor:
-        return self._sums(self.relevance.abs(), self.node) + sum(self.given.values())
+        return _sums(self.relevance.abs()) + sum(self.given.values())
 
     @cached_property
     def moved(self) -> Tensor:
@@ -92,14 +93,14 @@ class _Call:
         return self.node.target(*args, **self.node.kwargs).isnan().to(self.relevance.dtype)
 
     def _alive(self, *nodes: fx.Node) -> Tensor:
-        """Whether none of these values is zero throughout, (N, 1)."""
-        return torch.stack([self._sums(self._value(node).abs()[None], node) > 0 for node in nodes]).all(0)
+        """Whether none of these values is zero throughout, (1, 1)."""
+        return torch.stack([_sums(self._value(node).abs()[None]) > 0 for node in nodes]).all(0)
 
     def _value(self, node: fx.Node) -> Tensor:
         value = self.values[node.name]
         return value[0] if isinstance(value, tuple) else value
 
-    def _sums(self, values: Tensor, node: fx.Node) -> Tensor:
-        """Values of a node, (K, ...) with the batch anywhere, summed per image and target: (N, K)."""
-        by_sample = values.movedim(carried_type(node).batch_dim + 1, 1)
-        return by_sample.reshape(len(values), len(self.streams.logits), -1).sum(2).T
+
+def _sums(values: Tensor) -> Tensor:
+    """Values of one image, (K, ...), summed per target: (1, K)."""
+    return values.flatten(1).sum(1)[None]

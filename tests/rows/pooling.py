@@ -198,6 +198,7 @@ ROWS: list[Row] = [
         Family.DATA_MOVEMENT,
         {
             "nearest, one dimension by a factor": lambda: nn.Upsample(scale_factor=(1, 1.5)),
+            "nearest, by a factor that leaves a side as it is": lambda: nn.Upsample(scale_factor=(1.5, 1.1)),
             "nearest, of a line": lambda: Apply(lambda x: F.interpolate(line(x), size=60)),
         },
     ),

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from agf_fx.frontend.rewrites.editing import become, give_way, insert, kind_of, per_dimension
-from agf_fx.frontend.rewrites.movement import give_taken, positions_of
+from agf_fx.frontend.rewrites.movement import give_taken
 from agf_fx.ir.types import TensorType
 
 aten = torch.ops.aten
@@ -129,21 +129,19 @@ def _resampled(target: torch._ops.OpOverload, dims: int) -> Callable[[fx.Node], 
     return rewrite
 
 
-def _nearest(resample: torch._ops.OpOverload) -> Callable[[fx.Node], None]:
-    """Resampling by the nearest entry, dimension by dimension; ``resample`` is its one-dimensional form."""
+def _nearest(node: fx.Node) -> None:
+    """Resampling by the nearest entry, at the positions that the call itself takes on a map of its size.
 
-    def rewrite(node: fx.Node) -> None:
-        x, _, factors = node.args
-        sizes = zip(
-            kind_of(x).shape[2:], kind_of(node).shape[2:], factors or [None] * (kind_of(x).rank - 2), strict=True
-        )
-        give_taken(node, {2 + i: _nearest_positions(resample, *line) for i, line in enumerate(sizes)})
-
-    return rewrite
-
-
-def _nearest_positions(resample: torch._ops.OpOverload, size: int, wanted: int, factor: float | None) -> Tensor:
-    return positions_of(lambda line: resample(line, [wanted], factor), size)
+    The kernels of one, two and three dimensions round a scale factor differently, so each is asked itself.
+    """
+    x, size, factors = node.args
+    sides = kind_of(x).shape[2:]
+    positions = {}
+    for dim, side in enumerate(sides):
+        line = torch.arange(side, dtype=torch.float64).reshape([-1 if i == dim else 1 for i in range(len(sides))])
+        taken = node.target(line.expand(sides)[None, None].contiguous(), size, factors)[0, 0]
+        positions[2 + dim] = taken.movedim(dim, -1).reshape(-1, taken.shape[dim])[0].long()
+    give_taken(node, positions)
 
 
 POOLING: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
@@ -170,7 +168,7 @@ POOLING: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.upsample_trilinear3d.vec: _resampled(aten.upsample_trilinear3d.default, 3),
     **dict.fromkeys(
         (aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
-        _nearest(aten.upsample_nearest1d.default),
+        _nearest,
     ),
     **dict.fromkeys(
         (
@@ -178,6 +176,6 @@ POOLING: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
             aten._upsample_nearest_exact2d.vec,
             aten._upsample_nearest_exact3d.vec,
         ),
-        _nearest(aten._upsample_nearest_exact1d.default),
+        _nearest,
     ),
 }
