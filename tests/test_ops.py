@@ -82,9 +82,9 @@ class Run:
     def streams(self) -> Streams:
         return self.interpret(TARGET)
 
-    def interpret(self, target: Tensor) -> Streams:
+    def interpret(self, target: Tensor, images: Tensor | None = None) -> Streams:
         assert self.explanation  # which has analysed the canonical graph
-        return interpret(self.canonical, METHOD, self.images, target, self.inputs)
+        return interpret(self.canonical, METHOD, self.images if images is None else images, target, self.inputs)
 
     @property
     def classes(self) -> Tensor:
@@ -244,6 +244,16 @@ def test_targets_do_not_see_each_other(op):
             if together.relevance.get(name) is not None:
                 assert_same(together.relevance[name][k], alone.relevance[name][0])
         assert_same(together.maps[:, k], alone.maps[:, 0])
+
+
+@each_op
+def test_an_image_alone_has_the_same_maps(op):
+    """With several targets, for which the image is repeated without copying it."""
+    case = run(op)
+    alone = case.interpret(TARGET[:1], case.images[:1])
+    assert_same(alone.maps, case.streams.maps[:1])
+    name = case.canonical.images.name
+    assert_same(alone.gradient[name], case.streams.gradient[name][:, :1])
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:

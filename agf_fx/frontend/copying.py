@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from agf_fx.errors import CaptureError
 from agf_fx.frontend.wrappers import Shell, inside
@@ -48,5 +49,5 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from (value for value in vars(module).values() if isinstance(value, Tensor))
-    yield from (value for value in (*module._parameters.values(), *module._buffers.values()) if value is not None)
+    """Parameters, buffers, and what else the module's attributes hold, such as a cache of values."""
+    yield from (value for value in pytree.tree_leaves(vars(module)) if isinstance(value, Tensor))

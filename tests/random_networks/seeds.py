@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -44,8 +45,26 @@ def outcome(seeds: list[int]) -> Outcome:
 
 def outcomes(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
     """Check the networks of any seeds, in so many processes."""
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare) as pool:
-        yield from pool.map(outcome, neighbours(seeds))
+    groups = list(neighbours(seeds))
+    with _pool(jobs) as pool:
+        for group, future in [(group, pool.submit(outcome, group)) for group in groups]:
+            try:
+                yield future.result()
+            except BrokenProcessPool:  # a network has ended its process, and all processes with it
+                yield from map(_apart, group)
+
+
+def _apart(seed: int) -> Outcome:
+    """Check one network in a process of its own."""
+    with _pool(1) as pool:
+        try:
+            return pool.submit(outcome, [seed]).result()
+        except BrokenProcessPool:
+            return Outcome({seed: f"its explanation ends the process\n\n{network_source(seed)}"}, set())
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, get_context("spawn"), _prepare)
 
 
 def _prepare() -> None:

@@ -22,7 +22,7 @@ def _by_backward(backward: torch._ops.OpOverload) -> Vjp:
     return vjp
 
 
-def _by_indices(backward: torch._ops.OpOverload, options: bool = True) -> Vjp:
+def _by_indices(backward: Callable[..., Value], options: bool = True) -> Vjp:
     """The same for poolings that also return where each maximum was found."""
 
     def vjp(site: Site, g: Value) -> tuple[Value, ...]:
@@ -30,6 +30,11 @@ def _by_indices(backward: torch._ops.OpOverload, options: bool = True) -> Vjp:
         return (site.per_target(lambda flat, x, indices: backward(flat, x, *rest, indices), g, site.x, site.output[1]),)
 
     return vjp
+
+
+def _adaptive_max_pool3d_backward(g: Value, x: Value, indices: Value) -> Value:
+    """PyTorch's CPU kernel reads the indices as if they were contiguous, and those of one repeated image are not."""
+    return aten.adaptive_max_pool3d_backward.default(g, x, aten.contiguous.default(indices))
 
 
 def _by_size(backward: torch._ops.OpOverload) -> Vjp:
@@ -84,7 +89,7 @@ POOLING: dict[Callable[..., object], Vjp] = {
     aten.max_pool2d_with_indices.default: _by_indices(aten.max_pool2d_with_indices_backward.default),
     aten.max_pool3d_with_indices.default: _by_indices(aten.max_pool3d_with_indices_backward.default),
     aten.adaptive_max_pool2d.default: _by_indices(aten.adaptive_max_pool2d_backward.default, options=False),
-    aten.adaptive_max_pool3d.default: _by_indices(aten.adaptive_max_pool3d_backward.default, options=False),
+    aten.adaptive_max_pool3d.default: _by_indices(_adaptive_max_pool3d_backward, options=False),
     aten.avg_pool2d.default: _by_backward(aten.avg_pool2d_backward.default),
     aten.avg_pool3d.default: _by_backward(aten.avg_pool3d_backward.default),
     aten.adaptive_avg_pool2d.default: lambda site, g: (
