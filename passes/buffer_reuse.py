@@ -62,7 +62,17 @@ def _reusable(node: fx.Node, operand: object, owner: dict[fx.Node, fx.Node]) -> 
     whole = (
         memory.op == "call_function" and isinstance(kind, TensorType) and kind.entries == operand.meta["type"].entries
     )
-    return whole and sum(owner[source] is memory for source in node.all_input_nodes) == 1
+    alone = sum(owner[source] is memory for source in node.all_input_nodes) == 1
+    return whole and alone and not _repeats(operand, memory)
+
+
+def _repeats(view: fx.Node, memory: fx.Node) -> bool:
+    """Whether entries of ``view`` share a place in ``memory``; as many as there were if it repeats a part."""
+    while view is not memory:
+        if view.target is aten.expand.default:
+            return True
+        view = view.args[0]  # what a view, or an operation in place, lies in
+    return False
 
 
 def _write_into(node: fx.Node, position: int) -> None:

@@ -10,7 +10,7 @@ from torch import fx
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.rewriting import is_call, nonzero_of, substitute
-from agf_fx.ir.vocabulary import BUILT_IN, SHAPE_ONLY, Family, depends_on_images, family_of, operands
+from agf_fx.ir.vocabulary import BUILT_IN, SIGNAL_FREE, Family, depends_on_images, family_of, operands
 
 aten = torch.ops.aten
 
@@ -96,7 +96,7 @@ def _rectified(canonical: CanonicalGraph) -> set[str]:
     faithful: set[fx.Node] = set()
     found: set[str] = set()
     for node in reversed(canonical.calls):
-        readers = [reader for reader in node.users if reader.target not in SHAPE_ONLY]
+        readers = [reader for reader in node.users if reader.target not in SIGNAL_FREE]
         if not depends_on_images(node) or not readers:
             continue
         if all(_is_faithful(reader, node, faithful) for reader in readers):

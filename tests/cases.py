@@ -33,6 +33,8 @@ class Row:
         behind_head: whether the layer stands behind the last linear layer.
         times: how often the operation occurs in the canonical graph.
         gate: which operand of a product, quotient or difference is the gate; None: neither.
+        on_gate: whether the operation stands on the way to a gate only, where no relevance passes.
+        rtol: how far relevance may be from the oracle, relative to each entry.
     """
 
     op: Callable[..., Any]
@@ -43,6 +45,8 @@ class Row:
     behind_head: bool = False
     times: int = 1
     gate: int | None = None
+    on_gate: bool = False
+    rtol: float = 1e-9
 
 
 class Classifier(nn.Module):

@@ -96,7 +96,6 @@ REFUSED = {
     "maximum of everything": lambda x: x - x.amax(),
     "positions of a maximum": lambda x: x * x.max(1, keepdim=True)[1],
     "positions of a pooling": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
-    "a mask computed from the images": lambda x: torch.where(x > 1, x, 0.0),
 }
 
 

@@ -16,7 +16,7 @@ from agf_fx.frontend.outputs import chosen, own_path
 from agf_fx.frontend.tracing import origin
 from agf_fx.ir.graph import CanonicalGraph, Signature, tensor_at
 from agf_fx.ir.types import BATCH, type_of
-from agf_fx.ir.vocabulary import CREATION, SHAPE_ONLY
+from agf_fx.ir.vocabulary import CREATION, OVERWRITING, SIGNAL_FREE, depends_on_images
 
 
 def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
@@ -74,8 +74,9 @@ def _constants(program: ExportedProgram, model: nn.Module) -> dict[fx.Node, Any]
             if path is not None and tensor_at(model, own_path(path)) is None:
                 values[node] = program.state_dict.get(path, program.constants.get(path)).detach().clone()
         elif node.op == "call_function" and all(_known(source, node, values) for source in node.all_input_nodes):
-            arguments = fx.map_arg((node.args, node.kwargs), lambda source: values.get(source, _like(source)))
-            values[node] = node.target(*arguments[0], **arguments[1])
+            given = {source: values[source] if source in values else _like(source) for source in node.all_input_nodes}
+            args, kwargs = fx.map_arg((node.args, node.kwargs), given.__getitem__)
+            values[node] = node.target(*args, **kwargs)
     return values
 
 
@@ -122,7 +123,6 @@ def _placeholder(graph: fx.Graph, node: fx.Node, batch: sympy.Expr, is_images: b
 def _call(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node], batch: sympy.Expr) -> fx.Node:
     copied = graph.node_copy(node, copies.__getitem__)
     copied.meta = {"type": type_of(node.meta.get("val"), {batch: BATCH})} | origin(node)
-    copied.meta["depends_on_images"] = node.target not in SHAPE_ONLY and any(
-        source.meta["depends_on_images"] for source in copied.all_input_nodes
-    )
+    sources = copied.args[1:2] if node.target in OVERWRITING else copied.all_input_nodes
+    copied.meta["depends_on_images"] = node.target not in SIGNAL_FREE and any(map(depends_on_images, sources))
     return copied

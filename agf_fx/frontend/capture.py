@@ -37,7 +37,8 @@ def capture(
 ) -> CanonicalGraph:
     """Capture a classifier as a canonical graph.
 
-    The model is not touched: tracing runs on a structural copy that shares its parameters and buffers.
+    The model is not touched: tracing runs on a structural copy that shares its parameters and buffers. ``detach`` and
+    ``no_grad`` in its forward pass are looked through: the graph is the function that the model computes.
 
     Args:
         model: a module that maps images (N, C, H, W) to logits (N, classes). A model in training mode is captured

@@ -10,11 +10,11 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 
-from agf_fx.frontend.derivatives import Call, Unfit, scaled
+from agf_fx.frontend.calls import Call, Unfit
+from agf_fx.frontend.derivatives import scaled
 from agf_fx.ir.captured import CapturedVjp
 from agf_fx.ir.graph import CanonicalGraph, tensor_at
 from agf_fx.ir.types import TensorType, carried_type
-from agf_fx.ir.vocabulary import depends_on_images
 
 _IMAGES, _TARGETS = 3, 2
 
@@ -70,13 +70,13 @@ class Trial:
         return any(bool((gradient != 0).any()) for gradient in together if gradient is not None)
 
     def _value(self, node: fx.Node, images: int, draw: Draw) -> Any:
-        """A random value where ``node`` depends on the images, else its value."""
+        """A random value where ``node`` differs from image to image, else its value."""
         kind = node.meta["type"]
         if isinstance(kind, sympy.Expr):
             return scaled(kind, images)
-        if depends_on_images(node):
-            shape = [scaled(extent, images) for extent in kind.shape]
-            return draw(shape).to(self._device, kind.dtype)
+        if _varies(node):
+            drawn = draw([scaled(extent, images) for extent in kind.shape])
+            return (drawn > 0.5 if kind.dtype is torch.bool else drawn).to(self._device, kind.dtype)
         if node.name in self._signature.constants:
             return self._signature.constants[node.name]
         if node.op == "placeholder":
@@ -92,7 +92,9 @@ class Trial:
 
 
 def _varies(node: fx.Node) -> bool:
-    return depends_on_images(node) and isinstance(node.meta["type"], TensorType)
+    """Whether a value may differ from image to image: a signal, or a mask made of one."""
+    kind = node.meta["type"]
+    return isinstance(kind, TensorType) and kind.batch_dim is not None
 
 
 def _sample(value: Tensor, kind: TensorType, index: int) -> Tensor:

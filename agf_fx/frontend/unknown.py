@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from agf_fx.frontend.derivatives import Call, Unfit, captured_vjp
+from agf_fx.frontend.calls import Call, Unfit
+from agf_fx.frontend.derivatives import captured_vjp
 from agf_fx.frontend.trials import Trial
 from agf_fx.ir.captured import CapturedVjp
 from agf_fx.ir.facts import facts, mark

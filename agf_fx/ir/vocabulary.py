@@ -68,8 +68,23 @@ CREATION = {
     aten.zeros_like.default,
     aten.ones_like.default,
     aten.full_like.default,
+    aten.fill.Scalar,
+    aten.zero.default,
 }
 SHAPE_ONLY = {aten.sym_size.int, *CREATION}
+
+# Piecewise constant functions of every entry, such as masks: their derivative is 0 wherever there is one.
+STEPS = {
+    *(aten.eq.Scalar, aten.ne.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.gt.Scalar, aten.ge.Scalar),
+    *(aten.eq.Tensor, aten.ne.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor),
+    *(aten.sign.default, aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.default),
+}
+
+# What these return carries no signal: to their readers it is a constant, though it may differ from image to image.
+SIGNAL_FREE = SHAPE_ONLY | STEPS
+
+# What these return is their second argument, in the shape of the first.
+OVERWRITING = {aten.copy.default, aten.fill.Tensor}
 
 VOCABULARY: dict[Callable[..., Any], Op] = {
     **_each(Family.CONVOLUTION, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS),
@@ -83,7 +98,7 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
         aten.adaptive_max_pool2d.default,
         aten.adaptive_max_pool3d.default,
     ),
-    aten.amax.default: Op(Family.PROPORTIONAL),
+    **_each(Family.PROPORTIONAL, aten.amax.default, aten.linalg_vector_norm.default),
     # Averages.
     **_each(
         Family.AVERAGE,
@@ -114,6 +129,18 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
         aten.sigmoid.default,
         aten.tanh.default,
         aten.clamp.default,
+        aten.abs.default,
+        aten.exp.default,
+        aten.expm1.default,
+        aten.log.default,
+        aten.log1p.default,
+        aten.sin.default,
+        aten.cos.default,
+        aten.sqrt.default,
+        aten.rsqrt.default,
+        aten.reciprocal.default,
+        aten.pow.Tensor_Scalar,
+        aten.erf.default,
     ),
     # Normalisations, scales and shifts.
     **_each(
@@ -138,6 +165,7 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
         aten.index_select.default,
         aten.roll.default,
         aten.masked_fill.Scalar,
+        aten.to.dtype,
     ),
     aten.where.self: Op(Family.DATA_MOVEMENT, (1, 2)),
     # Two signals, or one and a constant.
@@ -145,24 +173,7 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
     **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), Op(Family.PRODUCT, (0, 1), alone=Family.PASS_THROUGH)),
     aten.matmul.default: Op(Family.PRODUCT, (0, 1), alone=Family.LINEAR),
     aten.softmax.int: Op(Family.SOFTMAX),
-    # Behind the head, or on the way to a gate.
-    **_each(
-        Family.GRADIENT_ONLY,
-        aten.log_softmax.int,
-        aten.erf.default,
-        aten.linalg_vector_norm.default,
-        aten.abs.default,
-        aten.exp.default,
-        aten.log.default,
-        aten.log1p.default,
-        aten.expm1.default,
-        aten.sin.default,
-        aten.cos.default,
-        aten.sqrt.default,
-        aten.rsqrt.default,
-        aten.reciprocal.default,
-        aten.pow.Tensor_Scalar,
-    ),
+    aten.log_softmax.int: Op(Family.GRADIENT_ONLY),
 }
 
 BUILT_IN = frozenset(VOCABULARY)  # rules for others can be registered
@@ -200,8 +211,7 @@ def family_of(node: Node) -> Family:
     """The family of a call in the canonical graph, given which of its operands are signals."""
     kind = op_of(node)
     if len(kind.operands) > 1 and len(signals(node)) == 1 and kind.alone:
-        quotient = kind.family is Family.PRODUCT and not depends_on_images(node.args[0])
-        return Family.GRADIENT_ONLY if quotient else kind.alone
+        return kind.alone
     return kind.family
 
 

@@ -82,6 +82,15 @@ def test_before_and_after():
             ],
         ),
         (
+            "neg(%v)",  # a part repeated until it has as many entries as the whole
+            [
+                ("a", aten.exp.default, "images"),
+                ("s", aten.narrow.default, "a", 1, 0, 1),
+                ("v", aten.expand.default, "s", [-1, 4]),
+                ("b", aten.neg.default, "v"),
+            ],
+        ),
+        (
             "add.Tensor(%a, %images)",  # the result is larger
             [("a", aten.sum.dim_IntList, "images", [1], True), ("b", aten.add.Tensor, "a", "images")],
         ),

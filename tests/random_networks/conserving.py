@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.emit import Streams
-from agf_fx.ir.vocabulary import depends_on_images, operands
+from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
 from agf_fx.runtime.conservation import Flow, conservation
 from random_networks.capturing import EXACT, Case
 from random_networks.judging import require
@@ -49,8 +49,8 @@ class _Call:
             expected = _sums(self.relevance * self.moved)
         else:
             expected = self.flow.relevance
-        # Where a value is zero throughout, its relevance has nowhere to go.
-        self._equal("hands on", self.flow.handed_on, expected, self._alive(self.node, *self.given))
+        # Where a value is zero throughout, or only zeros are read, its relevance has nowhere to go.
+        self._equal("hands on", self.flow.handed_on, expected, self._alive(self.node, *self.given) & self._reads)
         self._equal("keeps of its readers' relevance", self.flow.relevance, self.flow.received, self._alive(self.node))
 
     def _equal(self, does: str, found: Tensor, expected: Tensor, alive: Tensor) -> None:
@@ -91,6 +91,14 @@ class _Call:
             ),
         )
         return self.node.target(*args, **self.node.kwargs).isnan().to(self.relevance.dtype)
+
+    @property
+    def _reads(self) -> Tensor:
+        """Whether a convolution reads entries that are not zero, with weights that are not, (1, 1)."""
+        if family_of(self.node) is not Family.CONVOLUTION:
+            return torch.ones(1, 1, dtype=torch.bool)
+        x, weight, _, *geometry = fx.map_arg(self.node.args, lambda node: self.values[node.name])
+        return _sums(self.node.target(x.abs(), weight.abs(), None, *geometry)[None]) > 0
 
     def _alive(self, *nodes: fx.Node) -> Tensor:
         """Whether none of these values is zero throughout, (1, 1)."""

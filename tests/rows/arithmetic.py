@@ -9,7 +9,8 @@ import torch
 from cases import CHANNELS, DTYPE, HEIGHT, WIDTH, Apply, Row, family, random, times_column
 from torch import Tensor, nn
 
-from agf_fx.ir.vocabulary import Family
+from agf_fx.ir.text import op_name
+from agf_fx.ir.vocabulary import STEPS, Family
 
 aten = torch.ops.aten
 F = torch.nn.functional
@@ -110,6 +111,16 @@ DIFFERENCES_FROM_MEANS: dict[str, Callable[[], nn.Module]] = {
     "from its mean over positions": lambda: Apply(lambda x: x - x.mean((2, 3), keepdim=True)),
 }
 
+
+def by_step(step: Callable[..., Tensor]) -> Callable[[], nn.Module]:
+    """The images times a step function of themselves, or of a comparison with a number or with other pixels."""
+    if str(step).endswith("Tensor"):
+        return lambda: Apply(lambda x: x * step(x, x.flip(2)))
+    if str(step).endswith("Scalar"):
+        return lambda: Apply(lambda x: x * step(x.clamp(-0.1, 0.1), -0.1 if step is aten.gt.Scalar else 0.1))
+    return lambda: Apply(lambda x: x * step(x / 0.3))
+
+
 ROWS: list[Row] = [
     *family(
         aten.mul.Tensor,
@@ -121,6 +132,7 @@ ROWS: list[Row] = [
             "by a computed constant": lambda: Apply(times_column),
             "by a larger constant": lambda: Apply(lambda x, c: x[:, :, None] * c, random(CHANNELS, 3, 1, 1)),
             "layer scale": lambda: Apply(lambda x, c: x.permute(0, 2, 3, 1) * c, random(CHANNELS)),
+            **{f"by {op_name(op)}, a step": by_step(op) for op in sorted(STEPS, key=op_name)},
         },
     ),
     *family(aten.mul.Tensor, Family.PRODUCT, FIRST_IS_GATE, gate=0),
@@ -193,12 +205,19 @@ ROWS: list[Row] = [
     ),
     *family(
         aten.div.Tensor,
-        Family.GRADIENT_ONLY,
+        Family.PASS_THROUGH,
         {
             "of a constant behind a gate": lambda: Apply(
                 lambda x, c: x * torch.sigmoid(c / (x * x + 0.1)), random(WIDTH)
             ),
         },
+        on_gate=True,
+    ),
+    Row(
+        aten.div.Tensor,
+        "of a constant",
+        Family.PASS_THROUGH,
+        lambda: Apply(lambda x, c: c / (x * x + 0.1), random(WIDTH)),
     ),
     *family(
         aten.add.Tensor,

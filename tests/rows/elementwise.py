@@ -6,17 +6,12 @@ from collections.abc import Callable
 
 import torch
 from cases import CHANNELS, Apply, Row, family, random
-from torch import Tensor, nn
+from torch import nn
 
 from agf_fx.ir.vocabulary import Family
 
 aten = torch.ops.aten
 F = torch.nn.functional
-
-
-def behind_gate(function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
-    """A layer in which the images reach ``function`` on the way to a gate only."""
-    return lambda: Apply(lambda x: x * torch.sigmoid(function(x)))
 
 
 def prelu(slopes: int, spatial: bool = True) -> Callable[[], nn.Module]:
@@ -81,34 +76,39 @@ ACTIVATIONS: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
     aten.neg.default: {"operator": lambda: Apply(lambda x: -x), "negative": lambda: Apply(torch.negative)},
 }
 
-GATES: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
-    aten.abs.default: {
-        "a gate": behind_gate(torch.abs),
-        "softsign": nn.Softsign,
-        "absolute": behind_gate(torch.absolute),
-    },
+FUNCTIONS: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
+    aten.abs.default: {"function": lambda: Apply(torch.abs), "absolute": lambda: Apply(torch.absolute)},
     aten.exp.default: {
-        "a gate": behind_gate(torch.exp),
-        "a sigmoid by hand": lambda: Apply(lambda x: x / (1 + torch.exp(-x))),
-        "power of 2": behind_gate(torch.exp2),
-        "power of a number": behind_gate(lambda x: 0.7**x),
+        "function": lambda: Apply(torch.exp),
+        "power of 2": lambda: Apply(torch.exp2),
+        "power of a number": lambda: Apply(lambda x: 0.7**x),
     },
-    aten.expm1.default: {"a gate": behind_gate(torch.expm1)},
-    aten.log.default: {"a gate": behind_gate(lambda x: torch.log(x * x + 0.1))},
-    aten.log1p.default: {"a gate": behind_gate(lambda x: torch.log1p(x * x))},
-    aten.sin.default: {"a gate": behind_gate(torch.sin)},
-    aten.cos.default: {"a gate": behind_gate(torch.cos)},
-    aten.sqrt.default: {"a gate": behind_gate(lambda x: torch.sqrt(x * x + 0.1))},
-    aten.rsqrt.default: {"a gate": behind_gate(lambda x: torch.rsqrt(x * x + 0.1))},
+    aten.expm1.default: {"function": lambda: Apply(torch.expm1)},
+    aten.log.default: {"function": lambda: Apply(lambda x: torch.log(x * x + 0.1))},
+    aten.log1p.default: {"function": lambda: Apply(lambda x: torch.log1p(x * x))},
+    aten.sin.default: {"function": lambda: Apply(torch.sin)},
+    aten.cos.default: {"function": lambda: Apply(torch.cos)},
+    aten.erf.default: {"function": lambda: Apply(torch.erf)},
+    aten.sqrt.default: {"function": lambda: Apply(lambda x: torch.sqrt(x * x + 0.1))},
+    aten.rsqrt.default: {"function": lambda: Apply(lambda x: torch.rsqrt(x * x + 0.1))},
     aten.reciprocal.default: {
-        "a gate": behind_gate(lambda x: (x * x + 0.1).reciprocal()),
-        "of a number": behind_gate(lambda x: 3 / (x * x + 0.1)),
+        "method": lambda: Apply(lambda x: (x * x + 0.1).reciprocal()),
+        "of a number": lambda: Apply(lambda x: 3 / (x * x + 0.1)),
     },
     aten.pow.Tensor_Scalar: {
-        "a fraction": behind_gate(lambda x: (x * x + 0.1) ** 0.75),
-        "negative": behind_gate(lambda x: (x * x + 0.1) ** -2),
-        "whole": behind_gate(lambda x: x**5),
+        "a fraction": lambda: Apply(lambda x: (x * x + 0.1) ** 0.75),
+        "negative": lambda: Apply(lambda x: (x * x + 0.1) ** -2),
+        "whole": lambda: Apply(lambda x: x**5),
     },
+}
+
+# The images reach these functions on the way to a gate only.
+ON_GATES: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
+    aten.abs.default: {
+        "a gate": lambda: Apply(lambda x: x * torch.sigmoid(torch.abs(x))),
+        "softsign": nn.Softsign,
+    },
+    aten.exp.default: {"a sigmoid by hand": lambda: Apply(lambda x: x / (1 + torch.exp(-x)))},
     aten.erf.default: {"a GELU by hand": lambda: Apply(lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)))},
 }
 
@@ -124,7 +124,29 @@ ROWS: list[Row] = [
         },
     ),
     *(row for op, rows in ACTIVATIONS.items() for row in family(op, Family.PASS_THROUGH, rows)),
-    *(row for op, rows in GATES.items() for row in family(op, Family.GRADIENT_ONLY, rows)),
+    *(row for op, rows in FUNCTIONS.items() for row in family(op, Family.PASS_THROUGH, rows)),
+    *(row for op, rows in ON_GATES.items() for row in family(op, Family.PASS_THROUGH, rows, on_gate=True)),
+    *family(
+        aten.clamp.default,
+        Family.PASS_THROUGH,
+        {
+            "the larger of a signal and a number": lambda: Apply(lambda x: torch.maximum(x, torch.tensor(0.1))),
+            "the smaller of a signal and a number": lambda: Apply(lambda x: torch.min(torch.tensor(0.1), x)),
+        },
+    ),
+    Row(
+        aten.amax.default,
+        "the larger of a signal and a constant",
+        Family.PROPORTIONAL,
+        lambda: Apply(torch.maximum, random(CHANNELS, 1, 1) / 9),
+    ),
+    Row(
+        aten.amax.default,
+        "the smaller of two shapes",
+        Family.PROPORTIONAL,
+        lambda: Apply(lambda x, y: torch.minimum(x[:, :1], y)),
+        signals=2,
+    ),
     *family(
         aten.amax.default,
         Family.PROPORTIONAL,

@@ -21,6 +21,18 @@ def from_list(x: Tensor) -> Tensor:
     return x[:, torch.tensor([True, False, True, True])]
 
 
+def written(x: Tensor, place: tuple, y: Tensor | float) -> Tensor:
+    x = x.clone()
+    x[place] = y
+    return x
+
+
+def written_through_a_view(x: Tensor, y: Tensor) -> Tensor:
+    x = x.clone()
+    x.narrow(1, 0, 2).copy_(y[:, 2:])
+    return x
+
+
 ROWS: list[Row] = [
     *family(
         aten.reshape.default,
@@ -215,13 +227,76 @@ ROWS: list[Row] = [
             "by a constant of the code": lambda: Apply(
                 lambda x: x.masked_fill(torch.tensor([True] * 5 + [False]), 0.0)
             ),
+            "by a comparison": lambda: Apply(lambda x: x.masked_fill(x < 0.1, -0.3)),
+            "threshold": lambda: nn.Threshold(0.1, -2),
+            "Hardshrink": lambda: nn.Hardshrink(0.2),
+            "lower triangle": lambda: Apply(torch.tril),
+            "upper triangle": lambda: Apply(lambda x: x.triu(-1)),
+            "a number written": lambda: Apply(lambda x: written(x, (slice(None), [0, -1]), 0.5)),
+            "a number written by a mask": lambda: Apply(lambda x, c: written(x, (slice(None), c[:, 0, 0]), 0.5), MASK),
         },
+    ),
+    *family(
+        aten.cat.default,
+        Family.DATA_MOVEMENT,
+        {
+            "a part written": lambda: Apply(lambda x, y: written(x, (slice(None), slice(1, 3)), y[:, :2])),
+            "a channel written": lambda: Apply(lambda x, y: written(x, (slice(None), 2), y[:, 0])),
+            "a column written": lambda: Apply(lambda x, y: written(x, (..., -1), y[..., 0])),
+            "every other row written": lambda: Apply(
+                lambda x, y: written(x, (slice(None), slice(None), slice(0, None, 2)), y[:, :, :4])
+            ),
+            "positions written": lambda: Apply(lambda x, y: written(x, (slice(None), [3, 0]), y[:, 1:3])),
+            "written through a view": lambda: Apply(written_through_a_view),
+            "a broadcast part written": lambda: Apply(lambda x, y: written(x, (slice(None), slice(2)), y[:, :1, :1])),
+        },
+        signals=2,
+    ),
+    *family(
+        aten.cat.default,
+        Family.DATA_MOVEMENT,
+        {
+            "a part of zeros written": lambda: Apply(
+                lambda x: written(torch.zeros_like(x), (slice(None), slice(1, 3)), x[:, 2:])
+            ),
+            "a number into a channel": lambda: Apply(lambda x: written(x, (slice(None), 1), 0.5)),
+            "a tensor of the code into a part": lambda: Apply(
+                lambda x: written(x, (slice(None), slice(2)), torch.tensor([1.0, 2.0], dtype=x.dtype)[:, None, None])
+            ),
+        },
+    ),
+    *family(
+        aten.index_select.default,
+        Family.DATA_MOVEMENT,
+        {
+            "rows and columns": lambda: Apply(lambda x: x[:, :, [0, 3, -1], [1, 1, 2]]),
+            "channels and rows, as a grid": lambda: Apply(
+                lambda x: x[:, torch.tensor([[0], [2]]), torch.tensor([[1, 5, 6]])]
+            ),
+        },
+    ),
+    Row(
+        aten.slice.Tensor,
+        "a shifted diagonal",
+        Family.DATA_MOVEMENT,
+        lambda: Apply(lambda x: x.permute(0, 2, 1, 3).diagonal(1, 1, 3)),
+    ),
+    *family(
+        aten.to.dtype,
+        Family.DATA_MOVEMENT,
+        {
+            "single precision, and back": lambda: Apply(lambda x: x.float().double()),
+            "like another": lambda: Apply(lambda x: x.type_as(torch.zeros(1)).type_as(x)),
+        },
+        times=2,
+        rtol=1e-6,
     ),
     *family(
         aten.where.self,
         Family.DATA_MOVEMENT,
         {
             "two signals": lambda: Apply(lambda x, y, c: torch.where(c, x, y), MASK),
+            "by a comparison": lambda: Apply(lambda x, y: torch.where(x > y, x, y)),
             "of other shapes": lambda: Apply(lambda x, y, c: torch.where(c, x[:, :1], y[..., :1]), MASK),
         },
         signals=2,

@@ -114,13 +114,22 @@ ROWS: list[Row] = [
     ),
     *family(
         aten.linalg_vector_norm.default,
-        Family.GRADIENT_ONLY,
+        Family.PROPORTIONAL,
+        {
+            "of channels": lambda: Apply(lambda x: x.norm(dim=1)),
+            "of maps": lambda: Apply(lambda x: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)),
+        },
+    ),
+    *family(
+        aten.linalg_vector_norm.default,
+        Family.PROPORTIONAL,
         {
             "behind a gate": lambda: Apply(lambda x: x * torch.sigmoid(x.norm(dim=(2, 3), keepdim=True))),
             "dimensions lost": lambda: Apply(lambda x: x * torch.sigmoid(torch.linalg.vector_norm(x, dim=-3)[:, None])),
             "zero vectors": lambda: Apply(lambda x: x * torch.sigmoid((x.relu() * 0).norm(dim=1, keepdim=True))),
             "Frobenius": lambda: Apply(lambda x: x / (1 + torch.norm(x, p="fro", dim=1, keepdim=True))),
         },
+        on_gate=True,
     ),
     *[
         Row(op, "behind the head", kind, build, behind_head=True)

@@ -17,6 +17,7 @@ from agf_fx.frontend.rewrites.elementwise import ELEMENTWISE
 from agf_fx.frontend.rewrites.movement import MOVEMENT
 from agf_fx.frontend.rewrites.normalisation import NORMALISATION
 from agf_fx.frontend.rewrites.pooling import POOLING
+from agf_fx.frontend.rewrites.writing import WRITING
 
 REWRITES: dict[Callable[..., object], Callable[[fx.Node], None]] = {
     **ARITHMETIC,
@@ -26,4 +27,5 @@ REWRITES: dict[Callable[..., object], Callable[[fx.Node], None]] = {
     **MOVEMENT,
     **NORMALISATION,
     **POOLING,
+    **WRITING,
 }

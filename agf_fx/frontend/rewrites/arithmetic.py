@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from agf_fx.frontend.rewrites.editing import become, erase, insert, kind_of
+from agf_fx.frontend.rewrites.editing import become, broadcast, erase, insert, kind_of
 from agf_fx.ir.vocabulary import depends_on_images
 
 aten = torch.ops.aten
@@ -92,13 +92,9 @@ def repeat_signals(node: fx.Node, keep: int = 0) -> None:
 def _repeated(node: fx.Node, operand: Any, keep: int) -> Any:
     if not depends_on_images(operand):
         return operand
-    shape, wanted = list(kind_of(operand).free_batch), kind_of(node).free_batch
-    missing = len(wanted) - len(shape)
-    if missing:
-        shape = [1] * missing + shape
-        operand = insert(node, aten.reshape.default, operand, shape)
-    wanted = wanted[: len(wanted) - keep] + shape[len(wanted) - keep :]
-    return operand if shape == wanted else insert(node, aten.expand.default, operand, wanted)
+    wanted, shape = kind_of(node).free_batch, kind_of(operand).free_batch
+    kept = shape[len(shape) - keep :]
+    return broadcast(node, operand, wanted[: len(wanted) - keep] + kept)
 
 
 def _erase_dropout(node: fx.Node) -> None:

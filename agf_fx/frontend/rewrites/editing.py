@@ -12,7 +12,9 @@ from torch import Tensor, fx
 from agf_fx.errors import VerifyError
 from agf_fx.ir.shape_rules import result_type
 from agf_fx.ir.types import TensorType
-from agf_fx.ir.vocabulary import depends_on_images
+from agf_fx.ir.vocabulary import SIGNAL_FREE, depends_on_images
+
+aten = torch.ops.aten
 
 
 def kind_of(node: fx.Node) -> TensorType:
@@ -31,7 +33,7 @@ def insert(before: fx.Node, target: Callable[..., Any], *args: Any, type: Any = 
     with before.graph.inserting_before(before):
         new = before.graph.call_function(target, args)
     new.meta = {key: before.meta[key] for key in ("module", "source")}
-    new.meta["depends_on_images"] = any(map(depends_on_images, new.all_input_nodes))
+    new.meta["depends_on_images"] = target not in SIGNAL_FREE and any(map(depends_on_images, new.all_input_nodes))
     new.meta["type"] = type or result_type(target, [typed(argument) for argument in args])
     if new.meta["type"] is None:
         raise VerifyError(f"{target} is in no table of shapes (agf_fx/ir/shape_rules.py).")
@@ -97,6 +99,24 @@ def give_way(node: fx.Node, value: fx.Node) -> None:
 def erase(node: fx.Node) -> None:
     """Erase a call that returns its first argument."""
     give_way(node, node.args[0])
+
+
+def broadcast(before: fx.Node, x: fx.Node, shape: list[int]) -> fx.Node:
+    """``x`` repeated to ``shape``, which has -1 for the batch size."""
+    kind = kind_of(x)
+    aligned = [1] * (len(shape) - kind.rank) + kind.free_batch
+    if aligned == shape:
+        return x
+    if kind.rank < len(shape):
+        x = insert(before, aten.reshape.default, x, aligned)
+    return insert(before, aten.expand.default, x, shape)
+
+
+def like(before: fx.Node, x: fx.Node, other: fx.Node) -> fx.Node:
+    """``x`` repeated to the shape of ``other``, for every image if it is a constant."""
+    if kind_of(x).batch_dim is None and kind_of(other).batch_dim is not None:
+        x = insert(before, aten.add.Tensor, insert(before, aten.zeros_like.default, other), x)
+    return broadcast(before, x, kind_of(other).free_batch)
 
 
 def per_dimension(value: int | Sequence[int], dims: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from agf_fx.frontend.rewrites.editing import become, erase, give_way, insert, kind_of
+from agf_fx.frontend.rewrites.editing import become, broadcast, erase, give_way, insert, kind_of, like, value_of
 from agf_fx.ir.vocabulary import depends_on_images
 
 aten = torch.ops.aten
@@ -48,6 +48,9 @@ def _threshold(node: fx.Node) -> None:
     x, threshold, value = node.args
     if threshold == value == 0:
         become(node, aten.relu.default, x)
+    else:
+        below = insert(node, aten.le.Scalar, x, threshold)
+        become(node, aten.masked_fill.Scalar, x, below, value)
 
 
 def _randomised_leaky_relu(node: fx.Node) -> None:
@@ -97,14 +100,23 @@ def _exponential(node: fx.Node) -> None:
 
 
 def _extreme(sign: int) -> Callable[[fx.Node], None]:
-    """The larger (``sign`` 1) or smaller (-1) of two values of one shape, by the maximum along a new dimension."""
+    """The larger (``sign`` 1) or smaller (-1) of two values, by the maximum along a new dimension; or a clamp."""
 
     def rewrite(node: fx.Node) -> None:
         kind = kind_of(node)
-        same = all(isinstance(value, fx.Node) and kind_of(value) == kind for value in node.args)
-        if not same or not node.meta["depends_on_images"]:
+        if not node.meta["depends_on_images"]:
             return
-        values = node.args if sign == 1 else [insert(node, aten.neg.default, value) for value in node.args]
+        bounds = [value_of(value) for value in node.args]
+        numbers = [bound.item() for bound in bounds if bound is not None and bound.numel() == 1]
+        if numbers:
+            x = node.args[0] if bounds[0] is None else node.args[1]
+            become(node, aten.clamp.default, x, *((*numbers, None) if sign == 1 else (None, *numbers)))
+            return _clamp(node)
+        if any(kind_of(value).dtype != kind.dtype for value in node.args):
+            return
+        x = broadcast(node, next(filter(depends_on_images, node.args)), kind.free_batch)
+        values = [like(node, value, x) for value in node.args]
+        values = values if sign == 1 else [insert(node, aten.neg.default, value) for value in values]
         rows = [insert(node, aten.reshape.default, value, [*kind.free_batch, 1]) for value in values]
         largest = insert(node, aten.amax.default, insert(node, aten.cat.default, rows, kind.rank), [kind.rank], False)
         give_way(node, largest if sign == 1 else insert(node, aten.neg.default, largest))
@@ -113,9 +125,12 @@ def _extreme(sign: int) -> Callable[[fx.Node], None]:
 
 
 def _conversion(node: fx.Node) -> None:
-    """To the dtype that it has already."""
-    if kind_of(node.args[0]).dtype is kind_of(node).dtype:
+    """To another floating dtype, or to the one that it has already."""
+    before, after = kind_of(node.args[0]).dtype, kind_of(node).dtype
+    if before is after:
         erase(node)
+    elif before.is_floating_point and after.is_floating_point:
+        become(node, aten.to.dtype, node.args[0], after)
 
 
 def _named(target: Callable[..., Any]) -> Callable[[fx.Node], None]:
@@ -150,6 +165,7 @@ ELEMENTWISE: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.to.dtype: _conversion,
     aten._to_copy.default: _conversion,
     aten.type_as.default: _conversion,
+    aten.detach.default: erase,
     aten.negative.default: _named(aten.neg.default),
     aten.absolute.default: _named(aten.abs.default),
     aten.special_expit.default: _named(aten.sigmoid.default),

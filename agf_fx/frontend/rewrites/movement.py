@@ -274,10 +274,17 @@ def _repeat(node: fx.Node) -> None:
 
 
 def _repeat_interleave(node: fx.Node) -> None:
-    x, times, dim = node.args
-    size = kind_of(x).shape[dim] if dim is not None else None
-    if isinstance(size, int):
-        give_taken(node, {dim % kind_of(x).rank: torch.arange(size).repeat_interleave(times)})
+    """Every entry several times; windows may be made of every image, which are then counted with the images."""
+    x, dim = node.args[0], node.args[2]
+    if dim is None or not isinstance(node.args[1], int | fx.Node):
+        return
+    dim %= kind_of(x).rank
+    times = kind_of(node).shape[dim] / kind_of(x).shape[dim]
+    if times == int(times):
+        shape = kind_of(x).free_batch
+        column = insert(node, aten.reshape.default, x, [*shape[: dim + 1], 1, *shape[dim + 1 :]])
+        copies = insert(node, aten.expand.default, column, [*shape[: dim + 1], int(times), *shape[dim + 1 :]])
+        become(node, aten.reshape.default, copies, kind_of(node).free_batch)
 
 
 def _windows(node: fx.Node) -> None:
@@ -318,10 +325,61 @@ def _index_select(node: fx.Node) -> None:
 
 
 def _index(node: fx.Node) -> None:
-    """``x[:, index]`` with one index; a mask counts if the model's code fixes it, as it decides the shape."""
+    """``x[:, index]``; a mask counts if the model's code fixes it, as it decides the shape."""
     given = [(dim, index) for dim, index in enumerate(node.args[1]) if index is not None]
     if len(given) == 1:
         _index_by(node, *given[0])
+    else:
+        _index_together(node, *zip(*given, strict=True))
+
+
+def _index_together(node: fx.Node, dims: tuple[int, ...], indices: tuple[fx.Node, ...]) -> None:
+    """``x[:, rows, columns]``: neighbouring dimensions as one, by the positions in it; the code fixes the indices."""
+    x, known = node.args[0], [value_of(index) for index in indices]
+    sizes, neighbours = kind_of(x).shape[dims[0] : dims[-1] + 1], dims[-1] - dims[0] == len(dims) - 1
+    fixed = all(index is not None and index.dtype is torch.int64 for index in known)
+    if not neighbours or not fixed or not all(isinstance(size, int) for size in sizes):
+        return
+    positions = torch.zeros((), dtype=torch.int64)
+    for size, index in zip(sizes, known, strict=True):
+        positions = positions * size + index % size
+    _take_together(node, dims[0], len(dims), positions.flatten())
+
+
+def _take_together(node: fx.Node, dim: int, count: int, positions: Tensor) -> None:
+    """Entries of ``count`` dimensions from ``dim`` on, taken for one, in the shape of ``node``."""
+    x, shape = node.args[0], kind_of(node.args[0]).free_batch
+    flat = [*shape[:dim], math.prod(shape[dim : dim + count]), *shape[dim + count :]]
+    flat = insert(node, aten.reshape.default, x, flat)
+    give_way(node, insert(node, aten.reshape.default, taken(node, flat, dim, positions), kind_of(node).free_batch))
+
+
+def _diagonal(node: fx.Node) -> None:
+    """The entries with equal (or shifted) positions in two dimensions, along a new last one."""
+    x, offset, first, second = node.args
+    kind = kind_of(x)
+    first, second = first % kind.rank, second % kind.rank
+    rows, columns = kind.shape[first], kind.shape[second]
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        return
+    order = [*(dim for dim in range(kind.rank) if dim not in (first, second)), first, second]
+    if order != list(range(kind.rank)):
+        node.args = (insert(node, aten.permute.default, x, order), *node.args[1:])
+    positions = torch.arange(rows * columns).reshape(rows, columns).diagonal(offset)
+    _take_together(node, kind.rank - 2, 2, positions)
+
+
+def _triangle(part: Callable[[Tensor, int], Tensor]) -> Callable[[fx.Node], None]:
+    """``tril`` and ``triu``: zeros outside of a triangle of the last two dimensions."""
+
+    def rewrite(node: fx.Node) -> None:
+        x, offset = node.args
+        rows, columns = kind_of(x).shape[-2:]
+        if depends_on_images(x) and isinstance(rows, int) and isinstance(columns, int):
+            inside = part(torch.ones(rows, columns, dtype=torch.bool), offset)
+            become(node, aten.masked_fill.Scalar, x, constant(node, ~inside), 0)
+
+    return rewrite
 
 
 def _index_by(node: fx.Node, dim: int, index: fx.Node) -> None:
@@ -427,6 +485,9 @@ MOVEMENT: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.im2col.default: _patches,
     aten.index_select.default: _index_select,
     aten.index.Tensor: _index,
+    aten.diagonal.default: _diagonal,
+    aten.tril.default: _triangle(torch.tril),
+    aten.triu.default: _triangle(torch.triu),
     **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf), _where),
     **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), _masked_fill),
 }

@@ -71,7 +71,6 @@ ELEMENTWISE: dict[Callable[..., object], Vjp] = {
     aten.prelu.default: _by(_prelu),
     aten.clamp.default: _by(_clamp),
     aten.neg.default: lambda site, g: (-g,),
-    # On the way to gates
     aten.abs.default: _by(lambda site: torch.sign(site.x)),
     aten.exp.default: _by(lambda site: site.y),
     aten.expm1.default: _by(lambda site: site.y + 1.0),

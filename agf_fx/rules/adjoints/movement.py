@@ -96,5 +96,6 @@ MOVEMENT: dict[Callable[..., object], Vjp] = {
         aten.constant_pad_nd.default(g, [-width for width in site.args[1]], 0),
     ),
     aten.where.self: _where,
+    aten.to.dtype: lambda site, g: (aten.to.dtype(g, site.x_type.dtype),),
     aten.masked_fill.Scalar: lambda site, g: (torch.masked_fill(g, site.args[1], 0.0),),
 }

@@ -154,7 +154,12 @@ IN_PLACE = (
 BY_HAND = (
     *("{0} * torch.sigmoid({0})", "{0} * F.relu6({0} + 3) / 6", "{0} * torch.tanh(F.softplus({0}))"),
     *("{0} * 0.5 * (1 + torch.erf({0} / math.sqrt(2)))", "{0} * torch.sigmoid(1.702 * {0})", "{0} / (1 + {0}.abs())"),
-    *("torch.maximum({0}, 0.1 * {0})", "torch.where({0} > 0, {0}, 0.2 * {0})")[:1],
+    *("torch.maximum({0}, 0.1 * {0})", "torch.where({0} > 0, {0}, 0.2 * {0})", "{0} * ({0} > -0.2)"),
+    *("torch.max({0}, torch.tensor(0.1))", "{0}.masked_fill({0} < -0.3, 0.25)", "F.threshold({0}, 0.1, -0.3)"),
+    *("F.hardshrink({0}, 0.2)", "F.softshrink({0}, 0.1)", "torch.sign({0}) * torch.log1p({0}.abs())"),
+    *("torch.sin({0})", "torch.cos({0}) + 0.5", "torch.exp(-0.5 * {0})", "torch.expm1(0.3 * {0})", "{0}.abs()"),
+    *("torch.log({0} * {0} + 0.5)", "torch.log1p(F.relu({0}))", "({0} * {0} + 0.1) ** 0.75", "{0}.double() * 1.5"),
+    *("torch.reciprocal(1 + F.relu({0}))", "torch.rsqrt({0} * {0} + 0.2)", "(F.relu({0}) + 0.1).pow(1.5)"),
 )
 
 

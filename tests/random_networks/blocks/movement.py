@@ -142,7 +142,56 @@ def pixel_shuffle(sketch: Sketch, x: str) -> str:
     return sketch.step(f"F.pixel_shuffle({x}, 2)")
 
 
-MOVEMENTS = (shuffle, reordered, taken, enlarged, resample, masked, windows, pixel_shuffle)
+def written(sketch: Sketch, x: str) -> str:
+    """A part of a copy overwritten, or changed in place."""
+    dim = sketch.integer(1, 1 + sketch.dims)
+    size, before = sketch.shape(x)[dim - 1], ":, " * dim
+    half, places = max(1, size // 2), sorted({0, size - 1})
+    other = sketch.step(f"{x}.flip({dim}) * 0.5")
+    x = sketch.step(f"{x}.clone()")
+    sketch.in_place(
+        sketch.pick(
+            f"{x}[{before}:{half}] = {other}[{before}:{half}]",
+            f"{x}[{before}-1] = {other}[{before}0]",
+            f"{x}[{before}::2] *= 0.5",
+            f"{x}[{before}:{half}] += {other}[{before}:{half}]",
+            f"{x}[{before}{places}] = 0.25",
+            f"{x}[{before}{places}] = {other}[{before}:{len(places)}]",
+            f"{x}[{x} < -0.2] = 0.1",
+            f"{x}.narrow({dim}, 0, {half}).mul_(-0.5)",
+            f"{x}.select({dim}, 0).zero_()",
+            f"{x}.select({dim}, -1).fill_(0.5)",
+            f"{x}.select({dim}, 0).copy_({other}.select({dim}, -1))",
+        )
+    )
+    return x
+
+
+def corners(sketch: Sketch, x: str) -> str:
+    """Triangles, diagonals and chosen pixels of the last two dimensions."""
+    rows, columns = sketch.shape(x)[-2:]
+    places = [[sketch.integer(0, side - 1) for _ in range(3)] for side in (rows, columns)]
+    taken = f"[..., {places[0]}, {places[1]}]"
+    return sketch.step(
+        sketch.pick(
+            f"torch.tril({x})",
+            f"{x}.triu({sketch.pick(-1, 0, 1)})",
+            f"{x}.diagonal({sketch.pick(-1, 0, 1)}, -2, -1).unsqueeze(-1)",
+            f"{x}{taken}.unsqueeze(-1)",
+        )
+    )
+
+
+def folded(sketch: Sketch, x: str) -> str:
+    """Patches that overlap, summed where they came from."""
+    if sketch.dims != 2:
+        return shuffle(sketch, x)
+    size, step = tuple(sketch.size(x)), sketch.pick(1, 2)
+    patches = sketch.step(f"F.unfold({x}, 2, padding=1, stride={step})")
+    return sketch.step(f"F.fold({patches}, {size}, 2, padding=1, stride={step})")
+
+
+MOVEMENTS = (shuffle, reordered, taken, enlarged, resample, masked, windows, pixel_shuffle, written, corners, folded)
 
 
 def movement(sketch: Sketch, x: str) -> str:

@@ -1,0 +1,117 @@
+"""Writing into parts of a tensor, as ``x[:, 1] = y``, which a functional program spells as scatter: joined parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from agf_fx.frontend.rewrites.editing import become, broadcast, constant, give_way, insert, kind_of, like, value_of
+from agf_fx.frontend.rewrites.movement import taken
+from agf_fx.ir.vocabulary import depends_on_images
+
+aten = torch.ops.aten
+
+
+def _slice_scatter(node: fx.Node) -> None:
+    """``x`` with ``y`` in the place of a slice."""
+    x, y, dim, start, end, step = node.args
+    dim %= kind_of(x).rank
+    size = kind_of(x).shape[dim]
+    if kind_of(y).shape == kind_of(x).shape:
+        give_way(node, y)
+    elif isinstance(size, int):
+        positions = torch.arange(size)
+        positions[slice(start, end, step)] = size + torch.arange(kind_of(y).shape[dim])
+        _replaced(node, x, y, dim, positions)
+
+
+def _select_scatter(node: fx.Node) -> None:
+    """``x`` with ``y``, which has a dimension less, in the place of one entry along ``dim``."""
+    x, y, dim, index = node.args
+    dim %= kind_of(x).rank
+    size = kind_of(x).shape[dim]
+    if isinstance(size, int):
+        shape = kind_of(x).free_batch
+        row = insert(node, aten.reshape.default, y, [*shape[:dim], 1, *shape[dim + 1 :]])
+        positions = torch.arange(size)
+        positions[index] = size
+        _replaced(node, x, row, dim, positions)
+
+
+def _index_put(node: fx.Node) -> None:
+    """The same for one list of positions that the model's code fixes, and that has none twice."""
+    x, indices, y, accumulate = node.args
+    given = [(dim, value_of(index)) for dim, index in enumerate(indices) if index is not None]
+    if accumulate or len(given) != 1 or given[0][1] is None:
+        return
+    ((dim, index),) = given
+    size = kind_of(x).shape[dim]
+    whole = index.dim() == 1 and index.dtype is torch.int64
+    if not isinstance(size, int) or not whole or len(set((index % size).tolist())) < len(index):
+        return
+    shape, number = kind_of(x).free_batch, value_of(y)
+    if depends_on_images(y):
+        y = broadcast(node, y, [*shape[:dim], len(index), *shape[dim + 1 :]])
+        positions = torch.arange(size)
+        positions[index] = size + torch.arange(len(index))
+        _replaced(node, x, y, dim, positions)
+    elif number is not None and number.numel() == 1:
+        _filled(node, x, dim, index, number.item())
+
+
+def _index_fill(node: fx.Node) -> None:
+    """A number in the place of the entries at positions that the model's code fixes."""
+    x, dim, index, value = node.args
+    dim %= kind_of(x).rank
+    known, number = value_of(index), value_of(value) if isinstance(value, fx.Node) else torch.tensor(value)
+    if known is not None and number is not None and isinstance(kind_of(x).shape[dim], int):
+        _filled(node, x, dim, known, number.item())
+
+
+def _filled(node: fx.Node, x: fx.Node, dim: int, index: torch.Tensor, value: float) -> None:
+    mask = torch.zeros(kind_of(x).shape[dim], dtype=torch.bool)
+    mask[index] = True
+    column = mask.reshape([-1, *[1] * (kind_of(x).rank - 1 - dim)])
+    become(node, aten.masked_fill.Scalar, x, constant(node, column), value)
+
+
+def _replaced(node: fx.Node, x: fx.Node, y: fx.Node, dim: int, positions: torch.Tensor) -> None:
+    """``node`` as entries of ``x``, and of ``y``, which are counted behind those of ``x``, along ``dim``.
+
+    Runs of neighbours are slices; what is overwritten is not read at all.
+    """
+    size = kind_of(x).shape[dim]
+    cuts = [i for i in range(1, size) if (positions[i] < size) != (positions[i - 1] < size)]
+    parts = []
+    for start, end in zip([0, *cuts], [*cuts, size], strict=True):
+        run = positions[start:end]
+        parts.append(taken(node, x, dim, run) if run[0] < size else taken(node, y, dim, run - size))
+    give_way(node, insert(node, aten.cat.default, parts, dim) if len(parts) > 1 else parts[0])
+
+
+def _copy(node: fx.Node) -> None:
+    """``x.copy_(y)``: y in shape and dtype of x."""
+    x, y = node.args[:2]
+    if kind_of(x).dtype is not kind_of(y).dtype:
+        y = insert(node, aten.to.dtype, y, kind_of(x).dtype)
+    give_way(node, like(node, y, x))
+
+
+def _fill(node: fx.Node) -> None:
+    """``x.fill_(y)`` with a tensor without dimensions."""
+    x, y = node.args
+    become(node, aten.copy.default, x, y)
+    _copy(node)
+
+
+WRITING: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
+    aten.slice_scatter.default: _slice_scatter,
+    aten.select_scatter.default: _select_scatter,
+    aten.index_put.default: _index_put,
+    **dict.fromkeys((aten.index_fill.int_Scalar, aten.index_fill.int_Tensor), _index_fill),
+    aten.copy.default: _copy,
+    aten.fill.Tensor: _fill,
+}
