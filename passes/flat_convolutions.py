@@ -7,7 +7,7 @@ from torch import fx
 
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.ir.vocabulary import Family, depends_on_images, family_of
 
 
 def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
@@ -27,7 +27,7 @@ def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
         if fan_out is None:
             continue
         region = nx.descendants(dataflow, fan_out) & nx.ancestors(dataflow, merge.name)
-        for node in (by_name[name] for name in region):
+        for node in (by_name[name] for name in region if depends_on_images(by_name[name])):
             is_convolution = family_of(node) is Family.CONVOLUTION
             if is_convolution and (_is_pointwise(node) or _reaches_directly(node, merge)):
                 mark(node, flat=True)
@@ -40,7 +40,7 @@ def _is_pointwise(convolution: fx.Node) -> bool:
 
 def _reaches_directly(node: fx.Node, merge: fx.Node) -> bool:
     return any(
-        user is merge
-        or (user.op == "call_function" and family_of(user) is Family.PASS_THROUGH and _reaches_directly(user, merge))
+        user is merge or (family_of(user) is Family.PASS_THROUGH and _reaches_directly(user, merge))
         for user in node.users
+        if user.op == "call_function" and depends_on_images(user)
     )

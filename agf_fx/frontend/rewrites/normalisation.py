@@ -40,15 +40,14 @@ def _rms_norm(node: fx.Node) -> None:
     node.args = (x, list(shape), weight, torch.finfo(kind_of(x).dtype).eps if eps is None else eps)
 
 
-def _softmax(target: Callable[..., Any], another: Callable[..., Any]) -> Callable[[fx.Node], None]:
-    """Without a dtype; one that changes the dtype is left under ``another`` name, which is refused."""
+def _softmax(target: Callable[..., Any]) -> Callable[[fx.Node], None]:
+    """Without a dtype; one that changes the dtype is a conversion before."""
 
     def rewrite(node: fx.Node) -> None:
         x, dim, *_ = node.args
-        if kind_of(x).dtype is kind_of(node).dtype:
-            become(node, target, x, dim % kind_of(x).rank, None)
-        else:
-            node.target = another
+        if kind_of(x).dtype is not kind_of(node).dtype:
+            x = insert(node, aten.to.dtype, x, kind_of(node).dtype)
+        become(node, target, x, dim % kind_of(x).rank, None)
 
     return rewrite
 
@@ -134,13 +133,8 @@ NORMALISATION: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.instance_norm.default: _instance_norm,
     aten.rms_norm.default: _rms_norm,
-    **dict.fromkeys(
-        (aten.softmax.int, aten.special_softmax.default), _softmax(aten.softmax.int, aten.special_softmax.default)
-    ),
-    **dict.fromkeys(
-        (aten.log_softmax.int, aten.special_log_softmax.default),
-        _softmax(aten.log_softmax.int, aten.special_log_softmax.default),
-    ),
+    **dict.fromkeys((aten.softmax.int, aten.special_softmax.default), _softmax(aten.softmax.int)),
+    **dict.fromkeys((aten.log_softmax.int, aten.special_log_softmax.default), _softmax(aten.log_softmax.int)),
     aten.linalg_vector_norm.default: _length,
     aten.linalg_norm.default: _matrix_length,
     **dict.fromkeys((aten.var.dim, aten.var.correction), _variance(root=False)),

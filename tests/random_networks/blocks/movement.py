@@ -35,7 +35,7 @@ def reordered(sketch: Sketch, x: str) -> str:
         f"{x}.index_select({dim}, torch.arange({sketch.shape(x)[dim - 1]} - 1, -1, -1))",
     ]
     if sketch.dims == 2:
-        kinds.append(f"torch.rot90({x}, {sketch.pick(1, 2, 3, -1)}, (2, 3))")
+        kinds += 2 * [f"torch.rot90({x}, {sketch.pick(1, 2, 3, -1)}, (2, 3))"]
     return sketch.step(sketch.pick(*kinds))
 
 
