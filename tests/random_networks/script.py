@@ -19,7 +19,7 @@ BLOCKS: tuple[Block, ...] = (
     *[merges.residual] * 4,
     *[merges.junction] * 2,
     *[layers.affine] * 2,
-    *[movement.movement] * 9,
+    *[movement.movement] * 10,
     *(layers.transposed_convolution, layers.functional_convolution, layers.norm, layers.smooth, layers.dropout),
     *(layers.on_channels, layers.reduction, layers.layer_scale),
     *(merges.concatenation, merges.concatenation, merges.fan_out, merges.shared, merges.u_shape),

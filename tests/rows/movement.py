@@ -269,6 +269,7 @@ ROWS: list[Row] = [
         aten.index_select.default,
         Family.DATA_MOVEMENT,
         {
+            "by a part of a buffer": lambda: Apply(lambda x, c: x[:, c[:2, :2].reshape(-1)], GRID),
             "rows and columns": lambda: Apply(lambda x: x[:, :, [0, 3, -1], [1, 1, 2]]),
             "channels and rows, as a grid": lambda: Apply(
                 lambda x: x[:, torch.tensor([[0], [2]]), torch.tensor([[1, 5, 6]])]

@@ -26,7 +26,7 @@ aten = torch.ops.aten
 def _reshape(node: fx.Node) -> None:
     if kind_of(node).shape == kind_of(node.args[0]).shape:
         erase(node)
-    elif kind_of(node).batch_dim is not None:
+    elif kind_of(node).free_batch.count(-1) <= 1:
         become(node, aten.reshape.default, node.args[0], kind_of(node).free_batch)
 
 

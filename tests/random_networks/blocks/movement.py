@@ -34,9 +34,13 @@ def reordered(sketch: Sketch, x: str) -> str:
         f"torch.stack({x}.unbind({dim})[::-1], {dim})",
         f"{x}.index_select({dim}, torch.arange({sketch.shape(x)[dim - 1]} - 1, -1, -1))",
     ]
-    if sketch.dims == 2:
-        kinds += 2 * [f"torch.rot90({x}, {sketch.pick(1, 2, 3, -1)}, (2, 3))"]
     return sketch.step(sketch.pick(*kinds))
+
+
+def turned(sketch: Sketch, x: str) -> str:
+    if sketch.dims != 2:
+        return reordered(sketch, x)
+    return sketch.step(f"torch.rot90({x}, {sketch.pick(1, 2, 3, -1)}, (2, 3))")
 
 
 def taken(sketch: Sketch, x: str) -> str:
@@ -65,10 +69,9 @@ def taken(sketch: Sketch, x: str) -> str:
 
 
 def enlarged(sketch: Sketch, x: str) -> str:
-    """More entries than before: repetition, padding, resampling. Only of maps that are small."""
-    channels, *size = sketch.shape(x)
-    large = max(size) > (8 if sketch.dims < 3 else 4)
-    widths = tuple(sketch.pick(0, 1, 1, -1 if min(size) > 2 else 0) for _ in range(2 * sketch.dims))
+    """More entries than before: padding, resampling. Only of maps that are small."""
+    large = max(sketch.size(x)) > (8 if sketch.dims < 3 else 4)
+    widths = tuple(sketch.pick(0, 1, 1, -1 if min(sketch.size(x)) > 2 else 0) for _ in range(2 * sketch.dims))
     sides = tuple(sketch.pick(0, 1) for _ in range(2 * sketch.dims))
     kinds = [
         f"F.pad({x}, {widths})",
@@ -77,16 +80,24 @@ def enlarged(sketch: Sketch, x: str) -> str:
         f"nn.{sketch.pick('ZeroPad', 'ReflectionPad', 'ReplicationPad')}{sketch.d}(1)({x})",
         resampled(sketch, x),
     ]
-    if channels <= 3:
-        kinds += [
-            f"{x}.repeat(1, 2, {', '.join('1' * sketch.dims)})",
-            f"{x}.repeat_interleave(2, 1)",
-            f"torch.tile({x}, (2, {', '.join('1' * sketch.dims)}))",
-            f"{x}[:, :1].expand(-1, 3, {', '.join(['-1'] * sketch.dims)})",
-        ]
     if large:
         kinds = [kinds[0], kinds[-1]]
     return sketch.step(sketch.pick(*kinds))
+
+
+def repeated(sketch: Sketch, x: str) -> str:
+    """A few channels several times."""
+    if sketch.channels(x) > 4:
+        return enlarged(sketch, x)
+    ones, rest = ", ".join("1" * sketch.dims), ", ".join(["-1"] * sketch.dims)
+    return sketch.step(
+        sketch.pick(
+            f"{x}.repeat(1, 2, {ones})",
+            f"{x}.repeat_interleave(2, 1)",
+            f"torch.tile({x}, (2, {ones}))",
+            f"{x}[:, :1].expand(-1, 3, {rest})",
+        )
+    )
 
 
 def resampled(sketch: Sketch, x: str) -> str:
@@ -123,14 +134,20 @@ def windows(sketch: Sketch, x: str) -> str:
     """Patches as channels."""
     channels, *size = sketch.shape(x)
     if sketch.dims == 2 and sketch.chance(0.5) and min(size) >= 2:
-        if size[0] % 2 == size[1] % 2 == 0 and sketch.chance(0.5):
-            return sketch.step(f"F.pixel_unshuffle({x}, 2)")
         padding = sketch.pick(0, 1)
         wanted = [(side + 2 * padding - 2) // 2 + 1 for side in size]
         patches = sketch.step(f"F.unfold({x}, 2, padding={padding}, stride=2)")
         return sketch.step(f"{patches}.reshape(-1, {channels * 4}, {wanted[0]}, {wanted[1]})")
     patches = sketch.step(f"{x}.unfold(-1, 2, {sketch.pick(1, 2)})")
     return sketch.step(f"{patches}.{sketch.pick('mean(-1)', 'amax(-1)', 'sum(-1)', 'select(-1, 0)')}")
+
+
+def pixel_unshuffle(sketch: Sketch, x: str) -> str:
+    """Squares of pixels as channels."""
+    if sketch.dims != 2 or min(sketch.size(x)) < 2 or sketch.channels(x) > 6:
+        return windows(sketch, x)
+    rows, columns = (side - side % 2 for side in sketch.size(x))
+    return sketch.step(f"F.pixel_unshuffle({x}[:, :, :{rows}, :{columns}], 2)")
 
 
 def pixel_shuffle(sketch: Sketch, x: str) -> str:
@@ -154,7 +171,7 @@ def written(sketch: Sketch, x: str) -> str:
             f"{x}[{before}:{half}] = {other}[{before}:{half}]",
             f"{x}[{before}-1] = {other}[{before}0]",
             f"{x}[{before}::2] *= 0.5",
-            f"{x}[{before}:{half}] += {other}[{before}:{half}]",
+            *2 * [f"{x}[{before}:{half}] += {other}[{before}:{half}]"],
             f"{x}[{before}{places}] = 0.25",
             f"{x}[{before}{places}] = {other}[{before}:{len(places)}]",
             f"{x}[{x} < -0.2] = 0.1",
@@ -191,7 +208,10 @@ def folded(sketch: Sketch, x: str) -> str:
     return sketch.step(f"F.fold({patches}, {size}, 2, padding=1, stride={step})")
 
 
-MOVEMENTS = (shuffle, reordered, taken, enlarged, resample, masked, windows, pixel_shuffle, written, corners, folded)
+MOVEMENTS = (
+    *(shuffle, reordered, turned, taken, enlarged, repeated, resample, resample, masked, windows, pixel_shuffle),
+    *(pixel_unshuffle, written, written, corners, folded),
+)
 
 
 def movement(sketch: Sketch, x: str) -> str:
