@@ -20,7 +20,7 @@ from random_networks.conserving import relevance_is_conserved
 from agf_fx.errors import UnsupportedOpError
 from agf_fx.rules.numerics import div
 
-SEEDS = range(384)
+SEEDS = range(390)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
