@@ -294,6 +294,49 @@ def test_tensors_that_the_code_creates_keep_their_keyword_arguments():
     assert "sum.dim_IntList(%b_scale, [0], dtype=torch.float64)" in str(explainer.graph).replace("False, ", "")
 
 
+class ExportedParts(Exported):
+    """A constant that comes in parts."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        for _ in range(len(x.shape) - 3):
+            _, column = torch.linspace(0, 2.7, 28, dtype=torch.float64).split(14)
+            x = x * column
+        return self.fc(x.flatten(1))
+
+
+def test_constants_may_come_in_parts():
+    model = ExportedParts().double().eval()
+    canonical = agf_fx.capture(model, IMAGES)
+    assert torch.equal(logits_of(model, canonical), model(IMAGES))
+    (constant,) = canonical.signature.constants.values()
+    assert constant.shape == (14,)
+
+
+class Remembers(Base):
+    """Keeps a value that autograd has made, in a container."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.kept = nn.Parameter(torch.tensor(1.5)), {}
+
+    def forward(self, x):
+        if "scale" not in self.kept:
+            self.kept["scale"] = self.scale * 2
+        return self.fc((self.conv(x) * self.kept["scale"]).flatten(1))
+
+
+def test_values_that_a_model_keeps_are_shared():
+    model = Remembers().double().eval()
+    fresh = agf_fx.capture(model, IMAGES)
+    assert not model.kept
+    assert "scale" in fresh.signature.weights.values()
+    expected = model(IMAGES)
+    canonical = agf_fx.capture(model, IMAGES)
+    assert torch.equal(logits_of(model, canonical), expected)
+    assert model.kept["scale"].grad_fn is not None
+
+
 class MixesSamples(Base):
     def forward(self, x):
         return self.fc(torch.relu(self.conv(x)).flatten(1).t().reshape(-1, 4 * 196))
@@ -307,21 +350,34 @@ class ReshapesAndBack(Base):
         return self.fc(torch.relu(x.transpose(0, 1)).transpose(0, 1))
 
 
+class MasksTogether(Base):
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return self.fc((x * (x > 0.2).to(x.dtype).mean(0, keepdim=True)).flatten(1))
+
+
+class MasksApart(Base):
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return self.fc((x * (x > 0.2).to(x.dtype).mean(1, keepdim=True)).flatten(1))
+
+
 class BatchSizeAsNumber(Base):
     def forward(self, x):
         return self.fc((self.conv(x) * x.shape[0]).flatten(1))
 
 
-@pytest.mark.parametrize("network", [MixesSamples, BatchSizeAsNumber])
+@pytest.mark.parametrize("network", [MixesSamples, MasksTogether, BatchSizeAsNumber])
 def test_samples_must_stay_apart(network):
     with pytest.raises(CaptureError, match=r"mixes samples|batch size"):
         agf_fx.capture(network().double().eval(), IMAGES)
 
 
-def test_a_moving_batch_dimension_is_no_mixing():
-    model = ReshapesAndBack().double().eval()
-    canonical = agf_fx.capture(model, IMAGES)
-    assert torch.equal(logits_of(model, canonical), model(IMAGES))
+def test_a_moving_batch_dimension_and_a_mask_are_no_mixing():
+    for network in (ReshapesAndBack, MasksApart):
+        model = network().double().eval()
+        canonical = agf_fx.capture(model, IMAGES)
+        assert torch.equal(logits_of(model, canonical), model(IMAGES))
 
 
 class OptionalInputs(Base):

@@ -8,14 +8,15 @@ from torch import Tensor, fx, nn
 from agf_fx.errors import CaptureError
 from agf_fx.ir.graph import CanonicalGraph, tensor_at
 from agf_fx.ir.types import BATCH, TensorType
+from agf_fx.ir.vocabulary import STEPS
 
 
 def check_samples_apart(canonical: CanonicalGraph, model: nn.Module, images: Tensor) -> None:
     """Check that the logits of an image do not depend on the rest of the batch.
 
     Single operations are judged by their arguments. A reshape cannot be, where the batch is not the first dimension, or
-    is counted together with others: whether it mixes samples depends on the order within that dimension. A model with
-    such values is run on two batches that share their first image.
+    is counted together with others: whether it mixes samples depends on the order within that dimension. Nor is judged
+    what becomes of masks made of the images. A model with either is run on two batches that share their first image.
 
     Args:
         canonical: the model's graph.
@@ -25,7 +26,8 @@ def check_samples_apart(canonical: CanonicalGraph, model: nn.Module, images: Ten
     Raises:
         CaptureError: the logits of the shared image differ.
     """
-    if all(_batch_first(node) for node in canonical.graph.nodes if node.meta.get("depends_on_images")):
+    signals = [node for node in canonical.graph.nodes if node.meta.get("depends_on_images")]
+    if all(map(_batch_first, signals)) and not any(node.target in STEPS for node in canonical.calls):
         return
     signature = canonical.signature
     weights = [
@@ -42,7 +44,8 @@ def check_samples_apart(canonical: CanonicalGraph, model: nn.Module, images: Ten
     if not torch.allclose(one, two, rtol=1e-4, atol=1e-4 * float(one.abs().max()), equal_nan=True):
         raise CaptureError(
             f"{canonical.name} mixes samples of a batch: the logits of an image change with the other images. Look for "
-            "a reshape or transpose that moves the batch dimension among the others, and keep it first."
+            "a reshape or transpose that moves the batch dimension among the others, and keep it first; or for a mask "
+            "that is summed over the batch."
         )
 
 
