@@ -14,8 +14,14 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
     """Mark ``head`` and ``tail``; refuse models in which they cannot be told apart.
 
     Raises:
-        CaptureError: no parametrised layer, or one head feeds another (the logits mix layers of several depths).
+        CaptureError: no parametrised layer, or one head feeds another (the logits mix layers of several depths), or the
+            logits have no derivative.
     """
+    if not canonical.logits.meta["depends_on_images"]:
+        raise CaptureError(
+            f"the logits of {canonical.name} depend on the images through steps alone (sign, a comparison, rounding), "
+            "whose derivative is 0, so there is nothing to explain. Put functions with a derivative in their place."
+        )
     heads, tail, pending = [], set(), [canonical.logits]
     while pending:
         node = pending.pop()

@@ -53,3 +53,17 @@ def test_parallel_heads():
 def test_logits_that_mix_depths_are_refused():
     with pytest.raises(CaptureError, match="several depths"):
         marked(TwoHeads(mixed=True), "head")
+
+
+class Binary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(torch.sign(self.conv(x)).mean((2, 3)))
+
+
+def test_logits_without_a_derivative_are_refused():
+    with pytest.raises(CaptureError, match="steps alone"):
+        marked(Binary(), "head")
