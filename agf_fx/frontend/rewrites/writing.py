@@ -42,24 +42,38 @@ def _select_scatter(node: fx.Node) -> None:
 
 
 def _index_put(node: fx.Node) -> None:
-    """The same for one list of positions that the model's code fixes, and that has none twice."""
+    """The same by a mask, or by a list of positions that the model's code fixes, and that has none twice."""
     x, indices, y, accumulate = node.args
-    given = [(dim, value_of(index)) for dim, index in enumerate(indices) if index is not None]
-    if accumulate or len(given) != 1 or given[0][1] is None:
+    given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
+    if accumulate or len(given) != 1:
         return
     ((dim, index),) = given
-    size = kind_of(x).shape[dim]
-    whole = index.dim() == 1 and index.dtype is torch.int64
-    if not isinstance(size, int) or not whole or len(set((index % size).tolist())) < len(index):
+    known, number = value_of(index), value_of(y)
+    number = number.item() if number is not None and number.numel() == 1 else None
+    if kind_of(index).dtype is torch.bool and number is not None:
+        _filled_by_mask(node, x, dim, index, number)
+    elif known is not None and kind_of(index).rank == 1 and isinstance(kind_of(x).shape[dim], int):
+        if depends_on_images(y):
+            _put(node, dim, known, y)
+        elif number is not None:
+            _filled(node, x, dim, known, number)
+
+
+def _put(node: fx.Node, dim: int, index: torch.Tensor, y: fx.Node) -> None:
+    x, shape = node.args[0], kind_of(node.args[0]).free_batch
+    if index.dtype is not torch.int64 or len(set((index % shape[dim]).tolist())) < len(index):
         return
-    shape, number = kind_of(x).free_batch, value_of(y)
-    if depends_on_images(y):
-        y = broadcast(node, y, [*shape[:dim], len(index), *shape[dim + 1 :]])
-        positions = torch.arange(size)
-        positions[index] = size + torch.arange(len(index))
-        _replaced(node, x, y, dim, positions)
-    elif number is not None and number.numel() == 1:
-        _filled(node, x, dim, index, number.item())
+    positions = torch.arange(shape[dim])
+    positions[index] = shape[dim] + torch.arange(len(index))
+    _replaced(node, x, broadcast(node, y, [*shape[:dim], len(index), *shape[dim + 1 :]]), dim, positions)
+
+
+def _filled_by_mask(node: fx.Node, x: fx.Node, dim: int, mask: fx.Node, value: float) -> None:
+    """A number where a mask of the dimensions from ``dim`` on says so."""
+    behind = kind_of(x).rank - dim - kind_of(mask).rank
+    if behind:
+        mask = insert(node, aten.reshape.default, mask, [*kind_of(mask).free_batch, *[1] * behind])
+    become(node, aten.masked_fill.Scalar, x, mask, value)
 
 
 def _index_fill(node: fx.Node) -> None:
