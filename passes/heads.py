@@ -37,7 +37,7 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
     mixed = before & {node.name for node in (*heads, *tail)}
     if mixed:
         raise CaptureError(
-            f"the logits of {canonical.name} mix layers of several depths (%{', %'.join(sorted(mixed))} also feed "
+            f"the logits of {canonical.name} mix layers of several depths (%{', %'.join(sorted(mixed)[:5])} also feed "
             "the last layers), so there is no head to start from. Explain a part of the model with one head."
         )
     for head in heads:
