@@ -6,6 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agf_fx.ir.text import op_name
@@ -25,11 +28,14 @@ def main() -> int:
         print(*map(network_source, seeds), sep="\n\n")
         return 0
     failed, missing = [], {op_name(op) for op in VOCABULARY}
-    for outcome in outcomes(seeds, arguments.jobs):
-        for seed, error in outcome.errors.items():
-            print(f"--- seed {seed} ---\n{error}", flush=True)
-        failed += outcome.errors
-        missing -= outcome.drawn
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("networks", total=len(seeds))
+        for outcome in outcomes(seeds, arguments.jobs):
+            for seed, error in outcome.errors.items():
+                print(f"--- seed {seed} ---\n{error}", flush=True)
+            failed += outcome.errors
+            missing -= outcome.drawn
+            progress.advance(task, outcome.count)
     print(f"{len(seeds)} networks, {len(failed)} failed: {failed}")
     print(f"operations that none of them has: {', '.join(sorted(missing)) or 'none'}")
     return bool(failed)

@@ -30,17 +30,18 @@ def neighbours(seeds: Iterable[int]) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is wrong with the networks of a group, by seed, and which operations they consist of."""
+    """What is wrong with some networks, by seed, which operations they consist of, and how many they are."""
 
     errors: dict[int, str]
     drawn: set[str]
+    count: int
 
 
 def outcome(seeds: list[int]) -> Outcome:
     """Check the networks of one group."""
     drawn: set[str] = set()
     errors = check_together([network_source(seed) for seed in seeds], drawn)
-    return Outcome({seeds[i]: str(error) for i, error in errors.items()}, drawn)
+    return Outcome({seeds[i]: str(error) for i, error in errors.items()}, drawn, len(seeds))
 
 
 def outcomes(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
@@ -60,7 +61,7 @@ def _apart(seed: int) -> Outcome:
         try:
             return pool.submit(outcome, [seed]).result()
         except BrokenProcessPool:
-            return Outcome({seed: f"its explanation ends the process\n\n{network_source(seed)}"}, set())
+            return Outcome({seed: f"its explanation ends the process\n\n{network_source(seed)}"}, set(), 1)
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
