@@ -21,11 +21,7 @@ def mark_flatten_boundaries(canonical: CanonicalGraph) -> CanonicalGraph:
     for node in canonical.calls:
         if is_parametrised(node) and family_of(node) is Family.LINEAR:
             reshape = _behind_pass_through(node.args[0])
-            if (
-                reshape.target is aten.reshape.default
-                and reshape.meta["type"].rank == 2
-                and reshape.meta["type"].batched
-            ):
+            if reshape.target is aten.reshape.default and _is_vector(reshape):
                 feature_map = reshape.args[0]
                 kind = feature_map.meta["type"]
                 if kind.rank > 2 and kind.batched:
