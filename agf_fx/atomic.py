@@ -34,14 +34,32 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         OSError: the folder is missing or not writable, the disk is full, or ``path`` is something that
             must not be replaced by a file (a folder, a device).
     """
+    with atomic_path(path) as part, open(part, "wb") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
+    """The same for writers that want a name: what they leave there takes its place at ``path``.
+
+    Args:
+        path: the file to write; its folder exists already.
+        suffix: how the temporary name ends, for writers that ask for a certain ending.
+
+    Yields:
+        The path of an empty temporary file in the same folder, to be written over.
+
+    Raises:
+        OSError: as in `atomic_write`.
+    """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not an ordinary file and will not be replaced; choose another name")
-    handle, name = tempfile.mkstemp(prefix=".agf-fx-", suffix=".part", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".agf-fx-", suffix=suffix or ".part", dir=target.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
+        os.close(handle)
+        yield Path(name)
+        with open(name, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(name, _mode_of(target))
         os.replace(name, target)

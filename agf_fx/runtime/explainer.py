@@ -237,24 +237,49 @@ class Explainer:
         """
         return self._captured().explanation
 
-    def export(self, path: str | os.PathLike[str], format: str = "torchscript") -> None:
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        format: str = "torchscript",
+        *,
+        class_names: Sequence[str] | None = None,
+        preprocessing: Any = None,
+    ) -> None:
         """Write the explainer to a file that runs without agf-fx.
 
         The file holds the weights as they are now. It takes ``(images, target)``: images (N, C, H, W) of the image
         size used last, target int64 (N, K), where -1 stands for an image's highest-scoring class, -2 for the second,
-        and so on; it returns ``(maps, logits)``: (N, K, H, W) and (N, classes).
+        and so on; it returns ``(maps, logits)``: (N, K, H, W) and (N, classes). `agf_fx.load` reads it back.
 
         Args:
             path: the file to write; it appears whole or not at all.
-            format: ``"torchscript"``, for ``torch.jit.load``.
+            format: ``"torchscript"`` (for ``torch.jit.load`` and C++), ``"export"`` (for ``torch.export.load``),
+                ``"aoti"`` (compiled for this kind of machine; Python and C++) or ``"onnx"``.
+            class_names: one for each class, kept in the file's metadata.
+            preprocessing: how a picture becomes an input, a `Preprocessing` or a dictionary, kept there too.
 
         Raises:
-            ExportError: unknown format, or the file cannot be written.
+            ExportError: unknown format, the file cannot be written, or the format cannot express the explainer.
             InputError: nothing has been captured yet.
+            MissingDependencyError: a package that the format needs is not installed.
+            OptionsError: another number of class names than classes.
         """
-        from agf_fx.runtime.export import export
+        from agf_fx.runtime.exports.export import export
 
-        export(self._captured(), self.model, path, format)
+        program = self._captured()
+        current = program.weights.current(self.model)
+        export(
+            program.canonical,
+            self._method,
+            {name: program.placement.cast(weight.detach()) for name, weight in current.items()},
+            path,
+            format,
+            fingerprint="",
+            options={},
+            precision=self._execution.precision,
+            class_names=class_names,
+            preprocessing=preprocessing,
+        )
 
     def _captured(self) -> Program:
         if self._latest is None:

@@ -1,0 +1,1 @@
+"""Compiled explainers kept in memory and on disk, by architecture."""

@@ -1,0 +1,61 @@
+"""From an explainer to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.methods.method import Method
+from agf_fx.pipeline import lower, optimisations
+from agf_fx.runtime.exports.formats import check_format, write
+from agf_fx.runtime.exports.metadata import metadata
+from agf_fx.runtime.exports.standalone import standalone
+from agf_fx.runtime.weights import REDUCED
+
+
+def export(
+    canonical: CanonicalGraph,
+    method: Method,
+    weights: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    format: str,
+    *,
+    fingerprint: str,
+    options: Mapping[str, Any],
+    precision: str | None = None,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+) -> None:
+    """Write an explainer to a file; see `agf_fx.Explainer.export`.
+
+    The graph is lowered for the file: contiguous tensors, and memory reused only where the format keeps it so.
+
+    Args:
+        canonical: the captured model.
+        method: the method to compile.
+        weights: placeholder name -> weight or constant, in the dtype in which the graph is to run.
+        path: the file to write.
+        format: its format.
+        fingerprint, options: for the metadata.
+        precision: of products in the reverse walk, as in `agf_fx.compile`.
+        class_names, preprocessing: for the metadata.
+    """
+    check_format(format)
+    example = next(iter(weights.values()))
+    description = metadata(
+        canonical,
+        format=format,
+        method=method.name,
+        options=options,
+        fingerprint=fingerprint,
+        dtype=example.dtype,
+        device=example.device,
+        class_names=class_names,
+        preprocessing=preprocessing,
+    )
+    steps = optimisations(REDUCED.get(precision), in_place=format == "torchscript")
+    write(standalone(lower(canonical, method, optimisations=steps), weights), description, path)

@@ -1,0 +1,84 @@
+"""What an exported file says of itself: JSON, written and read as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from agf_fx.errors import OptionsError
+from agf_fx.ir.graph import CanonicalGraph
+
+MEMBER = "agf_fx.json"  # the name of the metadata in archives, and its key elsewhere
+KIND, LAYOUT = "agf-fx explainer", 1
+
+
+def metadata(
+    canonical: CanonicalGraph,
+    *,
+    format: str,
+    method: str,
+    options: Mapping[str, Any],
+    fingerprint: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Any = None,
+) -> dict[str, Any]:
+    """The description of an exported explainer.
+
+    Args:
+        canonical: the captured model.
+        format: name of the file format.
+        method: name of the method.
+        options: its options, and those of execution.
+        fingerprint: of architecture, method and options.
+        dtype: of images, maps and logits.
+        device: where the explainer runs.
+        class_names: one for each class; None if they are not known.
+        preprocessing: how a picture becomes an input, a dataclass or a mapping of plain values; None if not known.
+
+    Raises:
+        OptionsError: another number of class names than classes, or a preprocessing of another kind.
+    """
+    return {
+        "kind": KIND,
+        "layout": LAYOUT,
+        "format": format,
+        "model": canonical.name,
+        "method": method,
+        "options": dict(options),
+        "fingerprint": fingerprint,
+        "image_shape": list(canonical.image_type.sample_shape),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device.type,
+        "classes": canonical.num_classes,
+        "positions": list(canonical.positions),
+        "class_names": _class_names(class_names, canonical.num_classes),
+        "preprocessing": _plain(preprocessing),
+        "versions": {"agf_fx": version("agf-fx"), "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _class_names(names: Sequence[str] | None, classes: int) -> list[str] | None:
+    if names is None:
+        return None
+    if len(names) != classes:
+        raise OptionsError(f"{len(names)} class names for {classes} classes; give one for each class.")
+    return [str(name) for name in names]
+
+
+def _plain(preprocessing: Any) -> dict[str, Any] | None:
+    if preprocessing is None:
+        return None
+    if dataclasses.is_dataclass(preprocessing) and not isinstance(preprocessing, type):
+        return dataclasses.asdict(preprocessing)
+    if isinstance(preprocessing, Mapping):
+        return dict(preprocessing)
+    raise OptionsError(
+        f"preprocessing is a {type(preprocessing).__name__}; give an agf_fx Preprocessing or a dictionary of plain values."
+    )
