@@ -51,6 +51,14 @@ class NonFiniteInputError(InputError):
         self.indices = indices
 
 
+class ArchitectureError(InputError):
+    """A model is not of the architecture that was compiled."""
+
+
+class PicklingError(AgfFxError, TypeError):
+    """Explainers are exported, not pickled."""
+
+
 class MemoryLimitError(AgfFxError):
     """Explaining even one image for one target takes more memory than allowed, or than there is."""
 
@@ -73,6 +81,10 @@ class CheckpointError(ModelLoadError):
 
 class ExportError(AgfFxError):
     """An explainer could not be written in the requested format."""
+
+
+class ExportLoadError(AgfFxError):
+    """A file is no exported explainer, is damaged, or does not fit this machine or this version of PyTorch."""
 
 
 class MissingDependencyError(AgfFxError, ImportError):

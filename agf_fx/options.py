@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 
 from agf_fx.errors import OptionsError
@@ -15,6 +16,8 @@ ATTENTION = ("attnlrp", "cp")
 MERGES = ("auto", "z", "ratio")
 FLAT_CONVOLUTIONS = ("auto", "reference", "none")
 DIVISIONS = ("reference", "exact")
+CACHES = ("disk", "memory", "off")
+CACHE_VARIABLE = "AGF_FX_CACHE"
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,9 @@ class CompileOptions:
             request is split. None: no limit. Even one pair may need more, which raises a MemoryLimitError.
         memory_format: ``"channels_last"``, ``"contiguous"``, or ``"auto"``, which takes channels-last where it measures
             faster: in single and lower precision on a CPU, in lower precision on a GPU.
+        cache: where compiled graphs are kept and looked for: ``"disk"`` (in the folder that ``AGF_FX_CACHE_DIR`` names,
+            or the user's cache folder) and in memory, in ``"memory"`` only, or ``"off"``. None: what the environment
+            variable ``AGF_FX_CACHE`` says, or else ``"disk"``.
 
     Raises:
         OptionsError: a value is unknown or not positive.
@@ -111,6 +117,7 @@ class CompileOptions:
     max_batch: int | None = None
     memory_limit: int | None = None
     memory_format: str = "auto"
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "memory_limit"):
@@ -119,6 +126,19 @@ class CompileOptions:
             if value is not None and not (whole and value > 0):
                 raise OptionsError(f"CompileOptions.{name} is {value!r}; give a positive whole number, or None.")
         require_one_of("CompileOptions.memory_format", self.memory_format, MEMORY_FORMATS)
+        if self.cache is not None:
+            require_one_of("CompileOptions.cache", self.cache, CACHES)
+
+    @property
+    def caching(self) -> str:
+        """``cache``, or what stands for None.
+
+        Raises:
+            OptionsError: the environment variable has an unknown value.
+        """
+        chosen = self.cache or os.environ.get(CACHE_VARIABLE) or "disk"
+        require_one_of(CACHE_VARIABLE, chosen, CACHES)
+        return chosen
 
 
 def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

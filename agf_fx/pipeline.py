@@ -79,6 +79,17 @@ def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) ->
     return (*ANALYSES, functools.partial(emit, method=method), *optimisations)
 
 
+def analyse(canonical: CanonicalGraph) -> CanonicalGraph:
+    """Write all facts on a captured graph.
+
+    Raises:
+        CaptureError: relevance cannot pass an operation.
+    """
+    for step in ANALYSES:
+        canonical = step(canonical)
+    return canonical
+
+
 def lower(
     canonical: CanonicalGraph,
     method: Method,

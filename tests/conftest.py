@@ -1,8 +1,11 @@
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+os.environ["AGF_FX_CACHE"] = "off"  # each test compiles for itself, but those of the cache
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -96,7 +96,7 @@ def test_memory_formats_agree(build, dtype):
 def test_single_precision_runs_in_channels_last():
     explainer = agf_fx.compile(small_vgg().float())
     explainer(images(2))
-    weights = [w for w in explainer._latest.inputs(explainer.model) if w.dim() == 4]
+    weights = [w for w in explainer._captured().inputs(explainer.model) if w.dim() == 4]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
 
 

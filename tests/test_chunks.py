@@ -103,7 +103,7 @@ def test_many_images_and_targets_in_little_memory():
     explainer = agf_fx.compile(model, compile_options=agf_fx.CompileOptions(memory_limit=8_000_000))
     result = explainer.explain(x, target)
     assert result.maps.shape == (64, 1000, 8, 8)
-    limits = explainer._latest.limits
+    limits = explainer._captured().program.limits
     n, k = limits.largest_piece(64, 1000)
     assert limits.estimate(n, k) <= 8_000_000 < limits.estimate(64, 1000)
     assert relative(result.maps[7, :5], agf_fx.compile(model)(x[7:8], torch.arange(5)[None])[0]) <= 1e-12
@@ -113,8 +113,9 @@ def test_the_estimate_is_the_memory_that_is_used():
     from agf_fx.ir.liveness import peak_bytes
 
     model, x = torchvision.models.resnet18().eval(), images(3, 64).float()
-    program = agf_fx.compile(model, x)._latest
-    estimate, inputs = peak_bytes(program.explanation), program.inputs(model)
+    bound = agf_fx.compile(model, x)._captured()
+    program = bound.program
+    estimate, inputs = peak_bytes(program.explanation), bound.inputs(model)
     for n, k in [(1, 1), (3, 1), (3, 4)]:
         measured = peak_of(lambda n=n, k=k: program.explanation.module(x[:n], torch.ones(n, k).long(), *inputs))
         assert 0.9 * measured <= estimate(n, k) <= 1.2 * measured

@@ -18,7 +18,7 @@ def images(count=2, size=16):
 
 
 def preparations(explainer):
-    return explainer._latest.weights.preparations
+    return explainer.counters.prepares
 
 
 def optimiser_step(model):

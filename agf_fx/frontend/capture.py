@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from agf_fx.errors import InputError
 from agf_fx.frontend.adopt import adopt
 from agf_fx.frontend.apart import check_samples_apart
+from agf_fx.frontend.baked import Places, places
 from agf_fx.frontend.canonicalise import canonicalise
 from agf_fx.frontend.copying import structural_copy, widened
+from agf_fx.frontend.identity import trace_digest
 from agf_fx.frontend.outputs import Output, Root, check_output
-from agf_fx.frontend.tracing import export
+from agf_fx.frontend.tracing import export, trace
 from agf_fx.frontend.unknown import Teacher, warn_of_captured
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import CanonicalGraph
@@ -60,28 +63,73 @@ def capture(
         InputError: ``example_inputs`` is not one floating batch of images.
         OptionsError: ``output`` or ``unknown_ops`` has no meaning.
     """
-    check_output(output)
-    require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
-    model = unwrapped(model)
-    images = _example(example_inputs)
-    check_placement(images, model.parameters(), type(model).__name__)
-    if model.training:
-        warnings.warn(
-            f"{type(model).__name__} is in training mode; it is captured with evaluation semantics "
-            "(dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
-            UserWarning,
-            stacklevel=2,
-        )
-    twin, images = structural_copy(model), widened(images)
-    adopted = adopt(export(Root(twin, output), images), model)
-    if unknown_ops == "gradient":
-        canonical = canonicalise(adopted, Teacher(adopted, twin, images.device).teach)
-        warn_of_captured(canonical)
-    else:
-        canonical = canonicalise(adopted)
-    verify_canonical(canonical)
-    check_samples_apart(canonical, twin, images)
+    subject = Subject.of(model, example_inputs, output, unknown_ops)
+    subject.warn_of_training(stacklevel=2)
+    canonical = subject.capture()
+    warn_of_captured(canonical)
     return canonical
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model about to be captured: checked, copied and traced, which takes a small part of a capture's time.
+
+    Attributes:
+        model: the user's model.
+        root: a private copy with its choice of logits.
+        traced: the copy, traced symbolically; None where it cannot be.
+        images: an example batch of two.
+        unknown_ops: see `capture`.
+        baked: where the model keeps tensors whose values the graph may contain.
+    """
+
+    model: nn.Module
+    root: Root
+    traced: fx.GraphModule | None
+    images: Tensor
+    unknown_ops: str
+    baked: Places
+
+    @staticmethod
+    def of(model: nn.Module, example_inputs: Tensor | tuple[Tensor], output: Output, unknown_ops: str) -> Subject:
+        """Check and trace; arguments and errors as for `capture`."""
+        check_output(output)
+        require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
+        model = unwrapped(model)
+        images = _example(example_inputs)
+        check_placement(images, model.parameters(), type(model).__name__)
+        root, images = Root(structural_copy(model), output), widened(images)
+        before = places(model, buffers=False)
+        traced, read_buffers = trace(root)
+        baked = places(model, buffers=True) if read_buffers else before
+        return Subject(model, root, traced, images, unknown_ops, baked)
+
+    def digest(self) -> str | None:
+        """What identifies the graph that would be captured; None where only capturing tells."""
+        if self.traced is None:
+            return None
+        digest = trace_digest(self.traced, self.root.model, self.baked.tensors(self.model), self.images)
+        return digest and f"{digest}-{self.unknown_ops}"
+
+    def capture(self) -> CanonicalGraph:
+        """Capture; errors as for `capture`."""
+        twin = self.root.model
+        adopted = adopt(export(self.root, self.traced, self.images), self.model)
+        teach = Teacher(adopted, twin, self.images.device).teach if self.unknown_ops == "gradient" else None
+        canonical = canonicalise(adopted, teach)
+        verify_canonical(canonical)
+        check_samples_apart(canonical, twin, self.images)
+        return canonical
+
+    def warn_of_training(self, stacklevel: int) -> None:
+        """Warn if the model is in training mode."""
+        if self.model.training:
+            warnings.warn(
+                f"{type(self.model).__name__} is in training mode; it is captured with evaluation semantics "
+                "(dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
+                UserWarning,
+                stacklevel=stacklevel + 1,
+            )
 
 
 def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> None:

@@ -31,18 +31,18 @@ _NOT_THE_USERS = (_TORCH, _OURS, "<")
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException)
 
 
-def export(root: Root, images: Tensor) -> ExportedProgram:
+def export(root: Root, traced: fx.GraphModule | None, images: Tensor) -> ExportedProgram:
     """Export a model with a symbolic batch size, functionalised, in ATen operations.
 
     Args:
         root: a private copy of the model in evaluation mode, and the choice of its logits.
+        traced: from `trace`.
         images: an example batch of two.
 
     Raises:
         CaptureError: neither symbolic tracing nor torch.export can follow the model, or it fixes its batch size, or
             its logits cannot be told.
     """
-    traced = _trace(root)
     try:
         if traced is not None:
             with contextlib.suppress(Exception):  # the model itself may pass; if not, its error names the user's line
@@ -96,12 +96,19 @@ def _failing_line(error: BaseException | None) -> str:
     return ""
 
 
-def _trace(root: Root) -> nn.Module | None:
-    """The model traced symbolically; None where symbolic tracing cannot follow it."""
-    try:
-        return fx.GraphModule(root, _Tracer().trace(root), type(root.model).__name__)
-    except Exception:  # whatever user code raises on proxies; torch.export judges, and names the cause
-        return None
+def trace(root: Root) -> tuple[fx.GraphModule | None, bool]:
+    """The model traced symbolically, None where symbolic tracing cannot follow it; and whether it has read its buffers.
+
+    Buffers are traced like parameters, so that nothing computed from them becomes a constant of the graph. A model that
+    decides by their values is traced with the values that they have.
+    """
+    for tracer in (_Tracer(), _BufferReader()):
+        try:
+            traced = fx.GraphModule(root, tracer.trace(root), type(root.model).__name__)
+        except Exception:  # whatever user code raises on proxies; torch.export judges, and names the cause
+            continue
+        return traced, not tracer.proxy_buffer_attributes
+    return None, False
 
 
 class _Proxy(fx.Proxy):
@@ -123,6 +130,8 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Records, on every traced node, the module path and the user's source line."""
 
+    proxy_buffer_attributes = True
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
@@ -132,6 +141,12 @@ class _Tracer(fx.Tracer):
         path = own_path(path)
         node.meta["custom"] = {"agf_fx": {"module": path, "source": _user_line()}}
         return node
+
+
+class _BufferReader(_Tracer):
+    """Lets the model read the values of its buffers."""
+
+    proxy_buffer_attributes = False
 
 
 def origin(node: fx.Node) -> dict[str, str]:

@@ -15,6 +15,7 @@ from agf_fx.rules.site import Vjp
 
 _BUILT_IN = frozenset(VOCABULARY)
 _REGISTERED: dict[Callable[..., Any], Rule] = {}
+_TAUGHT: set[Callable[..., Any]] = set()
 
 
 def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, operands: Sequence[int] = (0,)) -> None:
@@ -59,6 +60,7 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     alone = Family.PASS_THROUGH if family is Family.MERGE else None
     VOCABULARY[op] = Op(family, tuple(operands), alone)
     VJPS[op] = vjp
+    _TAUGHT.add(op)
     _REGISTERED.pop(op, None)
     if not isinstance(rule, str):
         _REGISTERED[op] = rule
@@ -67,3 +69,8 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
 def registered_rules() -> dict[Callable[..., Any], Rule]:
     """The rules given as functions so far."""
     return dict(_REGISTERED)
+
+
+def taught_operations() -> dict[Callable[..., Any], tuple[Op, Vjp, Rule | None]]:
+    """What has been registered, by operation: its place in the vocabulary, its gradient, and its rule if given."""
+    return {op: (VOCABULARY[op], VJPS[op], _REGISTERED.get(op)) for op in sorted(_TAUGHT & VOCABULARY.keys(), key=str)}

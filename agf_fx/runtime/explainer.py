@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from agf_fx.errors import InputError, OptionsError
-from agf_fx.frontend.capture import UNKNOWN_OPS, capture
-from agf_fx.frontend.outputs import Output, check_output
+from agf_fx.errors import InputError, OptionsError, PicklingError
+from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.methods.agf import attribution_guided_factorization
-from agf_fx.methods.gradient import gradient_times_input
-from agf_fx.methods.method import Method
-from agf_fx.options import BACKENDS, PRECISIONS, AGFOptions, CompileOptions, require_one_of
-from agf_fx.pipeline import lower, optimisations
+from agf_fx.options import AGFOptions, CompileOptions
 from agf_fx.rules.targets import explained_classes
-from agf_fx.runtime.backends import choose
+from agf_fx.runtime.binding import Binding, Bound
+from agf_fx.runtime.cache.counters import Counters
 from agf_fx.runtime.conservation import ConservationReport, conservation
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import best, check_images, check_target, check_top_k
-from agf_fx.runtime.program import Program
-from agf_fx.runtime.weights import REDUCED, place
-
-METHODS = ("agf", "gradient_x_input")
+from agf_fx.runtime.recipe import Recipe
 
 
 class DegenerateMapWarning(UserWarning):
@@ -68,7 +59,7 @@ def compile(
         precision: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default the model's own. In the
             last two, the convolutions and matrix products of relevances and gradients are computed in that precision;
             the forward pass, reductions, divisions and everything else in float32.
-        compile_options: how the graph is run: pieces, memory format.
+        compile_options: how the graph is run: pieces, memory format, and where compiled graphs are kept.
         output: which part of the model's return value holds the logits; see `agf_fx.capture`.
         unknown_ops: what to do about operations without a rule; see `agf_fx.capture`.
 
@@ -76,36 +67,13 @@ def compile(
         OptionsError: unknown method, backend or precision, or options that do not belong to it.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
-    model = unwrapped(model)
-    require_one_of("backend", backend, BACKENDS)
-    require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
-    check_output(output)
-    if precision is not None:
-        require_one_of("precision", precision, PRECISIONS)
-    execution = Execution(backend, precision, compile_options or CompileOptions())
-    explainer = Explainer(model, _method(method, options), execution, output, unknown_ops)
+    recipe = Recipe(
+        method, options, backend, precision, compile_options or CompileOptions(), output=output, unknown_ops=unknown_ops
+    )
+    explainer = Explainer(unwrapped(model), recipe)
     if example_inputs is not None:
         explainer.prepare(example_inputs)
     return explainer
-
-
-def _method(name: str, options: AGFOptions | None) -> Method:
-    if name == "agf":
-        return attribution_guided_factorization(options or AGFOptions())
-    if name == "gradient_x_input":
-        if options is not None:
-            raise OptionsError("gradient_x_input has no options; leave options=None.")
-        return gradient_times_input()
-    raise OptionsError(f"no method {name!r}; choose one of {', '.join(map(repr, METHODS))}.")
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How the graphs of an explainer are run; see `compile`."""
-
-    backend: str = "eager"
-    precision: str | None = None
-    options: CompileOptions = field(default_factory=CompileOptions)
 
 
 class Explainer:
@@ -114,23 +82,18 @@ class Explainer:
     Call it with images to get heat maps; `explain` also returns targets and logits; `graph` is the computation.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        method: Method,
-        execution: Execution,
-        output: Output = None,
-        unknown_ops: str = "refuse",
-    ) -> None:
-        self.model = model
-        self.output = output
-        self._unknown_ops = unknown_ops
-        self.method = method.name
-        self._method = method
-        self._execution = execution
-        self._programs: dict[tuple[Any, ...], Program] = {}
-        self._latest: Program | None = None
-        self._lock = threading.Lock()
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self.method = recipe.method
+        self.output = recipe.output
+        self.counters = Counters()
+        self._recipe = recipe
+        self._rules = recipe.rules()
+        self._binding = Binding(model, recipe, self._rules, self.counters)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is explained."""
+        return self._binding.model
 
     def __call__(self, images: Tensor, target: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """Heat maps of a batch.
@@ -170,8 +133,9 @@ class Explainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        program, weights, codes = self._request(images, target, top_k)
-        maps, logits = program.run(images, codes, program.weights.prepared(weights, program.placement))
+        bound, weights, codes = self._request(images, target, top_k)
+        program = bound.program
+        maps, logits = program.run(images, codes, bound.weights.prepared(weights, program.placement))
         _warn_of_degenerate(maps)
         return Explanation(maps, explained_classes(logits, codes), logits, images)
 
@@ -182,7 +146,7 @@ class Explainer:
             CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
         """
         images = example_inputs[0] if isinstance(example_inputs, tuple | list) else example_inputs
-        self._program_for(images)
+        self._binding.of(images)
         return self
 
     def conservation(
@@ -200,24 +164,44 @@ class Explainer:
             OptionsError: the method has no relevance.
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        if self._method.initial_relevance is None:
+        if self._rules.initial_relevance is None:
             raise OptionsError(f"{self.method} is read off the gradient and has no relevance to conserve.")
-        program, weights, codes = self._request(images, target, top_k)
-        return conservation(program.canonical, self._method, images, codes, weights)
+        bound, weights, codes = self._request(images, target, top_k)
+        return conservation(bound.program.canonical, self._rules, images, codes, weights)
 
     def _request(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None
-    ) -> tuple[Program, dict[str, Tensor], Tensor]:
+    ) -> tuple[Bound, dict[str, Tensor], Tensor]:
         """The checked program, weights and target codes of a call."""
         if target is not None and top_k is not None:
             raise OptionsError("give target or top_k, not both.")
-        program = self._program_for(images)
-        weights = program.weights.current(self.model)
-        check_images(images, program.canonical, weights.values())
-        classes = program.canonical.num_classes
+        binding = self._binding  # `bind` may replace it while this call runs
+        bound = binding.of(images)
+        canonical = bound.program.canonical
+        weights = bound.weights.current(binding.model)
+        check_images(images, canonical, weights.values())
         if target is None:
-            return program, weights, best(check_top_k(top_k, classes), images)
-        return program, weights, check_target(target, images, classes, program.canonical.positions)
+            return bound, weights, best(check_top_k(top_k, canonical.num_classes), images)
+        return bound, weights, check_target(target, images, canonical.num_classes, canonical.positions)
+
+    def bind(self, model: nn.Module) -> Explainer:
+        """Explain another model of the same architecture from now on: only its weights are prepared.
+
+        Calls that are under way in other threads end with the model that they began with.
+
+        Args:
+            model: such as a fine-tuned or re-randomised copy.
+
+        Returns:
+            The explainer itself. For an explainer beside it, call `agf_fx.compile` with the model: it finds the
+            compiled graphs in the cache.
+
+        Raises:
+            ArchitectureError: the model is of another architecture; the explainer is as it was.
+            CaptureError: the model is none that can be captured.
+        """
+        self._binding = self._binding.rebound(unwrapped(model))
+        return self
 
     def forget_weights(self) -> None:
         """Prepare the weights anew at the next call.
@@ -225,8 +209,7 @@ class Explainer:
         Needed after an edit that bypasses PyTorch's version counters, as ``parameter.data.mul_(2)`` does; every other
         change is noticed.
         """
-        for program in self._programs.values():
-            program.weights.forget()
+        self._binding.forget_weights()
 
     @property
     def graph(self) -> ExplanationGraph:
@@ -235,7 +218,7 @@ class Explainer:
         Raises:
             InputError: nothing has been captured yet.
         """
-        return self._captured().explanation
+        return self._captured().program.explanation
 
     def export(
         self,
@@ -266,60 +249,57 @@ class Explainer:
         """
         from agf_fx.runtime.exports.export import export
 
-        program = self._captured()
-        current = program.weights.current(self.model)
+        bound = self._captured()
+        program = bound.program
+        current = bound.weights.current(self.model)
         export(
             program.canonical,
-            self._method,
+            self._rules,
             {name: program.placement.cast(weight.detach()) for name, weight in current.items()},
             path,
             format,
-            fingerprint="",
-            options={},
-            precision=self._execution.precision,
+            fingerprint=program.key,
+            options=self._recipe.described()["options"],
+            precision=self._recipe.precision,
             class_names=class_names,
             preprocessing=preprocessing,
         )
 
-    def _captured(self) -> Program:
-        if self._latest is None:
+    def _captured(self) -> Bound:
+        latest = self._binding.latest
+        if latest is None:
             raise InputError(
                 "the image size is not known yet: explain a batch first, or call agf_fx.compile(model, example_batch)."
             )
-        return self._latest
+        return latest
 
-    def _program_for(self, images: Tensor) -> Program:
-        kind = (tuple(images.shape[1:]), images.dtype, images.device) if isinstance(images, Tensor) else ()
-        program = self._programs.get(kind)
-        if program is None:
-            with self._lock:
-                program = self._programs.get(kind) or self._compile(images)
-                self._programs[kind] = program
-        self._latest = program
-        return program
+    @property
+    def fingerprint(self) -> str:
+        """What identifies architecture, image size, method and options: equal for models that share compiled graphs.
 
-    def _compile(self, images: Tensor) -> Program:
-        precision, options = self._execution.precision, self._execution.options
-        canonical = capture(self.model, images, output=self.output, unknown_ops=self._unknown_ops)
-        backend = choose(self._execution.backend, images.device)
-        placement = place(canonical.image_type.dtype, precision, options.memory_format, images.device)
-        reduced, eager = REDUCED.get(precision), backend == "eager"
-        steps = optimisations(reduced, channels_last=placement.channels_last, in_place=eager)
-        explanation = lower(canonical, self._method, optimisations=steps)
-        small_pieces = eager and images.device.type == "cpu"
-        return Program(
-            canonical, explanation, backend=backend, placement=placement, options=options, small_pieces=small_pieces
+        Of the image size used last; 64 hexadecimal digits, which change with the versions of PyTorch and agf-fx.
+
+        Raises:
+            InputError: nothing has been captured yet.
+        """
+        return self._captured().program.key
+
+    def __reduce__(self) -> NoReturn:
+        raise PicklingError(
+            "an Explainer is not pickled or copied: it holds compiled code. Write it with explainer.export(path) and "
+            "read it with agf_fx.load(path); or send the model, and call agf_fx.compile there: what this process has "
+            "compiled is found in the cache on disk."
         )
 
     @property
     def backend(self) -> str:
         """What runs the graph: "eager", "inductor" or "cudagraphs"; for "auto", what it stands for on this device."""
         device = next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
-        return choose(self._execution.backend, device)
+        return self._recipe.backend_on(device)
 
     def __repr__(self) -> str:
-        sizes = ", ".join(dict.fromkeys("x".join(map(str, size)) for size, *_ in self._programs)) or "none yet"
-        model, chosen = type(self.model).__name__, self._execution.backend
+        sizes = ", ".join("x".join(map(str, size)) for size in self._binding.image_sizes) or "none yet"
+        model, chosen = type(self.model).__name__, self._recipe.backend
         backend = f"{chosen!r}" if chosen == self.backend else f"{chosen!r} ({self.backend})"
         return f"Explainer({model}, method={self.method!r}, backend={backend}, image sizes: {sizes})"
 

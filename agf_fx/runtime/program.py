@@ -1,4 +1,4 @@
-"""One compiled image size: the graph, the weights that it takes, and what runs it."""
+"""One compiled image size of an architecture: the graph, and what runs it. It knows no weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REUSED_ALLOCATION = 32 * 2**20
 
 
 class Program:
-    """An explanation graph ready to run.
+    """An explanation graph ready to run, shared by all explainers of its architecture.
 
     With ``small_pieces``, images are explained so few at a time that the largest tensors stay below what the CPU's
     allocator reuses, unless ``options.max_batch`` says otherwise.
@@ -28,7 +28,7 @@ class Program:
     Attributes:
         canonical: the captured model.
         explanation: the graph.
-        weights: reads and prepares the model's weights.
+        key: identifies architecture, method, options and placement.
         placement: dtype and memory format in which the graph runs.
         limits: what is explained at once.
     """
@@ -38,6 +38,7 @@ class Program:
         canonical: CanonicalGraph,
         explanation: ExplanationGraph,
         *,
+        key: str = "",
         backend: str = "eager",
         placement: Placement | None = None,
         options: CompileOptions | None = None,
@@ -46,7 +47,7 @@ class Program:
         options = options or CompileOptions()
         self.canonical = canonical
         self.explanation = explanation
-        self.weights = WeightInputs(canonical, explanation)
+        self.key = key
         self.placement = placement or Placement(canonical.image_type.dtype, channels_last=False)
         self.limits = Limits(options.max_batch, options.memory_limit, self._estimate)
         if small_pieces and options.max_batch is None:
@@ -54,12 +55,13 @@ class Program:
         self._runner = runner(backend, explanation)
 
     def inputs(self, model: nn.Module) -> list[Tensor]:
-        """What the graph takes after images and target: weights as they are now, and what is prepared from them.
+        """What the graph takes after images and target, read from a model and prepared at this very call.
 
         Raises:
-            InputError: the model has lost or changed the shape of a parameter since it was captured.
+            InputError: the model lacks a parameter, or has it in another shape.
         """
-        return self.weights.prepared(self.weights.current(model), self.placement)
+        weights = WeightInputs(self.canonical, self.explanation)
+        return weights.prepared(weights.current(model), self.placement)
 
     def run(self, images: Tensor, target: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Explain a batch of any size, in pieces where it has to be.
@@ -67,7 +69,7 @@ class Program:
         Args:
             images: (N, C, H, W), in the model's dtype.
             target: (N, K) int64; a class, or -r for the class of rank r.
-            inputs: from `inputs`.
+            inputs: from `agf_fx.runtime.weights.WeightInputs.prepared`.
 
         Returns:
             Maps (N, K, *spatial) and logits (N, classes), in the dtype of the placement.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
+from agf_fx.runtime.cache.memory import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
 _WHOLE = {"float32": torch.float32, "float64": torch.float64}
@@ -60,13 +62,16 @@ class WeightInputs:
     every call.
     """
 
-    def __init__(self, canonical: CanonicalGraph, explanation: ExplanationGraph) -> None:
+    def __init__(
+        self, canonical: CanonicalGraph, explanation: ExplanationGraph, on_prepare: Callable[[], None] = lambda: None
+    ) -> None:
         self.canonical = canonical
         self.explanation = explanation
-        self.preparations = 0
+        self._on_prepare = on_prepare
+        self._lock = Lock()
         placeholders = [node for node in canonical.graph.nodes if node.op == "placeholder"][1:]
         self.shapes = {node.name: tuple(node.meta["type"].shape) for node in placeholders}
-        self._kept: tuple[_State, Placement, list[Tensor]] | None = None
+        self._kept: tuple[TensorState, Placement, list[Tensor]] | None = None
 
     def current(self, model: nn.Module) -> dict[str, Tensor]:
         """Weights and constants by placeholder name, as they are in the model at this moment.
@@ -86,19 +91,26 @@ class WeightInputs:
             weights: from `current`.
             placement: dtype and memory format of the result.
         """
-        state, kept = _State.of(weights), self._kept
-        if kept and kept[0].same_as(state) and kept[1] == placement:
-            return kept[2]
-        inputs = self._prepare(weights, placement)
-        self._kept = (state, placement, inputs)
-        return inputs
+        state = TensorState.of(weights.values())
+        found = self._known(state, placement)
+        if found is None:
+            with self._lock:  # several threads that see a change prepare once
+                found = self._known(state, placement)
+                if found is None:
+                    found = self._prepare(weights, placement)
+                    self._kept = (state, placement, found)
+        return found
+
+    def _known(self, state: TensorState, placement: Placement) -> list[Tensor] | None:
+        kept = self._kept
+        return kept[2] if kept and kept[0].same_as(state) and kept[1] == placement else None
 
     def forget(self) -> None:
         """Prepare anew at the next call, whatever the version counters say."""
         self._kept = None
 
     def _prepare(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
-        self.preparations += 1
+        self._on_prepare()
         with torch.no_grad():
             found = {name: placement.cast(weight.detach()) for name, weight in weights.items()}
             if self.explanation.prepare:
@@ -117,23 +129,25 @@ class WeightInputs:
 
 
 @dataclass(frozen=True)
-class _State:
-    """Which tensors the weights are, and in which version; tensors are not kept alive."""
+class TensorState:
+    """Which tensors there are, and in which version; they are not kept alive."""
 
     tensors: tuple[weakref.ref[Tensor], ...]
     versions: tuple[int | None, ...]
     addresses: tuple[int, ...]
 
     @staticmethod
-    def of(weights: dict[str, Tensor]) -> _State:
-        tensors = tuple(weights.values())
-        return _State(
+    def of(found: Iterable[Tensor]) -> TensorState:
+        """The state of some tensors now."""
+        tensors = tuple(found)
+        return TensorState(
             tuple(map(weakref.ref, tensors)),
             tuple(None if tensor.is_inference() else tensor._version for tensor in tensors),
             tuple(tensor.data_ptr() for tensor in tensors),
         )
 
-    def same_as(self, other: _State) -> bool:
+    def same_as(self, other: TensorState) -> bool:
+        """Whether these are the same tensors, unchanged. Tensors without a version counter never are."""
         return (
             None not in self.versions
             and self.versions == other.versions

@@ -42,10 +42,10 @@ def test_outputs_stay(build, size):
 def test_no_stream_leaves_the_format(pairs):
     model, x = Pools().eval(), torch.randn(pairs[0], 3, 17, 17)
     explainer = agf_fx.compile(model, x)
-    program = explainer._latest
-    formats = Formats(program.explanation.module)
+    bound = explainer._captured()
+    formats = Formats(bound.program.explanation.module)
     target = torch.ones(pairs, dtype=torch.int64)
-    formats.run(x.contiguous(memory_format=torch.channels_last), target, *program.inputs(model))
+    formats.run(x.contiguous(memory_format=torch.channels_last), target, *bound.inputs(model))
     assert formats.seen
     assert not formats.wrong
 

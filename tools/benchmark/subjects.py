@@ -144,11 +144,11 @@ class StepClock:
 
 def preparation(subject: Subject, repeats: int = 3) -> dict[str, Any]:
     """Seconds of the weight-only work, done once per set of weights, and the bytes it keeps besides the weights."""
-    program = subject.explainer(Variant("eager", OWN))._captured()
+    bound = subject.explainer(Variant("eager", OWN))._captured()
 
     def prepare() -> list[Tensor]:
-        program.weights.forget()
-        return program.inputs(subject.model)
+        bound.weights.forget()
+        return bound.inputs(subject.model)
 
     own = {tensor.untyped_storage().data_ptr() for tensor in subject.model.state_dict().values()}
     kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in prepare()}

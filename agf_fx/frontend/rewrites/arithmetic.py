@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from agf_fx.errors import CaptureError
 from agf_fx.frontend.rewrites.editing import become, broadcast, erase, insert, kind_of
+from agf_fx.ir.types import TensorType
 from agf_fx.ir.vocabulary import depends_on_images
 
 aten = torch.ops.aten
@@ -103,6 +105,33 @@ def _erase_dropout(node: fx.Node) -> None:
         erase(node)
 
 
+def _number(node: fx.Node) -> None:
+    """A number read from a weight, as ``self.scale.item()`` does, stays a tensor of no dimension.
+
+    Raises:
+        CaptureError: an operation asks for a number there, or the number is no weight's.
+    """
+    (source,) = node.args
+    kind = kind_of(source)
+    followed = kind.dtype.is_floating_point and all(_takes_tensor(user, node) for user in node.users)
+    if depends_on_images(source) or not followed:
+        raise CaptureError(
+            f"the model reads a number from a tensor ({node.meta['source'] or node.meta['module'] or 'forward()'}), and "
+            "computes with it in a way that a graph cannot follow. Keep it a tensor: leave .item() or float() out."
+        )
+    node.meta["type"] = TensorType((), kind.dtype)
+    become(node, aten.reshape.default, source, [])
+
+
+def _takes_tensor(user: fx.Node, number: fx.Node) -> bool:
+    """Whether ``user`` reads ``number`` only where a tensor may stand."""
+    if not isinstance(user.target, torch._ops.OpOverload):
+        return False
+    schemas = zip(user.target._schema.arguments, user.args, strict=False)
+    read = [schema for schema, argument in schemas if argument is number]
+    return bool(read) and all(isinstance(schema.type, torch.TensorType) for schema in read)
+
+
 ARITHMETIC: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.add.Tensor: _sum(aten.add.Tensor),
     **dict.fromkeys((aten.sub.Tensor, aten.subtract.Tensor), _sum(aten.sub.Tensor)),
@@ -114,4 +143,5 @@ ARITHMETIC: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.lerp.Scalar: _interpolation,
     **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _erase_dropout),
     aten.feature_alpha_dropout.default: _erase_dropout,
+    aten.item.default: _number,
 }

@@ -80,5 +80,5 @@ def _plain(preprocessing: Any) -> dict[str, Any] | None:
     if isinstance(preprocessing, Mapping):
         return dict(preprocessing)
     raise OptionsError(
-        f"preprocessing is a {type(preprocessing).__name__}; give an agf_fx Preprocessing or a dictionary of plain values."
+        f"preprocessing is a {type(preprocessing).__name__}; give a Preprocessing, or a dictionary of plain values."
     )

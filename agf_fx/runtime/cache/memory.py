@@ -1,0 +1,94 @@
+"""What was used last, in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class Lock:
+    """A reentrant lock that a forked process finds open, whoever held it in its parent."""
+
+    def __init__(self) -> None:
+        self._owner, self._lock = os.getpid(), threading.RLock()
+
+    def __enter__(self) -> None:
+        if self._owner != os.getpid():
+            self._owner, self._lock = os.getpid(), threading.RLock()
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+class Recent(Generic[V]):
+    """The values used last, by key; the least recently used one goes when there are too many.
+
+    One thread at a time makes the value of a key; the others wait for it. Different keys do not wait for each other.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: OrderedDict[Hashable, V] = OrderedDict()
+        self._making: dict[Hashable, Lock] = {}
+        self._lock = Lock()
+
+    def get(self, key: Hashable, make: Callable[[], V], found: Callable[[], None] = lambda: None) -> V:
+        """The value of ``key``, made if it is not there; ``found`` is called if it is."""
+        value = self.peek(key)
+        if value is not None:
+            found()
+            return value
+        with self._lock:
+            making = self._making.setdefault(key, Lock())
+        try:
+            with making:
+                value = self.peek(key)
+                if value is None:
+                    value = make()
+                    self.put(key, value)
+                else:
+                    found()
+        finally:
+            with self._lock:
+                self._making.pop(key, None)
+        return value
+
+    def peek(self, key: Hashable) -> V | None:
+        """The value of ``key`` if it is there; it counts as used."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: Hashable, value: V) -> None:
+        """Keep a value."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self.size:
+                self._values.popitem(last=False)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the value of a key."""
+        with self._lock:
+            self._values.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._values.clear()
+
+    def items(self) -> list[tuple[Hashable, V]]:
+        """Keys and values, least recently used first."""
+        with self._lock:
+            return list(self._values.items())
+
+    def __len__(self) -> int:
+        return len(self._values)

@@ -1,0 +1,193 @@
+"""From a model to a program, through the caches: what is known of an architecture is not computed again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from agf_fx.frontend.baked import Places
+from agf_fx.frontend.capture import Subject
+from agf_fx.frontend.unknown import warn_of_captured
+from agf_fx.ir import serial
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.methods.method import Method
+from agf_fx.pipeline import analyse, lower, optimisations
+from agf_fx.rules.register import taught_operations
+from agf_fx.runtime.cache import keys
+from agf_fx.runtime.cache.counters import Counters, count
+from agf_fx.runtime.cache.disk import Disk, Entry, folder
+from agf_fx.runtime.cache.memory import Recent
+from agf_fx.runtime.program import Program
+from agf_fx.runtime.recipe import Recipe
+from agf_fx.runtime.weights import Placement
+
+_STORABLE = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
+
+Architecture = tuple[CanonicalGraph, str]  # and what identifies it
+
+ARCHITECTURES: Recent[Architecture] = Recent(32)
+PROGRAMS: Recent[Program] = Recent(32)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program, and what of the model it may contain.
+
+    Attributes:
+        program: the program.
+        baked: where the model keeps tensors whose values the graph may contain.
+        trace: what identifies the trace of the model; None if only its capture does.
+    """
+
+    program: Program
+    baked: Places
+    trace: str | None
+
+
+def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, counters: Counters) -> Compiled:
+    """The program of a model for an image size.
+
+    Args:
+        model: the classifier.
+        images: an example batch.
+        recipe: what to compile to.
+        method: the recipe's method.
+        counters: which stages had to run.
+
+    Raises:
+        CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
+    """
+    subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
+    subject.warn_of_training(stacklevel=4)
+    stages = _Stages(subject, recipe, method, counters)
+    trace = subject.digest()
+    trace_key = trace and keys.digest(trace=trace)
+    canonical, fingerprint = stages.architecture(trace_key)
+    warn_of_captured(canonical)
+    return Compiled(stages.program(canonical, fingerprint), subject.baked, trace_key)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of one compilation, each of which asks the caches first."""
+
+    subject: Subject
+    recipe: Recipe
+    method: Method
+    counters: Counters
+
+    @property
+    def _in_memory(self) -> bool:
+        return self.recipe.compile_options.caching != "off"
+
+    @functools.cached_property
+    def _disk(self) -> Disk | None:
+        return Disk(folder()) if self.recipe.compile_options.caching == "disk" else None
+
+    def count(self, stage: str) -> Callable[[], None]:
+        return functools.partial(count, stage, self.counters)
+
+    def architecture(self, trace_key: str | None) -> Architecture:
+        """The canonical graph; from the caches where the trace tells that it is known."""
+        if trace_key is None or not self._in_memory:
+            return self._capture()
+        return ARCHITECTURES.get(trace_key, functools.partial(self._stored, trace_key), self.count("hits"))
+
+    def _stored(self, trace_key: str) -> Architecture:
+        if self._disk is None:
+            return self._capture()
+        return self._disk.fetch(trace_key, _read_architecture, self._capture, _write_architecture, self.count("loads"))
+
+    def _capture(self) -> Architecture:
+        self.count("captures")()
+        canonical = self.subject.capture()
+        return analyse(canonical), keys.canonical_digest(canonical)
+
+    def program(self, canonical: CanonicalGraph, fingerprint: str) -> Program:
+        """The program of a canonical graph; from the caches where it is known."""
+        device, options = self.subject.images.device, self.recipe.compile_options
+        backend = self.recipe.backend_on(device)
+        placement = self.recipe.placement(canonical.image_type.dtype, device)
+        eager = backend == "eager"
+        key = keys.digest(
+            architecture=fingerprint,
+            recipe=self.recipe.described(),
+            placement=str(placement),
+            device=device.type,
+            eager=eager,
+        )
+
+        def make() -> Program:
+            explanation, emitted = self._explanation(key, canonical, placement, eager)
+            if emitted or not eager:
+                self.count("compilations")()
+            return Program(
+                canonical,
+                explanation,
+                key=key,
+                backend=backend,
+                placement=placement,
+                options=options,
+                small_pieces=eager and device.type == "cpu",
+            )
+
+        if not self._in_memory:
+            return make()
+        taught = tuple(taught_operations().items())
+        return PROGRAMS.get((key, backend, str(device), options, taught), make, self.count("hits"))
+
+    def _explanation(
+        self, key: str, canonical: CanonicalGraph, placement: Placement, eager: bool
+    ) -> tuple[ExplanationGraph, bool]:
+        """The explanation graph, and whether it had to be emitted."""
+        emitted: list[ExplanationGraph] = []
+
+        def emit() -> ExplanationGraph:
+            self.count("emissions")()
+            steps = optimisations(self.recipe.reduced, channels_last=placement.channels_last, in_place=eager)
+            emitted.append(lower(canonical, self.method, optimisations=steps))
+            return emitted[0]
+
+        if self._disk is None:
+            return emit(), True
+
+        def read(entry: Entry) -> ExplanationGraph:
+            return serial.read_explanation(entry.data, canonical)
+
+        found = self._disk.fetch(key, read, emit, _write_explanation, self.count("loads"))
+        return found, bool(emitted)
+
+
+def _read_architecture(entry: Entry) -> Architecture:
+    return serial.read_canonical(entry.data["canonical"], entry.tensors), entry.data["fingerprint"]
+
+
+def _write_architecture(architecture: Architecture) -> Entry | None:
+    canonical, fingerprint = architecture
+    tensors = canonical.signature.constants.values()
+    if _holds_taught(canonical) or not {tensor.dtype for tensor in tensors} <= _STORABLE:
+        return None
+    try:
+        data, constants = serial.write_canonical(canonical)
+    except serial.Unwritable:
+        return None
+    return Entry({"canonical": data, "fingerprint": fingerprint}, constants)
+
+
+def _write_explanation(explanation: ExplanationGraph) -> Entry | None:
+    if _holds_taught(explanation.canonical):
+        return None
+    try:
+        return Entry(serial.write_explanation(explanation), {})
+    except serial.Unwritable:
+        return None
+
+
+def _holds_taught(canonical: CanonicalGraph) -> bool:
+    """Whether a graph uses a registered rule, whose code no key can stand for."""
+    taught = taught_operations()
+    return any(node.target in taught for node in canonical.calls)
