@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import agf_fx.runtime.cache as cache
     from agf_fx.frontend.capture import capture
     from agf_fx.imaging.read import read_image
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
@@ -49,6 +50,7 @@ __all__ = [
     "ExplanationGraph",
     "LoadedModel",
     "__version__",
+    "cache",
     "capture",
     "compile",
     "load_model",
@@ -62,6 +64,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("agf-fx")
+    if name == "cache":
+        return import_module("agf_fx.runtime.cache")
     if name not in _HOMES:
         raise AttributeError(f"module 'agf_fx' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

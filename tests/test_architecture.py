@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # A module may import from its own room and from rooms of a lower layer.
 LAYERS = {
     "errors": 0,
+    "notices": 0,
     "atomic": 1,
     "options": 1,
     "ir": 2,

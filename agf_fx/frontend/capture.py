@@ -7,7 +7,6 @@ used twice is two calls), and every call is written in one canonical spelling.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from agf_fx.frontend.unknown import Teacher, warn_of_captured
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.verify import verify_canonical
+from agf_fx.notices import warn
 from agf_fx.options import require_one_of
 
 UNKNOWN_OPS = ("refuse", "gradient")
@@ -64,7 +64,7 @@ def capture(
         OptionsError: ``output`` or ``unknown_ops`` has no meaning.
     """
     subject = Subject.of(model, example_inputs, output, unknown_ops)
-    subject.warn_of_training(stacklevel=2)
+    subject.warn_of_training()
     canonical = subject.capture()
     warn_of_captured(canonical)
     return canonical
@@ -121,14 +121,13 @@ class Subject:
         check_samples_apart(canonical, twin, self.images)
         return canonical
 
-    def warn_of_training(self, stacklevel: int) -> None:
+    def warn_of_training(self) -> None:
         """Warn if the model is in training mode."""
         if self.model.training:
-            warnings.warn(
+            warn(
                 f"{type(self.model).__name__} is in training mode; it is captured with evaluation semantics "
                 "(dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
                 UserWarning,
-                stacklevel=stacklevel + 1,
             )
 
 

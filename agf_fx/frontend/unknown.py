@@ -5,7 +5,6 @@ It is captured once per call signature and tried on random numbers against autog
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.refusal import unsupported
 from agf_fx.ir.vocabulary import VOCABULARY
+from agf_fx.notices import warn
 
 
 class Teacher:
@@ -59,10 +59,9 @@ def warn_of_captured(canonical: CanonicalGraph) -> None:
             places.setdefault(node.target, []).append(repr(node.meta["module"]) if node.meta["module"] else "forward()")
     for op, modules in places.items():
         where = ", ".join(dict.fromkeys(modules))
-        warnings.warn(
+        warn(
             f"{op} has no relevance rule and is explained by its gradient, x ⊙ f'(Φ / f(x)) (in {where} of "
             f"{canonical.name}). Relevance is conserved there only where f(a·x) = a·f(x). To choose a rule, see "
             "agf_fx.register_rule.",
             UserWarning,
-            stacklevel=3,
         )

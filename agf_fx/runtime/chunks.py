@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agf_fx.errors import MemoryLimitError
+from agf_fx.notices import warn
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -122,11 +122,10 @@ def _halve(limits: Limits, pairs: int, error: RuntimeError) -> None:
     limits.pairs = pairs // 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    warnings.warn(
+    warn(
         f"memory ran out on {pairs} image-target pairs at once; going on with {limits.pairs}. "
         f"CompileOptions(max_batch={limits.pairs}) avoids the attempt.",
         SmallerChunkWarning,
-        stacklevel=4,
     )
 
 

@@ -20,7 +20,7 @@ from agf_fx.rules.register import taught_operations
 from agf_fx.runtime.cache import keys
 from agf_fx.runtime.cache.counters import Counters, count
 from agf_fx.runtime.cache.disk import Disk, Entry, folder
-from agf_fx.runtime.cache.memory import Recent
+from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS, Lock
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.weights import Placement
@@ -29,8 +29,7 @@ _STORABLE = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.
 
 Architecture = tuple[CanonicalGraph, str]  # and what identifies it
 
-ARCHITECTURES: Recent[Architecture] = Recent(32)
-PROGRAMS: Recent[Program] = Recent(32)
+_TRACING = Lock()  # torch.fx and torch.export change global state while they trace
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,9 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
     Raises:
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
     """
-    subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
-    subject.warn_of_training(stacklevel=4)
+    with _TRACING:
+        subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
+    subject.warn_of_training()
     stages = _Stages(subject, recipe, method, counters)
     trace = subject.digest()
     trace_key = trace and keys.digest(trace=trace)
@@ -104,7 +104,8 @@ class _Stages:
 
     def _capture(self) -> Architecture:
         self.count("captures")()
-        canonical = self.subject.capture()
+        with _TRACING:
+            canonical = self.subject.capture()
         return analyse(canonical), keys.canonical_digest(canonical)
 
     def program(self, canonical: CanonicalGraph, fingerprint: str) -> Program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ from agf_fx.errors import InputError, OptionsError, PicklingError
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.notices import warn
 from agf_fx.options import AGFOptions, CompileOptions
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime.binding import Binding, Bound
@@ -316,9 +316,8 @@ def _warn_of_degenerate(maps: Tensor) -> None:
     ):
         if bool(bad.any()):
             images = torch.nonzero(bad.any(1)).flatten().tolist()
-            warnings.warn(
+            warn(
                 f"maps of images {images} {what}. Check the preprocessing, or explain them in float64 "
                 "(model.double(), images.double()).",
                 DegenerateMapWarning,
-                stacklevel=3,
             )

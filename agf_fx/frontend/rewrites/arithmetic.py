@@ -116,8 +116,8 @@ def _number(node: fx.Node) -> None:
     followed = kind.dtype.is_floating_point and all(_takes_tensor(user, node) for user in node.users)
     if depends_on_images(source) or not followed:
         raise CaptureError(
-            f"the model reads a number from a tensor ({node.meta['source'] or node.meta['module'] or 'forward()'}), and "
-            "computes with it in a way that a graph cannot follow. Keep it a tensor: leave .item() or float() out."
+            f"the model reads a number from a tensor ({node.meta['source'] or 'forward()'}), and computes with it in a "
+            "way that a graph cannot follow. Keep it a tensor: leave .item() or float() out."
         )
     node.meta["type"] = TensorType((), kind.dtype)
     become(node, aten.reshape.default, source, [])

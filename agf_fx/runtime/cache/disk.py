@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from agf_fx.atomic import atomic_write
+from agf_fx.notices import warn
 
 V = TypeVar("V")
 
@@ -168,11 +168,10 @@ def _warn(where: Path, problem: str) -> None:
     if str(where) in _WARNED:
         return
     _WARNED.add(str(where))
-    warnings.warn(
+    warn(
         f"{problem}. Compiled graphs are made anew. {FOLDER_VARIABLE} names another folder; "
         'CompileOptions(cache="memory") uses none.',
         CacheWarning,
-        stacklevel=3,
     )
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 V = TypeVar("V")
 
@@ -92,3 +92,7 @@ class Recent(Generic[V]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+ARCHITECTURES: Recent[Any] = Recent(32)  # canonical graphs with their digests, by the digest of their trace
+PROGRAMS: Recent[Any] = Recent(32)  # programs, by all that they depend on
