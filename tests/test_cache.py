@@ -22,7 +22,8 @@ from agf_fx.errors import ArchitectureError, OptionsError
 from agf_fx.ir import serial
 from agf_fx.runtime.cache import CacheWarning, disk, keys
 from agf_fx.runtime.cache.counters import Counters
-from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS, Lock, Recent
+from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS, Recent
+from agf_fx.runtime.locks import Lock
 
 PREPARED_ONLY = Counters(prepares=1, hits=2)
 FROM_DISK = Counters(prepares=1, loads=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -148,11 +147,18 @@ class ExplanationGraph:
 
 
 def tensor_at(model: nn.Module, path: str) -> torch.Tensor | None:
-    """The parameter, buffer or tensor attribute of ``model`` at a dotted path, or None."""
-    try:
-        value = operator.attrgetter(path)(model)
-    except AttributeError:
+    """The parameter, buffer or tensor attribute of ``model`` at a dotted path, or None.
+
+    Read from the modules' own tables: ``getattr`` gives a proxy while another thread traces the model.
+    """
+    *parents, name = path.split(".")
+    module: nn.Module | None = model
+    for parent in parents:
+        module = module._modules.get(parent) if isinstance(module, nn.Module) else None
+    if not isinstance(module, nn.Module):
         return None
+    tables = (module._parameters, module._buffers, vars(module))
+    value = next((table[name] for table in tables if name in table), None)
     return value if isinstance(value, torch.Tensor) else None
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.runtime.locks import COMPILER
+
+_INDUCTOR_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 Runner = Callable[..., tuple[Tensor, Tensor]]
 
@@ -30,19 +36,20 @@ def choose(backend: str, device: torch.device) -> str:
     return backend
 
 
-def runner(backend: str, explanation: ExplanationGraph) -> Runner:
+def runner(backend: str, explanation: ExplanationGraph, artefacts: Path | None = None) -> Runner:
     """A function ``(images, target, *inputs) -> (maps, logits)`` that runs the graph.
 
     Args:
         backend: ``"eager"``, ``"inductor"`` (one compilation serves every number of images and targets) or
             ``"cudagraphs"`` (one recording for each).
         explanation: the graph.
+        artefacts: where Inductor keeps what it has compiled, and looks for it; None: where it does so by default.
     """
     if backend == "eager":
-        return explanation.module
+        return explanation.module.forward  # a call of the module itself would meet a trace that another thread runs
     if backend == "cudagraphs":
         return torch.compile(explanation.module, fullgraph=True, dynamic=False, backend="cudagraphs")
-    return _Inductor(explanation)
+    return _Inductor(explanation, artefacts)
 
 
 class _Inductor:
@@ -57,19 +64,23 @@ class _Inductor:
     near a convolution for images, and stored features of the shape (K, N, C, P) with their images innermost.
     """
 
-    def __init__(self, explanation: ExplanationGraph) -> None:
+    def __init__(self, explanation: ExplanationGraph, artefacts: Path | None) -> None:
         self._run = torch.compile(
             explanation.module,
             fullgraph=True,
             dynamic=None,
             options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "layout_optimization": False},
         )
+        self._artefacts = artefacts
         self._compiled = False
 
     def __call__(self, images: Tensor, target: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         if not self._compiled:
-            self._compile(images, target, inputs)
-            self._compiled = True
+            with COMPILER:
+                if not self._compiled:
+                    with _kept_in(self._artefacts):
+                        self._compile(images, target, inputs)
+                    self._compiled = True
         return self._run(images, target, *inputs)
 
     def _compile(self, images: Tensor, target: Tensor, inputs: tuple[Tensor, ...]) -> None:
@@ -84,3 +95,22 @@ class _Inductor:
         for tensor in inputs:
             torch._dynamo.mark_static(tensor)
         self._run(example, classes, *inputs)
+
+
+@contextmanager
+def _kept_in(folder: Path | None) -> Iterator[None]:
+    """Let Inductor keep its artefacts in ``folder`` during the block, unless the user has named a place for them."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    before = os.environ.get(_INDUCTOR_FOLDER)
+    if folder is None or before not in (None, default_cache_dir()):
+        yield
+        return
+    os.environ[_INDUCTOR_FOLDER] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_INDUCTOR_FOLDER, None)
+        else:
+            os.environ[_INDUCTOR_FOLDER] = before

@@ -20,7 +20,8 @@ from agf_fx.rules.register import taught_operations
 from agf_fx.runtime.cache import keys
 from agf_fx.runtime.cache.counters import Counters, count
 from agf_fx.runtime.cache.disk import Disk, Entry, folder
-from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS, Lock
+from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS
+from agf_fx.runtime.locks import COMPILER
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.weights import Placement
@@ -28,8 +29,6 @@ from agf_fx.runtime.weights import Placement
 _STORABLE = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 
 Architecture = tuple[CanonicalGraph, str]  # and what identifies it
-
-_TRACING = Lock()  # torch.fx and torch.export change global state while they trace
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,10 @@ class Compiled:
     Attributes:
         program: the program.
         baked: where the model keeps tensors whose values the graph may contain.
-        trace: what identifies the trace of the model; None if only its capture does.
     """
 
     program: Program
     baked: Places
-    trace: str | None
 
 
 def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, counters: Counters) -> Compiled:
@@ -60,15 +57,15 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
     Raises:
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
     """
-    with _TRACING:
+    with COMPILER:
         subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
-    subject.warn_of_training()
-    stages = _Stages(subject, recipe, method, counters)
-    trace = subject.digest()
-    trace_key = trace and keys.digest(trace=trace)
-    canonical, fingerprint = stages.architecture(trace_key)
-    warn_of_captured(canonical)
-    return Compiled(stages.program(canonical, fingerprint), subject.baked, trace_key)
+        subject.warn_of_training()
+        stages = _Stages(subject, recipe, method, counters)
+        trace = subject.digest()
+        trace_key = trace and keys.digest(trace=trace)
+        canonical, fingerprint = stages.architecture(trace_key)
+        warn_of_captured(canonical)
+        return Compiled(stages.program(canonical, fingerprint), subject.baked)
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,7 @@ class _Stages:
 
     def _capture(self) -> Architecture:
         self.count("captures")()
-        with _TRACING:
-            canonical = self.subject.capture()
+        canonical = self.subject.capture()
         return analyse(canonical), keys.canonical_digest(canonical)
 
     def program(self, canonical: CanonicalGraph, fingerprint: str) -> Program:
@@ -126,6 +122,7 @@ class _Stages:
             explanation, emitted = self._explanation(key, canonical, placement, eager)
             if emitted or not eager:
                 self.count("compilations")()
+            explanation.infer_types()  # needs symbolic sizes, so not while others trace
             return Program(
                 canonical,
                 explanation,
@@ -134,6 +131,7 @@ class _Stages:
                 placement=placement,
                 options=options,
                 small_pieces=eager and device.type == "cpu",
+                artefacts=self._disk and self._disk.writable_artefacts(),
             )
 
         if not self._in_memory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class Program:
     With ``small_pieces``, images are explained so few at a time that the largest tensors stay below what the CPU's
     allocator reuses, unless ``options.max_batch`` says otherwise.
 
+    ``artefacts`` is where Inductor keeps what it compiles.
+
     Attributes:
         canonical: the captured model.
         explanation: the graph.
@@ -43,6 +46,7 @@ class Program:
         placement: Placement | None = None,
         options: CompileOptions | None = None,
         small_pieces: bool = False,
+        artefacts: Path | None = None,
     ) -> None:
         options = options or CompileOptions()
         self.canonical = canonical
@@ -52,7 +56,7 @@ class Program:
         self.limits = Limits(options.max_batch, options.memory_limit, self._estimate)
         if small_pieces and options.max_batch is None:
             self.limits.preferred = max(1, REUSED_ALLOCATION // self._bytes(largest_per_pair(explanation)))
-        self._runner = runner(backend, explanation)
+        self._runner = runner(backend, explanation, artefacts)
 
     def inputs(self, model: nn.Module) -> list[Tensor]:
         """What the graph takes after images and target, read from a model and prepared at this very call.

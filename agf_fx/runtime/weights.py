@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
-from agf_fx.runtime.cache.memory import Lock
+from agf_fx.runtime.locks import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
 _WHOLE = {"float32": torch.float32, "float64": torch.float64}
@@ -114,7 +114,7 @@ class WeightInputs:
         with torch.no_grad():
             found = {name: placement.cast(weight.detach()) for name, weight in weights.items()}
             if self.explanation.prepare:
-                constants = self.explanation.prepare(*(found[name] for name in self.shapes))
+                constants = self.explanation.prepare.forward(*(found[name] for name in self.shapes))
                 found |= dict(zip(self.explanation.prepared, constants, strict=True))
             return [placement.arrange(found[name]) for name in self.explanation.inputs]
 

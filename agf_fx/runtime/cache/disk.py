@@ -93,6 +93,14 @@ class Disk:
                 self._store(key, entry)
         return value
 
+    def writable_artefacts(self) -> Path | None:
+        """The folder for Inductor, or None if it cannot be written."""
+        try:
+            self.inductor.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return None
+        return self.inductor if os.access(self.inductor, os.W_OK) else None
+
     def _path(self, key: str) -> Path:
         return self.graphs / f"{key}{_SUFFIX}"
 

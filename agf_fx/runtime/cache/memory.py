@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+from agf_fx.runtime.locks import Lock
+
 V = TypeVar("V")
-
-
-class Lock:
-    """A reentrant lock that a forked process finds open, whoever held it in its parent."""
-
-    def __init__(self) -> None:
-        self._owner, self._lock = os.getpid(), threading.RLock()
-
-    def __enter__(self) -> None:
-        if self._owner != os.getpid():
-            self._owner, self._lock = os.getpid(), threading.RLock()
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
 
 class Recent(Generic[V]):
