@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agf_fx.runtime.conservation import ConservationReport
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
+    from agf_fx.runtime.exports.load import ExportedExplainer, load
 
 _HOMES = {
     "AGFOptions": "agf_fx.options",
@@ -32,9 +33,11 @@ _HOMES = {
     "Explainer": "agf_fx.runtime.explainer",
     "Explanation": "agf_fx.runtime.explanation",
     "ExplanationGraph": "agf_fx.ir.graph",
+    "ExportedExplainer": "agf_fx.runtime.exports.load",
     "LoadedModel": "agf_fx.models",
     "capture": "agf_fx.frontend.capture",
     "compile": "agf_fx.runtime.explainer",
+    "load": "agf_fx.runtime.exports.load",
     "load_model": "agf_fx.models",
     "read_image": "agf_fx.imaging.read",
     "register_rule": "agf_fx.rules.register",
@@ -48,11 +51,13 @@ __all__ = [
     "Explainer",
     "Explanation",
     "ExplanationGraph",
+    "ExportedExplainer",
     "LoadedModel",
     "__version__",
     "cache",
     "capture",
     "compile",
+    "load",
     "load_model",
     "read_image",
     "register_rule",

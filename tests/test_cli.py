@@ -24,7 +24,7 @@ from agf_fx.data import sample_scenes
 from agf_fx.errors import InputError, OptionsError, UnsupportedOpError
 from agf_fx.imaging.render import overlay
 from agf_fx.models import load_model
-from agf_fx.runtime.explainer import DegenerateMapWarning
+from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 DIGITS = ["--model", "digits-vgg"]
 

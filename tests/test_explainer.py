@@ -13,7 +13,7 @@ from torch import nn
 
 import agf_fx
 from agf_fx.errors import CaptureError, InputError, NonFiniteInputError, OptionsError, TargetError
-from agf_fx.runtime.explainer import DegenerateMapWarning
+from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 
 def images(count=3, size=16, seed=0):

@@ -163,7 +163,7 @@ def test_a_spawned_worker_cannot_be_given_an_explainer():
     loader = DataLoader(
         Explained(agf_fx.compile(tiny())), num_workers=1, multiprocessing_context=multiprocessing.get_context("spawn")
     )
-    with pytest.raises(PicklingError, match="agf_fx.compile there"):
+    with pytest.raises(PicklingError, match=r"agf_fx\.compile there"):
         next(iter(loader))
 
 

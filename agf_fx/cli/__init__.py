@@ -1,4 +1,4 @@
-"""The command line ``agf-fx``: explain images, inspect explanation graphs, list models."""
+"""The command line ``agf-fx``: explain images, inspect and export explanation graphs, list models."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from agf_fx.cli import cache
 from agf_fx.cli.console import version_text
 from agf_fx.cli.explain import explain
+from agf_fx.cli.export import export
 from agf_fx.cli.inspect import inspect
 from agf_fx.cli.models import models
 
@@ -20,7 +22,9 @@ app = typer.Typer(
 )
 app.command()(explain)
 app.command()(inspect)
+app.command()(export)
 app.command()(models)
+app.add_typer(cache.app, name="cache")
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ from agf_fx.errors import AgfFxError, OptionsError, TargetError
 from agf_fx.imaging.find import find_images
 from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
 from agf_fx.models import LoadedModel, class_index
-from agf_fx.runtime.explainer import DegenerateMapWarning
+from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 _ZERO = "as for an image of one colour or a score whose gradient vanishes; check image and preprocessing"
 _FEW = 4  # images for which a progress bar is not worth it

@@ -13,19 +13,15 @@ from agf_fx.errors import InputError, OptionsError, PicklingError
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.notices import warn
 from agf_fx.options import AGFOptions, CompileOptions
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime.binding import Binding, Bound
 from agf_fx.runtime.cache.counters import Counters
 from agf_fx.runtime.conservation import ConservationReport, conservation
+from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import best, check_images, check_target, check_top_k
 from agf_fx.runtime.recipe import Recipe
-
-
-class DegenerateMapWarning(UserWarning):
-    """A heat map says nothing: it is zero everywhere, or contains NaN or infinite values."""
 
 
 def compile(
@@ -136,7 +132,7 @@ class Explainer:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
         maps, logits = program.run(images, codes, bound.weights.prepared(weights, program.placement))
-        _warn_of_degenerate(maps)
+        warn_of_degenerate(maps)
         return Explanation(maps, explained_classes(logits, codes), logits, images)
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
@@ -259,7 +255,7 @@ class Explainer:
             path,
             format,
             fingerprint=program.key,
-            options=self._recipe.described()["options"],
+            options={**self._recipe.described()["options"], "precision": self._recipe.precision},
             precision=self._recipe.precision,
             class_names=class_names,
             preprocessing=preprocessing,
@@ -302,22 +298,3 @@ class Explainer:
         model, chosen = type(self.model).__name__, self._recipe.backend
         backend = f"{chosen!r}" if chosen == self.backend else f"{chosen!r} ({self.backend})"
         return f"Explainer({model}, method={self.method!r}, backend={backend}, image sizes: {sizes})"
-
-
-def _warn_of_degenerate(maps: Tensor) -> None:
-    flat = maps.flatten(2)
-    for bad, what in (
-        (~torch.isfinite(flat).all(2), f"contain NaN or infinite values: the network overflows {maps.dtype} on them"),
-        (
-            (flat == 0).all(2),
-            "are zero everywhere: the images are constant, or the logits lie so far apart that the "
-            f"gradient of the score vanishes in {maps.dtype}",
-        ),
-    ):
-        if bool(bad.any()):
-            images = torch.nonzero(bad.any(1)).flatten().tolist()
-            warn(
-                f"maps of images {images} {what}. Check the preprocessing, or explain them in float64 "
-                "(model.double(), images.double()).",
-                DegenerateMapWarning,
-            )

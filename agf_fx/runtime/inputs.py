@@ -19,9 +19,19 @@ def check_images(images: Tensor, canonical: CanonicalGraph, weights: Iterable[Te
         InputError: empty batch, or dtype or device differ from the model's.
         NonFiniteInputError: NaN or infinite pixels; ``indices`` says in which images.
     """
+    check_placement(images, weights, canonical.name)
+    check_pixels(images)
+
+
+def check_pixels(images: Tensor) -> None:
+    """Check that there are images, and that they hold finite numbers.
+
+    Raises:
+        InputError: empty batch.
+        NonFiniteInputError: NaN or infinite pixels; ``indices`` says in which images.
+    """
     if images.shape[0] == 0:
         raise InputError("the batch is empty; give at least one image.")
-    check_placement(images, weights, canonical.name)
     finite = torch.isfinite(images).flatten(1).all(1)
     if not bool(finite.all()):
         bad = tuple(torch.nonzero(~finite).flatten().tolist())

@@ -11,7 +11,7 @@ from coverage_report.networks import build, image_size, random_images
 from torch import Tensor
 
 import agf_fx
-from agf_fx.runtime.explainer import DegenerateMapWarning
+from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 SIZE = 224
 REPEATS = 3

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.methods.method import Method
-from agf_fx.pipeline import lower, optimisations
+from agf_fx.pipeline import Step, lower, optimisations
 from agf_fx.runtime.exports.formats import check_format, write
 from agf_fx.runtime.exports.metadata import metadata
 from agf_fx.runtime.exports.standalone import standalone
@@ -45,17 +46,20 @@ def export(
         class_names, preprocessing: for the metadata.
     """
     check_format(format)
-    example = next(iter(weights.values()))
+    ready = standalone(lower(canonical, method, optimisations=_optimisations(precision, format)), weights)
     description = metadata(
         canonical,
         format=format,
         method=method.name,
         options=options,
         fingerprint=fingerprint,
-        dtype=example.dtype,
-        device=example.device,
+        dtype=ready.images.dtype,
+        device=torch.device("cpu") if format == "onnx" else ready.images.device,
         class_names=class_names,
         preprocessing=preprocessing,
     )
-    steps = optimisations(REDUCED.get(precision), in_place=format == "torchscript")
-    write(standalone(lower(canonical, method, optimisations=steps), weights), description, path)
+    write(ready, description, path)
+
+
+def _optimisations(precision: str | None, format: str) -> tuple[Step, ...]:
+    return optimisations(REDUCED.get(precision), in_place=format == "torchscript")

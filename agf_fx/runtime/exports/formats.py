@@ -27,7 +27,7 @@ def check_format(format: str) -> None:
     try:
         require_one_of("format", format, FORMATS)
     except ValueError as error:
-        raise ExportError(f"no export {error}") from error
+        raise ExportError(str(error)) from error
 
 
 def write(explainer: Standalone, metadata: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +17,68 @@ from agf_fx.ir.graph import CanonicalGraph
 
 MEMBER = "agf_fx.json"  # the name of the metadata in archives, and its key elsewhere
 KIND, LAYOUT = "agf-fx explainer", 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an exported file says of itself.
+
+    Attributes:
+        format: name of the file format.
+        model: class name of the model.
+        method: name of the method.
+        options: its options, and the precision.
+        fingerprint: see `agf_fx.Explainer.fingerprint`.
+        image_shape: (C, H, W).
+        dtype: of images, maps and logits.
+        device: kind of device that it runs on.
+        classes: number of classes.
+        positions: shape over which the logits spread; () for a classifier.
+        class_names: one for each class; None if not known.
+        preprocessing: how a picture becomes an input, as plain values; None if not known.
+        versions: of agf_fx, torch and python that wrote it.
+    """
+
+    format: str
+    model: str
+    method: str
+    options: Mapping[str, Any]
+    fingerprint: str
+    image_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: str
+    classes: int
+    positions: tuple[int, ...]
+    class_names: tuple[str, ...] | None
+    preprocessing: Mapping[str, Any] | None
+    versions: Mapping[str, str]
+
+
+def described(content: Mapping[str, Any]) -> Description:
+    """A description from JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none that this version writes.
+    """
+    if content["kind"] != KIND:
+        raise ValueError(f"it is a {content['kind']!r}")
+    if content["layout"] != LAYOUT:
+        raise ValueError(f"its layout is {content['layout']}, and this version of agf-fx knows {LAYOUT}")
+    dtype = getattr(torch, content["dtype"], None)
+    if not isinstance(dtype, torch.dtype) or not re.fullmatch("[0-9a-f]{64}", content["fingerprint"]):
+        raise ValueError("a dtype or a fingerprint is none")
+    names = content["class_names"]
+    return Description(
+        **{
+            name: content[name] for name in ("format", "model", "method", "options", "fingerprint", "device", "classes")
+        },
+        image_shape=tuple(content["image_shape"]),
+        dtype=dtype,
+        positions=tuple(content["positions"]),
+        class_names=None if names is None else tuple(names),
+        preprocessing=content["preprocessing"],
+        versions=content["versions"],
+    )
 
 
 def metadata(

@@ -1,0 +1,79 @@
+"""``agf-fx export``: an explainer as a file that runs without agf-fx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from agf_fx.cli import options
+from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors, stdout_kept_clean
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="digits-vgg, digits-resnet, a torchvision name, or package.module:factory.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="torchscript (Python, C++), export (torch.export), aoti (compiled for this kind of machine; Python, "
+            "C++) or onnx.",
+        ),
+    ] = "torchscript",
+    input_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", min=1, help="Image size; default: the model's own."),
+    ] = None,
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
+    num_classes: options.NumClasses = None,
+    class_names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
+    ] = None,
+    output: options.Output = None,
+    unknown_ops: options.UnknownOps = "refuse",
+    method: options.Method = "agf",
+    precision: Annotated[
+        str | None, typer.Option(help="float64, float32, bfloat16 or float16. [default: the model's]")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Allow a torchvision model with random weights, to try the export.")
+    ] = False,
+) -> None:
+    """Write an explainer to a file: images and targets in, heat maps and logits out.
+
+    The file holds the weights, and runs where agf-fx is not installed, for any number of images and targets.
+    Class names and preprocessing are kept in its metadata. agf_fx.load reads it back.
+    """
+    from agf_fx.runtime.exports.formats import check_format
+
+    console = error_console()
+    with expected_errors(console, status=WRONG_USAGE):
+        check_format(format)
+    loaded = options.load(
+        console,
+        model,
+        weights=weights,
+        checkpoint=checkpoint,
+        num_classes=num_classes,
+        class_names=class_names,
+        output=output,
+        untrained=untrained,
+    )
+    import torch
+
+    import agf_fx
+
+    example = torch.zeros(1, 3, *(input_size or loaded.preprocessing.crop))
+    with stdout_kept_clean(), expected_errors(console):
+        explainer = agf_fx.compile(
+            loaded.model, example, method=method, precision=precision, output=loaded.select, unknown_ops=unknown_ops
+        )
+        explainer.export(out, format, class_names=loaded.class_names, preprocessing=loaded.preprocessing)
+    typer.echo(f"{out}: {format}, {decimal(out.stat().st_size)}, images 3x{example.shape[2]}x{example.shape[3]}")

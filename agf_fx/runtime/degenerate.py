@@ -1,0 +1,32 @@
+"""Heat maps that say nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agf_fx.notices import warn
+
+
+class DegenerateMapWarning(UserWarning):
+    """A heat map says nothing: it is zero everywhere, or contains NaN or infinite values."""
+
+
+def warn_of_degenerate(maps: Tensor) -> None:
+    """Warn of maps (N, K, H, W) that are zero everywhere or not finite, and name their images."""
+    flat = maps.flatten(2)
+    for bad, what in (
+        (~torch.isfinite(flat).all(2), f"contain NaN or infinite values: the network overflows {maps.dtype} on them"),
+        (
+            (flat == 0).all(2),
+            "are zero everywhere: the images are constant, or the logits lie so far apart that the "
+            f"gradient of the score vanishes in {maps.dtype}",
+        ),
+    ):
+        if bool(bad.any()):
+            images = torch.nonzero(bad.any(1)).flatten().tolist()
+            warn(
+                f"maps of images {images} {what}. Check the preprocessing, or explain them in float64 "
+                "(model.double(), images.double()).",
+                DegenerateMapWarning,
+            )
