@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +47,7 @@ def _from_archive(path: Path) -> tuple[str | None, str]:
             parts = {part for name in names for part in name.parts}
             kind = "aoti" if "aotinductor" in parts else "torchscript" if "constants.pkl" in parts else "export"
             text = None if damaged else _member(archive, names, kind)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
         raise ExportLoadError(f"{path} is damaged ({error}); export it again.") from error
     if damaged:
         raise ExportLoadError(f"{path} is damaged (in {damaged}); export it again.")
