@@ -16,12 +16,27 @@ import bench
 from benchmark.memory import allocator_peak, live_peak
 from benchmark.peers import PEERS, Peer, peer_runs
 from benchmark.products import Layout, layout, products_of, work
+from benchmark.starting import starting_row
 from benchmark.subjects import kept_alive_bytes
+from benchmark.tables import starts
 from benchmark.timing import interleaved
 
 import agf_fx
 
-SMALL = ["--models", "resnet18", "--size", "32", "--repeats", "1", "--turn", "0", "--backends", "eager"]
+SMALL = [
+    "--models",
+    "resnet18",
+    "--size",
+    "32",
+    "--repeats",
+    "1",
+    "--turn",
+    "0",
+    "--starts",
+    "0",
+    "--backends",
+    "eager",
+]
 CPU = torch.device("cpu")
 
 
@@ -41,7 +56,7 @@ def written(results):
 
 
 def test_writes_every_figure(written):
-    assert set(written) == {"machine", "settings", "setup", "forwards", "explanations", "peers"}
+    assert set(written) == {"machine", "settings", "setup", "starts", "forwards", "explanations", "peers"}
     assert {"processor", "cores", "threads", "torch", "torchvision", "agf_fx", "python", "commit", "command"} <= set(
         written["machine"]
     )
@@ -159,3 +174,15 @@ def test_a_failing_peer_is_named_and_an_absent_one_too(monkeypatch):
     runs, refused = peer_runs(model, torch.randn(1, 3, 32, 32), torch.tensor([0]))
     assert runs == {}
     assert refused == {"broken": "fails: AssertionError", "absent": "not installed"}
+
+
+def test_starts_are_cold_and_then_warm():
+    """A process starts with nothing, the next one with all that it left; the tables tell them apart."""
+    settings = bench.settings_of(bench.parse([*SMALL, "--models", "squeezenet1_1", "--size", "32", "--starts", "1"]))
+    row = starting_row("squeezenet1_1", settings)
+    assert (row["cold"]["counters"]["captures"], row["warm"]["counters"]["captures"]) == (1, 0)
+    assert (row["cold"]["counters"]["emissions"], row["warm"]["counters"]["emissions"]) == (1, 0)
+    assert 0 < row["warm"]["compile_s"] < row["warm"]["ready_s"]
+    table = starts({"starts": [row], "settings": {"starts": 1}}).splitlines()
+    assert len({line.count("|") for line in table if line.startswith("|")}) == 1
+    assert [line.split("|")[2].strip() for line in table[-2:]] == ["empty", "filled"]

@@ -22,6 +22,7 @@ from benchmark.machine import first_capture_s, machine
 from benchmark.measurement import measure
 from benchmark.peers import peer_versions
 from benchmark.rows import explanation_rows, forward_row, peer_rows
+from benchmark.starting import starting_row
 from benchmark.subjects import OWN, Settings, Subject, setup
 from benchmark.tables import page
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> Record:
     record: Record = {
         "machine": machine(settings.device) | {"first_capture_s": first_capture_s(), "peers": peer_versions()},
         "settings": asdict(settings) | {"device": str(settings.device)},
-        **{rows: [] for rows in ("setup", "forwards", "explanations", "peers")},
+        **{rows: [] for rows in ("setup", "starts", "forwards", "explanations", "peers")},
     }
     try:
         for name in settings.models:
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> Record:
 def add_network(record: Record, subject: Subject, file: Path | None) -> None:
     """Measure one network and add its rows to ``record``, writing it after every batch size."""
     record["setup"].append(setup(subject))
+    if subject.settings.starts:
+        print(f"{subject.name}, new processes ...", file=sys.stderr, flush=True)
+        record["starts"].append(starting_row(subject.name, subject.settings))
     for batch in subject.settings.batches:
         print(f"{subject.name}, batch {batch} ...", file=sys.stderr, flush=True)
         measured = measure(subject, batch)
@@ -79,6 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--peers", action="store_true", help="measure the other methods that are installed too")
     add("--no-memory", dest="memory", action="store_false", help="leave the memory table out")
     add("--repeats", type=positive, default=5, help="rounds (default: 5)")
+    add("--starts", type=int, default=3, help="rounds of new processes, cold and warm (default: 3; 0: none)")
     add("--turn", type=float, default=0.1, help="seconds for which a short run is repeated in its turn (default: 0.1)")
     add("--device", type=torch.device, default=torch.device("cpu"))
     add("--threads", type=positive, help="threads of PyTorch (default: as PyTorch chooses)")
@@ -100,6 +105,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         size=arguments.size,
         repeats=arguments.repeats,
         turn=arguments.turn,
+        starts=arguments.starts,
         peers=arguments.peers,
         memory=arguments.memory,
         device=arguments.device,

@@ -43,6 +43,7 @@ class Settings:
     size: int
     repeats: int
     turn: float
+    starts: int
     peers: bool
     memory: bool
     device: torch.device

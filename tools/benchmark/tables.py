@@ -15,6 +15,8 @@ def page(record: Row) -> str:
     sections = [costs(record), set_up(record), compilation(record)]
     if record["settings"]["memory"]:
         sections.insert(1, memory(record))
+    if record["starts"]:
+        sections.append(starts(record))
     if record["peers"]:
         sections.append(peers(record))
     return "\n\n".join(sections)
@@ -119,6 +121,32 @@ def compilation(record: Row) -> str:
         "Compilation",
         "*agf_fx.compile* captures and lowers; the first call prepares and compiles. *Compilation*: first calls beyond "
         "later ones, summed; for the eager backend, preparation and warm-up.",
+        header,
+        cells,
+    )
+
+
+def starts(record: Row) -> str:
+    """New processes, with and without the cache."""
+    header = ["network", "cache", "import torch", "import torchvision", "import agf_fx", "agf_fx.compile", "ready"]
+    header += ["first map", "second map", "captures", "emissions"]
+    stages = ("import_torch_s", "import_torchvision_s", "import_agf_fx_s", "compile_s", "ready_s")
+    stages += ("first_map_s", "second_map_s")
+    cells = [
+        [
+            *(row["network"], {"cold": "empty", "warm": "filled"}[cache]),
+            *(seconds(row[cache][stage]) for stage in stages),
+            *(str(row[cache]["counters"][name]) for name in ("captures", "emissions")),
+        ]
+        for row in record["starts"]
+        for cache in ("cold", "warm")
+    ]
+    return section(
+        "Starting a process",
+        "From a new process to a network that is ready to be explained, eager, with an empty cache on disk and with "
+        "one that a process before has filled. *Ready*: importing agf_fx and agf_fx.compile, which is what comes "
+        "beyond importing torch and building the network. The first map prepares the weights. Medians of "
+        f"{record['settings']['starts']} processes each.",
         header,
         cells,
     )
