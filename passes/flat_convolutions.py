@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
 from torch import fx
 
 from agf_fx.ir.facts import facts, mark
@@ -17,6 +16,8 @@ def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
     In a bottleneck that leaves the middle convolution full, in a basic block the first; downsampling branches are
     flat. Outside residual regions no convolution is. Every 1×1 convolution is marked ``pointwise``, wherever it stands.
     """
+    import networkx as nx  # takes longer to import than a cached graph to load
+
     for node in canonical.calls:
         if node.meta["depends_on_images"] and family_of(node) is Family.CONVOLUTION and _is_pointwise(node):
             mark(node, pointwise=True)

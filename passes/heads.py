@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
-
 from agf_fx.errors import CaptureError
 from agf_fx.ir.facts import mark
 from agf_fx.ir.graph import CanonicalGraph
@@ -32,6 +30,8 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
             pending.extend(signals(node) if node.op == "call_function" else [])
     if not heads:
         raise CaptureError(f"{canonical.name} has no convolution or linear layer between images and logits.")
+    import networkx as nx  # takes longer to import than a cached graph to load
+
     dataflow = canonical.to_networkx()
     before = set().union(*(nx.ancestors(dataflow, head.name) for head in heads))
     mixed = before & {node.name for node in (*heads, *tail)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import networkx as nx
-
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import Family, family_of
@@ -14,6 +12,8 @@ def mark_residual_merges(canonical: CanonicalGraph) -> CanonicalGraph:
 
     That node is the sum's immediate dominator: the last one that every path from the images to the sum crosses.
     """
+    import networkx as nx  # takes longer to import than a cached graph to load
+
     dominators = nx.immediate_dominators(canonical.to_networkx(), canonical.images.name)
     for node in canonical.calls:
         if node.meta["depends_on_images"] and family_of(node) is Family.MERGE and not facts(node).tail:

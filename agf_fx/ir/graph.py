@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import torch
 from torch import fx, nn
 
 from agf_fx.ir import shapes, text
 from agf_fx.ir.types import TensorType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 PREPARED = "prepared_"  # begins the name of every prepared constant
 
@@ -129,6 +132,8 @@ class ExplanationGraph:
         ``symbol``, ``equation``, ``dtype`` and ``shape`` (strings; the batch size is ``N``); edges run from a value
         to its readers.
         """
+        import networkx as nx  # takes longer to import than a cached graph to load
+
         self.infer_types()
         whole = dataflow(self.graph.nodes)
         if self.prepare:
@@ -164,6 +169,8 @@ def tensor_at(model: nn.Module, path: str) -> torch.Tensor | None:
 
 def dataflow(nodes: Iterable[fx.Node]) -> nx.DiGraph:
     """A networkx graph over ``nodes``, keyed by node name; edges to nodes outside are left out."""
+    import networkx as nx  # takes longer to import than a cached graph to load
+
     nodes = list(nodes)
     names = {node.name for node in nodes}
     graph = nx.DiGraph()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from operator import getitem
 from typing import Any
@@ -92,6 +93,7 @@ def _workspace(node: fx.Node) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+@functools.lru_cache(4096)
 def _bytes(kind: Any) -> tuple[int, int, int]:
     """Bytes of a value: independent of the batch, per image, per pair."""
     if isinstance(kind, tuple):
