@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-os.environ["AGF_FX_CACHE"] = "off"  # each test compiles for itself, but those of the cache
+os.environ["AGF_FX_CACHE"] = "memory"  # what tests of one process compile again is found there
 
 sys.path.insert(0, str(Path(__file__).parent))
 

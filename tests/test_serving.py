@@ -20,6 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 import agf_fx
 from agf_fx.errors import PicklingError
 
+
+@pytest.fixture(autouse=True)
+def _nothing_is_cached(monkeypatch):
+    monkeypatch.setenv("AGF_FX_CACHE", "off")
+
+
 CALLS, TRACED, THREADS = 2000, 200, 8
 
 
