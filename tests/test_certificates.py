@@ -20,7 +20,7 @@ from torch import fx
 
 from agf_fx.ir.facts import mark
 from agf_fx.ir.types import BATCH, TensorType
-from agf_fx.rules import agf, factorisation, numerics, propagation
+from agf_fx.rules import agf, factorisation, linear_maps, numerics, propagation
 from agf_fx.rules.site import Site
 
 aten = torch.ops.aten
@@ -374,3 +374,26 @@ def test_softened_target_gradient_is_the_derivative(point):
         function, at = softened_target(target, widest), dict(zip(LOGITS, y, strict=True))
         for logit, closed_form in zip(LOGITS, gradient, strict=True):
             assert abs(sympy.N(closed_form - function.diff(logit).subs(at), 40)) < sympy.Float("1e-35")
+
+
+# The adjoint of a convolution: a transposed convolution with as much output padding as its strides left unread
+
+SIZE, RESULT, KERNEL, STRIDE, DILATION = sympy.symbols("x y k t d", integer=True, positive=True)
+PADDING, MORE = sympy.symbols("p o", integer=True, nonnegative=True)
+SPAN = SIZE + 2 * PADDING - DILATION * (KERNEL - 1) - 1  # how far the first entry of a window can move
+
+
+def test_output_padding_gives_back_the_size_of_the_input():
+    size = (RESULT - 1) * STRIDE - 2 * PADDING + DILATION * (KERNEL - 1) + 1 + MORE  # of a transposed convolution
+    (padding,) = sympy.solve(size - SIZE, MORE)
+    assert is_zero([linear_maps.unread(SIZE, RESULT, KERNEL, STRIDE, PADDING, DILATION) - padding])
+
+
+def test_output_padding_is_at_least_0_and_below_the_stride():
+    outputs = sympy.floor(SPAN / STRIDE) + 1  # of the convolution
+    padding = linear_maps.unread(SIZE, outputs, KERNEL, STRIDE, PADDING, DILATION)
+    assert sympy.simplify(padding - sympy.Mod(SPAN, STRIDE).rewrite(sympy.floor)) == 0
+    part = sympy.frac(SPAN / STRIDE)
+    assert sympy.simplify(padding / STRIDE - part.rewrite(sympy.floor)) == 0
+    assert (part >= 0) is sympy.true
+    assert (part < 1) is sympy.true

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from agf_fx.options import AGFOptions
@@ -144,8 +146,15 @@ def _shift(C: Value, r: Value, rank: int) -> Value:
 
 
 def flatten_boundary(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
-    """A linear layer behind a flattened feature map: Φ_in = Δ(C, M), M taken in the map's shape (Alg. 1, l. 7-13)."""
+    """A linear layer behind a flattened feature map: Φ_in = Δ(C, M), M taken in the map's shape (Alg. 1, l. 7-13).
+
+    Of a map with one position, M is the same number wherever C is not 0, and Δ(C, M) = C; computed, the rounding of M
+    would swamp a C that is a millionth of it.
+    """
     C = absolute_influence(site, phi)
+    boundary = site.facts.flatten_boundary
+    if math.prod(boundary.shape) == boundary.shape[boundary.channel_dim - 1]:
+        return (C,)
     M = flattened_input_gradient(site, g_in[0], C)
     return (_shift(C, M, site.x_type.rank),)
 

@@ -40,11 +40,20 @@ def _convolution(convolve: torch._ops.OpOverload, transposed: torch._ops.OpOverl
         """The transposed convolution, with as much output padding as the strides left unread at the border."""
         _, _, _, stride, padding, dilation, groups = site.args
         sizes = zip(*_sizes(site), stride, padding, dilation, strict=True)
-        unread = [x + 2 * p - (d * (k - 1) + 1 + t * (y - 1)) for x, y, k, t, p, d in sizes]
-        geometry = (None, stride, padding, unread, groups, dilation)
+        geometry = (None, stride, padding, [unread(*dim) for dim in sizes], groups, dilation)
         return site.per_target(lambda flat: transposed(flat, weight, *geometry), s)
 
     return LinearMap(apply, adjoint)
+
+
+def unread(x: int, y: int, k: int, t: int, p: int, d: int) -> int:
+    """How many entries at the end of a dimension a convolution's strides leave unread.
+
+    Args:
+        x, y, k: sizes of input, output and kernel.
+        t, p, d: stride, padding and dilation.
+    """
+    return x + 2 * p - (d * (k - 1) + 1 + t * (y - 1))
 
 
 def _transposed_convolution(transposed: torch._ops.OpOverload, convolve: torch._ops.OpOverload) -> LinearMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,29 +19,38 @@ class Standalone:
     """An explainer that needs nothing but PyTorch.
 
     Attributes:
-        module: ``(images, target) -> (maps, logits)``, a graph of ATen operations with the weights as buffers. What
-            depends on weights alone is computed in it, so that the file holds every weight once.
+        explanation: the lowered graph, contiguous.
+        weights: placeholder name -> weight or constant, in the dtype in which the graph is to run.
         images: an example batch (3, C, H, W) of zeros.
         target: an example (3, 2) of zeros, int64.
     """
 
-    module: fx.GraphModule
+    explanation: ExplanationGraph
+    weights: Mapping[str, Tensor]
     images: Tensor
     target: Tensor
 
+    @functools.cached_property
+    def module(self) -> fx.GraphModule:
+        """``(images, target) -> (maps, logits)``, a graph of ATen operations with the weights as buffers.
+
+        What depends on weights alone is computed in it, so that the file holds every weight once.
+        """
+        return with_weights(self.explanation, self.weights)
+
 
 def standalone(explanation: ExplanationGraph, weights: Mapping[str, Tensor]) -> Standalone:
-    """Join preparation and explanation, and put the weights in.
+    """What the formats are written from.
 
     Args:
         explanation: a lowered graph, contiguous.
         weights: placeholder name -> weight or constant, in the dtype in which the graph is to run.
     """
-    module = with_weights(explanation, weights)
     kind = explanation.canonical.image_type
     like = next((weight for weight in weights.values() if weight.is_floating_point()), torch.empty(0, dtype=kind.dtype))
     images = torch.zeros(_IMAGES, *kind.sample_shape, dtype=like.dtype, device=like.device)
-    return Standalone(module, images, torch.zeros(_IMAGES, _TARGETS, dtype=torch.int64, device=like.device))
+    target = torch.zeros(_IMAGES, _TARGETS, dtype=torch.int64, device=like.device)
+    return Standalone(explanation, weights, images, target)
 
 
 def with_weights(explanation: ExplanationGraph, weights: Mapping[str, Tensor]) -> fx.GraphModule:
