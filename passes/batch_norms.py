@@ -53,6 +53,7 @@ def _foldable(norm: fx.Node, ranks: dict[str, int]) -> bool:
 def _fold_forward(norm: fx.Node) -> None:
     layer, gamma, beta, mean, variance, _, _, eps, _ = norm.args
     x, weight, bias, *geometry = layer.args
+    norm.prepend(layer)  # the statistics may be computed in between
     scale = insert_before(layer, aten.rsqrt.default, insert_before(layer, aten.add.Scalar, variance, eps))
     if gamma is not None:
         scale = insert_before(layer, aten.mul.Tensor, gamma, scale)

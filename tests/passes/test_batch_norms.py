@@ -174,3 +174,24 @@ def test_outputs_stay(build):
     before, after = found.count(aten.batch_norm.default)
     assert after <= 1 < before  # the one behind an input layer without bias stays
     assert found.difference <= 1e-11
+
+
+class ComputedStatistics(nn.Module):
+    """A batch norm whose statistics are computed from a weight, after the layer in front of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.register_buffer("statistics", torch.rand(4) + 0.3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        y = nn.functional.batch_norm(y, self.statistics - 0.5, torch.sqrt(self.statistics))
+        return self.fc(torch.relu(y).mean((2, 3)))
+
+
+def test_statistics_may_be_computed_after_the_layer():
+    torch.manual_seed(0)
+    found = around(fold_batch_norms, ComputedStatistics().double().eval(), 9)
+    assert found.count(aten.batch_norm.default) == (1, 0)
+    assert found.difference <= 1e-12

@@ -92,7 +92,7 @@ class ExportedExplainer:
         else:
             codes = check_target(target, images, classes, self.description.positions)
         with torch.no_grad():
-            maps, logits = self._run(images, codes.contiguous())
+            maps, logits = self._run(images.contiguous(), codes.contiguous())  # machine code reads them as they lie
         warn_of_degenerate(maps)
         return Explanation(maps, explained_classes(logits, codes), logits, images)
 

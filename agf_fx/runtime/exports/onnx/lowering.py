@@ -30,26 +30,24 @@ def lower(explainer: Standalone, writer: Writer) -> tuple[list[Value], list[Valu
     Raises:
         ExportError: an operation has no ONNX form.
     """
-    graph = explainer.module.graph
-    _refuse_unknown(graph)
-    types = infer_types(explainer.module, explainer.images, explainer.target)
+    module, graph = explainer.module, explainer.module.graph
+    _settle_unknown(module)
+    types = infer_types(module, explainer.images, explainer.target)
     inputs = graph.find_nodes(op="placeholder")
     values: dict[fx.Node, Any] = {
         node: writer.input(name, types[node]) for node, name in zip(inputs, INPUTS, strict=True)
     }
     for node in graph.nodes:
-        if node.op == "get_attr":
-            values[node] = writer.constant(explainer.module.get_buffer(node.target), node.name)
-        elif node.op == "call_function":
-            values[node] = _typed(_lowered(explainer.module, node, values, types[node], writer), types[node])
+        if node.op in ("get_attr", "call_function"):
+            values[node] = _typed(_lowered(module, node, values, types[node], writer), types[node])
     return [values[node] for node in inputs], [values[node] for node in graph.output_node().args[0]]
 
 
 def _lowered(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], kind: Any, writer: Writer) -> Any:
     writer.scope = node.name
     try:
-        if node.target not in OPERATIONS:
-            return _constants(writer, _computed(module, node))
+        if node.op == "get_attr":
+            return writer.constant(module.get_buffer(node.target), node.name)
         args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
         return OPERATIONS[node.target](kind, *args, **kwargs)
     except Inexpressible as reason:
@@ -64,14 +62,29 @@ def _typed(value: Any, kind: Any) -> Any:
     return tuple(map(_typed, value, kind)) if isinstance(value, tuple) else value
 
 
-def _refuse_unknown(graph: fx.Graph) -> None:
-    """Whatever depends on weights alone may be any operation: it is computed now."""
-    varies: set[fx.Node] = set(graph.find_nodes(op="placeholder"))
-    for node in graph.nodes:
-        if node.op == "call_function" and not varies.isdisjoint(node.all_input_nodes):
+def _settle_unknown(module: fx.GraphModule) -> None:
+    """Compute what unknown operations make of weights alone, and refuse all others."""
+    varies: set[fx.Node] = set(module.graph.find_nodes(op="placeholder"))
+    for node in list(module.graph.nodes):
+        if not varies.isdisjoint(node.all_input_nodes):
             varies.add(node)
-            if node.target not in OPERATIONS:
+        if node.op == "call_function" and node.target not in OPERATIONS:
+            if node in varies:
                 raise _error(node, "agf-fx knows no ONNX form of it")
+            _settle(module, node, _computed(module, node))
+
+
+def _settle(module: fx.GraphModule, node: fx.Node, value: Any) -> None:
+    """Put a constant in the place of a node; of several results, in the place of each reader's."""
+    if isinstance(value, Tensor):
+        name = f"computed_{node.name}"
+        module.register_buffer(name, value)
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.get_attr(name))
+    else:
+        for reader in list(node.users):
+            _settle(module, reader, value[reader.args[1]])
+    module.graph.erase_node(node)
 
 
 def _error(node: fx.Node, reason: str) -> ExportError:
@@ -90,9 +103,3 @@ def _computed(module: fx.GraphModule, node: fx.Node) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: _computed(module, source))
     with torch.no_grad():
         return node.target(*args, **kwargs)
-
-
-def _constants(writer: Writer, value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(_constants(writer, item) for item in value)
-    return writer.constant(value, writer.scope) if isinstance(value, Tensor) else value
