@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from networks import basic_resnet, small_vgg
@@ -25,7 +27,10 @@ def relative(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
-def test_one_compilation_serves_every_number_of_images_and_targets():
+def test_one_compilation_serves_every_number_of_images_and_targets(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("AGF_FX_CACHE", "disk")
+    monkeypatch.setenv("AGF_FX_CACHE_DIR", str(tmp_path))
     layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()
     model = nn.Sequential(*layers, nn.Linear(4 * 25, 5)).double().eval()
     eager, compiled = agf_fx.compile(model), agf_fx.compile(model, backend="inductor")
@@ -36,6 +41,15 @@ def test_one_compilation_serves_every_number_of_images_and_targets():
         best = [explainer.explain(x, top_k=k).maps for explainer in (compiled, eager)]
         assert relative(*best) <= 1e-11
     assert counters["stats"]["unique_graphs"] == before + 1
+
+    # What Inductor has compiled is found by the next process, which knows neither graphs nor kernels.
+    agf_fx.cache.forget()
+    torch._dynamo.reset()
+    hits = counters["inductor"]["fxgraph_cache_hit"]
+    assert relative(agf_fx.compile(model, backend="inductor")(x, target), eager(x, target)) <= 1e-11
+    assert counters["inductor"]["fxgraph_cache_hit"] == hits + 1
+    assert agf_fx.cache.info().inductor_bytes > 0
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") != str(tmp_path / "inductor")
 
 
 def test_auto_says_what_it_stands_for():

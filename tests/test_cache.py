@@ -584,23 +584,3 @@ def test_a_model_in_training_mode_is_warned_of_each_time():
     for _ in range(2):
         with pytest.warns(UserWarning, match="training mode"):
             agf_fx.compile(small_vgg().train(), images())
-
-
-def test_what_inductor_has_compiled_is_found_again(cache, monkeypatch):
-    from torch._dynamo.utils import counters
-
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 9, 5)).eval()
-    x, maps, hits = torch.randn(2, 3, 5, 5), [], []
-    for _ in range(2):
-        agf_fx.cache.forget()
-        torch._dynamo.reset()
-        before = counters["inductor"]["fxgraph_cache_hit"]
-        explainer = agf_fx.compile(model, method="gradient_x_input", backend="inductor")
-        maps.append(explainer(x, 1))
-        hits.append(counters["inductor"]["fxgraph_cache_hit"] - before)
-    assert hits == [0, 1]
-    assert torch.equal(*maps)
-    assert agf_fx.cache.info().inductor_bytes > 0
-    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") != str(cache.inductor)

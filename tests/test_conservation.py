@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-import torchvision
+from classifiers import SMALL
 from networks import _lively, basic_resnet
 from torch import Tensor, nn
 
@@ -15,33 +15,30 @@ import agf_fx.errors
 from agf_fx.rules.numerics import division, settled
 
 EXACT = agf_fx.AGFOptions(division="exact")
-SIZE = {"googlenet": 96}
 FAMILIES = (
-    "resnet18",
-    "densenet121",
+    "resnet, basic",
+    "densenet",
     "googlenet",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "efficientnet_b0",
-    "regnet_y_400mf",
-    "shufflenet_v2_x0_5",
-    "convnext_tiny",
+    "mobilenetv2",
+    "mobilenetv3",
+    "efficientnet",
+    "regnet, y",
+    "shufflenetv2",
+    "convnext",
 )
 
 
 def classifier(name: str) -> nn.Module:
-    """A network of torchvision with lively statistics and logits a few units apart, for 10 classes, float64."""
+    """A small member of a family with lively statistics and logits a few units apart, for 10 classes, float64."""
     torch.manual_seed(0)
-    options = {"init_weights": False} if name == "googlenet" else {}
-    model = _lively(torchvision.models.get_model(name, weights=None, num_classes=10, **options))
+    model = _lively(SMALL[name][0]())
     *_, head = (module for module in model.modules() if isinstance(module, nn.Linear))
     nn.init.normal_(head.weight, 0, 0.5)
     return model
 
 
 def images_of(name: str) -> Tensor:
-    size = SIZE.get(name, 64)
-    return torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

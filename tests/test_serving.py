@@ -104,8 +104,9 @@ def test_one_thread_traces_while_another_explains():
     assert calls > 5
 
 
-def test_bind_while_threads_explain():
+def test_bind_while_threads_explain(monkeypatch):
     """Every answer is one model's, never a mixture."""
+    monkeypatch.setenv("AGF_FX_CACHE", "memory")
     models = tiny(0), tiny(1)
     x = torch.randn(2, 3, 8, 8)
     expected = [agf_fx.compile(model)(x, 1) for model in models]

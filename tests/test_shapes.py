@@ -15,11 +15,16 @@ from agf_fx.pipeline import lower, optimisations
 
 
 @pytest.mark.parametrize(
-    "steps",
-    [(), optimisations(), optimisations(torch.float16, channels_last=True), optimisations(in_place=True)],
-    ids=["emitted", "optimised", "float16", "in place"],
+    ("dialect", "steps"),
+    [
+        ("reference", ()),
+        ("paper", ()),
+        ("reference", optimisations()),
+        ("reference", optimisations(torch.float16, channels_last=True)),
+        ("reference", optimisations(in_place=True)),
+    ],
+    ids=["emitted", "emitted, paper", "optimised", "float16", "in place"],
 )
-@pytest.mark.parametrize("dialect", ["reference", "paper"])
 @pytest.mark.parametrize("build", [small_vgg, basic_resnet, reuse])
 def test_the_table_agrees_with_fake_tensors(build, dialect, steps, monkeypatch):
     model = build()
