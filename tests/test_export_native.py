@@ -171,6 +171,10 @@ def test_every_format_gives_the_maps(family, formats, tmp_path):
         explain = load(format, file)
         for case in cases:
             check(expected, *case, *explain(*case))
+        if format != "export":  # which tests/test_load_exported.py reads back
+            given = images.contiguous(memory_format=torch.channels_last)
+            result = agf_fx.load(file, fingerprint=explainer.fingerprint).explain(given, expected.target)
+            check(expected, images, expected.target, result.maps, result.logits)
         if format != "aoti":  # whose weights lie in the library
             assert 0 < tensor_bytes(file) <= 1.1 * weight_bytes(model)
     assert {path.name for path in tmp_path.iterdir()} == {FILES[format] for format in formats}
