@@ -20,7 +20,7 @@ from agf_fx.runtime.cache.counters import Counters
 from agf_fx.runtime.conservation import ConservationReport, conservation
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
-from agf_fx.runtime.inputs import best, check_images, check_target, check_top_k
+from agf_fx.runtime.inputs import check_images, maps_as_asked, requested_targets
 from agf_fx.runtime.recipe import Recipe
 
 
@@ -109,9 +109,7 @@ class Explainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        result = self.explain(images, target)
-        several = target is not None and torch.as_tensor(target).dim() >= 2
-        return result.maps if several else result.maps[:, 0]
+        return maps_as_asked(self.explain(images, target).maps, target)
 
     def explain(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None = None, *, top_k: int | None = None
@@ -169,16 +167,12 @@ class Explainer:
         self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None
     ) -> tuple[Bound, dict[str, Tensor], Tensor]:
         """The checked program, weights and target codes of a call."""
-        if target is not None and top_k is not None:
-            raise OptionsError("give target or top_k, not both.")
         binding = self._binding  # `bind` may replace it while this call runs
         bound = binding.of(images)
         canonical = bound.program.canonical
         weights = bound.weights.current(binding.model)
         check_images(images, canonical, weights.values())
-        if target is None:
-            return bound, weights, best(check_top_k(top_k, canonical.num_classes), images)
-        return bound, weights, check_target(target, images, canonical.num_classes, canonical.positions)
+        return bound, weights, requested_targets(target, top_k, images, canonical.num_classes, canonical.positions)
 
     def bind(self, model: nn.Module) -> Explainer:
         """Explain another model of the same architecture from now on: only its weights are prepared.

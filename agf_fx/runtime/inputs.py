@@ -91,6 +91,32 @@ def _flat_position(where: Tensor, positions: tuple[int, ...]) -> Tensor:
     return flat
 
 
+def requested_targets(
+    target: int | Sequence[int] | Tensor | None,
+    top_k: int | None,
+    images: Tensor,
+    num_classes: int,
+    positions: tuple[int, ...],
+) -> Tensor:
+    """The target codes (N, K) of a call: its targets, or else its top classes, one if not said.
+
+    Raises:
+        OptionsError: both are given, or ``top_k`` is no number of classes.
+        TargetError: see `check_target`.
+    """
+    if target is not None and top_k is not None:
+        raise OptionsError("give target or top_k, not both.")
+    if target is None:
+        return best(check_top_k(top_k, num_classes), images)
+    return check_target(target, images, num_classes, positions)
+
+
+def maps_as_asked(maps: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
+    """Maps (N, K, H, W) as a call returns them: without K, unless ``target`` has it."""
+    several = target is not None and torch.as_tensor(target).dim() >= 2
+    return maps if several else maps[:, 0]
+
+
 def check_top_k(top_k: int | None, num_classes: int) -> int:
     """How many top classes to explain: 1 if not said.
 

@@ -10,14 +10,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from agf_fx.errors import ExportLoadError, InputError, MissingDependencyError, OptionsError, PicklingError
+from agf_fx.errors import ExportLoadError, InputError, MissingDependencyError, PicklingError
 from agf_fx.notices import warn
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.exports.metadata import Description
 from agf_fx.runtime.exports.reading import read_description
-from agf_fx.runtime.inputs import best, check_pixels, check_target, check_top_k
+from agf_fx.runtime.inputs import check_pixels, maps_as_asked, requested_targets
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -66,9 +66,7 @@ class ExportedExplainer:
 
     def __call__(self, images: Tensor, target: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """Heat maps of a batch: (N, H, W), or (N, K, H, W) for targets (N, K); see `agf_fx.Explainer.__call__`."""
-        result = self.explain(images, target)
-        several = target is not None and torch.as_tensor(target).dim() >= 2
-        return result.maps if several else result.maps[:, 0]
+        return maps_as_asked(self.explain(images, target).maps, target)
 
     def explain(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None = None, *, top_k: int | None = None
@@ -83,14 +81,8 @@ class ExportedExplainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        if target is not None and top_k is not None:
-            raise OptionsError("give target or top_k, not both.")
         self._check(images)
-        classes = self.description.classes
-        if target is None:
-            codes = best(check_top_k(top_k, classes), images)
-        else:
-            codes = check_target(target, images, classes, self.description.positions)
+        codes = requested_targets(target, top_k, images, self.description.classes, self.description.positions)
         with torch.no_grad():
             maps, logits = self._run(images.contiguous(), codes.contiguous())  # machine code reads them as they lie
         warn_of_degenerate(maps)
