@@ -10,6 +10,7 @@ Names are loaded when they are first used, so that importing this package is che
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
     from agf_fx.runtime.exports.load import ExportedExplainer, load
+
+_CHECKOUT = Path(__file__).parent.parent
+if not (_CHECKOUT / "agf_fx" / "passes").exists() and (_CHECKOUT / "passes" / "batch_norms.py").exists():
+    __path__.append(str(_CHECKOUT))  # a checkout keeps `agf_fx.passes` beside this folder, installed or not
 
 _HOMES = {
     "AGFOptions": "agf_fx.options",

@@ -66,3 +66,8 @@ def test_importing_the_package_loads_nothing_else():
     loaded = set(run(sys.executable, "-c", program, cwd=ROOT).split())
     assert not loaded & {"torch", "torchvision", "numpy", "matplotlib", "networkx", "sympy", "PIL", "typer", "rich"}
     assert {name for name in loaded if name.startswith("agf_fx")} == {"agf_fx"}
+
+
+def test_a_checkout_that_is_not_installed_finds_its_passes():
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import agf_fx.passes; print(agf_fx.passes.__file__)"
+    assert run(sys.executable, "-I", "-S", "-c", program).strip() == str(ROOT / "passes" / "__init__.py")
