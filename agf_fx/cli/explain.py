@@ -23,7 +23,7 @@ def explain(
     ],
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="digits-vgg, digits-resnet, a torchvision name, or package.module:factory."),
+        typer.Option("--model", "-m", help=options.MODEL_NAMES),
     ],
     target: Annotated[
         list[str] | None,

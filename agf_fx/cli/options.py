@@ -14,6 +14,8 @@ from agf_fx.cli.console import WRONG_USAGE, expected_errors, stdout_kept_clean
 if TYPE_CHECKING:
     from agf_fx.models import LoadedModel
 
+MODEL_NAMES = "efficientnet-lite0, digits-vgg, a torchvision name, or package.module:factory; see agf-fx models."
+
 Weights = Annotated[
     str | None,
     typer.Option(help="Torchvision's weights: DEFAULT or an entry's name; downloaded when needed."),

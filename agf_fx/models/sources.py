@@ -1,4 +1,4 @@
-"""Where a model comes from: the package itself, torchvision, or a factory of the user."""
+"""Where a model comes from: the package itself, a package of weights, torchvision, or a factory of the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from torch import nn
 
 from agf_fx.errors import ModelLoadError, OptionsError
 from agf_fx.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from agf_fx.models import digits
+from agf_fx.models import digits, efficientnet_lite
+from agf_fx.models.packaged import PACKAGED, load_packaged_weights, package
 
 BUNDLED: dict[str, Callable[[], nn.Module]] = {
     "digits-vgg": digits.digits_vgg,
@@ -59,10 +60,11 @@ def check_name(name: str) -> None:
     Raises:
         ModelLoadError: the name is not known; similar ones are named.
     """
-    if is_factory(name) or name in BUNDLED or name in torchvision_names():
+    known = [*BUNDLED, *PACKAGED, *torchvision_names()]
+    if is_factory(name) or name in known:
         return
-    close = difflib.get_close_matches(name.lower(), [*BUNDLED, *torchvision_names()], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"take {', '.join(BUNDLED)}, a torchvision name"
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"take {', '.join(known[:5])}, a torchvision name"
     raise ModelLoadError(f"unknown model {name!r}; {hint} (own models: package.module:factory)")
 
 
@@ -71,6 +73,27 @@ def bundled(name: str) -> Built:
     preprocessing = Preprocessing.square(digits.DIGITS_SIZE, mean=digits.DIGITS_MEAN, std=digits.DIGITS_STD)
     checkpoint = Path(str(files("agf_fx.assets"))) / f"{name}.safetensors"
     return Built(BUNDLED[name](), preprocessing, digits.DIGITS_CLASSES, True, checkpoint, "bundled")
+
+
+def packaged(name: str, num_classes: int | None, *, trained: bool) -> Built:
+    """A network of `PACKAGED`: with its ImageNet weights, or without any for a checkpoint to fill.
+
+    The shorter side is resized to 32 pixels more than the crop, as in the training of these networks.
+
+    Raises:
+        MissingDependencyError: the package with the weights is not installed.
+        CheckpointError: what it holds is damaged.
+    """
+    variant = efficientnet_lite.VARIANTS[name]
+    preprocessing = Preprocessing(
+        variant.size + 32, (variant.size, variant.size), efficientnet_lite.MEAN, efficientnet_lite.STD
+    )
+    names = tuple(torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"])
+    model = efficientnet_lite.EfficientNetLite(variant, num_classes or len(names))
+    if not trained:
+        return Built(model, preprocessing)
+    load_packaged_weights(model, name)
+    return Built(model, preprocessing, names, weights=f"ImageNet ({package(name)})")
 
 
 def weights_entry(name: str, weights: str) -> Any:
