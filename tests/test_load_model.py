@@ -248,7 +248,7 @@ def test_unknown_names_suggest_close_ones(name, guess):
 
 
 def test_unknown_name_like_no_other():
-    with pytest.raises(ModelLoadError, match="digits-vgg, digits-resnet, efficientnet-lite0, .*, a torchvision name"):
+    with pytest.raises(ModelLoadError, match=r"digits-vgg, digits-resnet, efficientnet-lite0, .*, a torchvision name"):
         load_model("qqqqqq")
 
 

@@ -24,9 +24,17 @@ if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2
     fi
 fi
 
+# What pip says, less all but the packages of a megabyte and more: a line when each of them starts to come.
+progress() {
+    sed -u -n -E \
+        -e 's/^ *(Downloading|Using cached) ([^ ]+) (\([0-9.]+ [MG]B\)).*/  \2 \3/p' \
+        -e 's/^Installing collected packages:.*/  unpacking them .../p'
+}
+
 wanted=$(cat pyproject.toml constraints.txt tools/environment.sh | sha256sum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     echo "installing agf-fx with the pinned torch and torchvision; the first time this takes a few minutes ..."
-    .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' |
+        progress
     echo "$wanted" >.venv/installed
 fi

@@ -1,0 +1,89 @@
+"""How much of a grid do strided layers leave in heat maps? Prints Markdown tables.
+
+python tools/grid.py [--untrained resnet50 vgg11 convnext_tiny]
+
+A layer of stride 2 whose input has cells of c pixels reads every second of them more often than the others: its grid
+has the period 2c. So for each period p, |map| is averaged over cells of p/2 pixels, then over all cells in an even row
+and an even column, even and odd, odd and even, odd and odd; the largest of these four means over the smallest is 1
+where there is no grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+import agf_fx
+from agf_fx.data import sample_photographs
+from agf_fx.imaging.preprocess import Preprocessing
+
+PERIODS = (2, 4, 8, 16, 32)
+TRAINED = "efficientnet-lite0"
+
+
+def main() -> None:
+    """Print the grid of uniform strided kernels, then that of networks on photographs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--untrained", nargs="*", default=["resnet50", "vgg11", "convnext_tiny"])
+    arguments = parser.parse_args()
+    print("| kernel | stride | windows that read an even, an odd row | predicted | measured |\n|---|---|---|---|---|")
+    for kernel in (1, 3, 5, 7):
+        print(uniform_row(kernel))
+    print("\n| network | map |", " | ".join(f"period {period}" for period in PERIODS), "|")
+    print("|---|---|" + "---|" * len(PERIODS))
+    loaded = agf_fx.load_model(TRAINED)
+    network_rows(f"{TRAINED}, trained", loaded.model, loaded.preprocessing)
+    for name in arguments.untrained:
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(name, weights=None).eval()
+        network_rows(f"{name}, untrained", model, loaded.preprocessing)
+
+
+def grid(maps: Tensor, period: int) -> float:
+    """Largest over smallest mean of |map| on the four kinds of cells; maps are (M, H, W)."""
+    cells = avg_pool2d(maps.abs()[:, None].double(), period // 2)[:, 0]
+    cells = cells / cells.mean((1, 2), keepdim=True)
+    means = torch.stack([cells[:, row::2, column::2].mean() for row in (0, 1) for column in (0, 1)])
+    return (means.max() / means.min()).item()
+
+
+def network_rows(name: str, model: nn.Module, preprocessing: Preprocessing) -> None:
+    """One row for the method's maps of the two likeliest classes of each photograph, one for the gradients' size."""
+    images = torch.stack([preprocessing.prepare(photo.image())[0] for photo in sample_photographs()])
+    result = agf_fx.compile(model).explain(images, top_k=2)
+    gradients = gradient_sizes(model, images, result.target)
+    for method, maps in (("agf", result.maps.flatten(0, 1)), ("gradient", gradients)):
+        print(f"| {name} | {method} |", " | ".join(f"{grid(maps, period):.2f}" for period in PERIODS), "|", flush=True)
+
+
+def gradient_sizes(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Sum over colours of |d logit / d image| of each target, (N K, H, W)."""
+    sizes = []
+    for classes in target.T:
+        images = images.detach().requires_grad_()
+        chosen = model(images).gather(1, classes[:, None]).sum()
+        sizes.append(torch.autograd.grad(chosen, images)[0].abs().sum(1))
+    return torch.cat(sizes)
+
+
+def uniform_row(kernel: int, size: int = 64) -> str:
+    """A depthwise kernel of ones, stride 2, on a grey image: coverage predicts |x| ⊙ |L|ᵀ(Φ / |L||x|) exactly."""
+    odd = kernel // 2
+    even = kernel - odd
+    layer = nn.Conv2d(1, 1, kernel, stride=2, bias=False)
+    nn.init.ones_(layer.weight)
+    with torch.no_grad():
+        image = torch.ones(1, 1, size, size)
+        shape = layer(image).shape[2:]
+        relevance = nn.functional.conv_transpose2d(1 / layer(image), layer.weight, stride=2)
+    inside = relevance[0, 0][8 : 2 * shape[0] - 8, 8 : 2 * shape[1] - 8][None]
+    predicted = f"{(even / odd) ** 2:.2f}" if odd else "∞"
+    return f"| {kernel}×{kernel} | 2 | {even}, {odd} | {predicted} | {grid(inside, 2):.2f} |"
+
+
+if __name__ == "__main__":
+    main()
