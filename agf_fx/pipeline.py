@@ -44,8 +44,8 @@ ANALYSES: tuple[Step, ...] = (
     mark_input_layers,
     mark_residual_merges,
     mark_flat_convolutions,
-    mark_open_merges,
     mark_flatten_boundaries,
+    mark_open_merges,
 )
 
 OPTIMISATIONS: tuple[Step, ...] = (

@@ -1,6 +1,6 @@
 """Measure class-specificity of the bundled networks on held-out scenes; prints a Markdown table.
 
-python tools/class_specificity.py [--scenes 400] [--seed 2] [--models digits-vgg digits-resnet]
+python tools/class_specificity.py [--scenes 400] [--seed 2] [--models digits-vgg digits-resnet digits-basic]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--models", nargs="+", default=["digits-vgg", "digits-resnet"])
+    parser.add_argument("--models", nargs="+", default=["digits-vgg", "digits-resnet", "digits-basic"])
     arguments = parser.parse_args()
     scenes = digit_scenes(arguments.scenes, split="test", seed=arguments.seed)
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (DIGITS_MEAN, DIGITS_STD))

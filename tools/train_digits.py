@@ -23,10 +23,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from agf_fx.atomic import atomic_write, save_json
 from agf_fx.data import Scenes, digit_scenes
-from agf_fx.models.digits import DIGITS_MEAN, DIGITS_SIZE, DIGITS_STD, digits_resnet, digits_vgg
+from agf_fx.models.digits import DIGITS_MEAN, DIGITS_SIZE, DIGITS_STD, digits_basic, digits_resnet, digits_vgg
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"digits-vgg": digits_vgg, "digits-resnet": digits_resnet}
-EPOCHS = {"digits-vgg": 14, "digits-resnet": 10}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "digits-vgg": digits_vgg,
+    "digits-resnet": digits_resnet,
+    "digits-basic": digits_basic,
+}
+EPOCHS = {"digits-vgg": 14, "digits-resnet": 10, "digits-basic": 10}
 ASSETS = Path(__file__).resolve().parents[1] / "agf_fx" / "assets"
 BATCH = 64
 PEAK_LEARNING_RATE = 2e-3

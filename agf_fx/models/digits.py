@@ -1,6 +1,6 @@
-"""The two bundled demonstration networks: plain PyTorch, a logit for each digit that may be in the scene.
+"""The three bundled demonstration networks: plain PyTorch, a logit for each digit that may be in the scene.
 
-Both take float32 images (N, 3, 64, 64), normalised from [0, 1] as ``(image - DIGITS_MEAN) / DIGITS_STD``, and
+All take float32 images (N, 3, 64, 64), normalised from [0, 1] as ``(image - DIGITS_MEAN) / DIGITS_STD``, and
 return logits (N, 10). The classes do not exclude each other: the probability that digit ``c`` is there is
 ``sigmoid(logits[:, c])``.
 """
@@ -24,6 +24,11 @@ def digits_vgg() -> DigitsVGG:
 def digits_resnet() -> DigitsResNet:
     """Build the bottleneck ResNet (about 0.31 million parameters) with fresh weights, in training mode."""
     return DigitsResNet()
+
+
+def digits_basic() -> DigitsBasic:
+    """Build the ResNet of basic blocks (about 0.4 million parameters) with fresh weights, in training mode."""
+    return DigitsBasic()
 
 
 class DigitsVGG(nn.Module):
@@ -93,6 +98,54 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         out += identity
         return self.relu(out)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or channels != width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to (N, width, H / stride, W / stride)."""
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += identity
+        return self.relu(out)
+
+
+class DigitsBasic(nn.Module):
+    """A stem, two basic blocks each at 32, 16 and 8 pixels, a global average pool and one linear layer."""
+
+    def __init__(self, classes: int = len(DIGITS_CLASSES)) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 24, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(BasicBlock(24, 24), BasicBlock(24, 24))
+        self.layer2 = nn.Sequential(BasicBlock(24, 48, stride=2), BasicBlock(48, 48))
+        self.layer3 = nn.Sequential(BasicBlock(48, 96, stride=2), BasicBlock(96, 96))
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(96, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes) for normalised images (N, 3, H, W)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = torch.flatten(self.avgpool(x), 1)
+        return self.fc(x)
 
 
 class DigitsResNet(nn.Module):

@@ -26,6 +26,7 @@ from agf_fx.models.packaged import PACKAGED, load_packaged_weights, package
 BUNDLED: dict[str, Callable[[], nn.Module]] = {
     "digits-vgg": digits.digits_vgg,
     "digits-resnet": digits.digits_resnet,
+    "digits-basic": digits.digits_basic,
 }
 """Networks that come with the package, trained: name and factory."""
 

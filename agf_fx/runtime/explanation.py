@@ -18,12 +18,15 @@ class Explanation:
         target: (N, K) int64, the class of each map.
         logits: (N, classes), the model's output.
         images: (N, C, H, W), the batch that was explained.
+        precision: (N, K) float64, how far each map is from the same map in float64, max |a - b| / max |b|; None unless
+            ``explain`` was asked to ``check``.
     """
 
     maps: Tensor
     target: Tensor
     logits: Tensor
     images: Tensor
+    precision: Tensor | None = None
 
     def show(self, **options: Any) -> Any:
         """Draw the images and their maps, with a colour bar centred at zero; see `agf_fx.imaging.figure.show`."""

@@ -4,10 +4,7 @@ from torch import Tensor, nn
 
 import agf_fx
 from agf_fx.ir.facts import facts
-from agf_fx.passes.gates import mark_gates
-from agf_fx.passes.heads import mark_heads
-from agf_fx.passes.open_merges import mark_open_merges
-from agf_fx.passes.residual_merges import mark_residual_merges
+from agf_fx.pipeline import analyse
 
 F = torch.nn.functional
 
@@ -18,18 +15,17 @@ class Net(nn.Module):
     def __init__(self, function):
         super().__init__()
         self.a, self.b, self.c = (nn.Conv2d(3, 4, 1) for _ in range(3))
-        self.norm, self.function, self.fc = nn.BatchNorm2d(4), function, nn.Linear(4, 3)
+        self.spatial, self.norm, self.flat = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(100, 4)
+        self.function, self.fc = function, nn.Linear(4, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.function(self, self.a(images), self.b(images), self.c(images))
-        return self.fc(found.mean((2, 3)))
+        return self.fc(found.mean((2, 3)) if found.dim() == 4 else found)
 
 
 def open_merges(function) -> list[bool]:
     """For every sum, in order, whether it is marked."""
-    canonical = agf_fx.capture(Net(function).eval(), torch.zeros(1, 3, 5, 5))
-    for step in (mark_heads, mark_gates, mark_residual_merges, mark_open_merges):
-        canonical = step(canonical)
+    canonical = analyse(agf_fx.capture(Net(function).eval(), torch.zeros(1, 3, 5, 5)))
     return [facts(node).open_merge for node in canonical.calls if facts(node).residual_merge]
 
 
@@ -50,6 +46,18 @@ def relu_and_gate(net: Net, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.relu(both) + net.norm(c * both)
 
 
+def residual_block(net: Net, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """A sum that the next basic block reads: its convolution has residual terms, and its own sum closes."""
+    x = torch.relu(a + b)
+    return torch.relu(net.c(torch.relu(net.spatial(x))[:, :3]) + x)
+
+
+def spatial_gate(net: Net, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """A sum that a spatial convolution reads, but only for a gate, which has no relevance."""
+    x = torch.relu(a + b)
+    return torch.relu(x * torch.sigmoid(net.spatial(x)))
+
+
 CASES = {
     "ReLU": (lambda net, a, b, c: torch.relu(a + b), [False]),
     "nothing": (lambda net, a, b, c: a + b, [True]),
@@ -63,6 +71,19 @@ CASES = {
     "a ReLU and another reader": (read_twice, [True, True]),
     "a gate": (gate_only, [True, False]),
     "a ReLU and a reader that takes it for a gate": (relu_and_gate, [False, True]),
+    "a spatial convolution behind the ReLU": (lambda net, a, b, c: net.spatial(torch.relu(a + b)), [True]),
+    "a spatial convolution behind ReLU, pool and movement": (
+        lambda net, a, b, c: net.spatial(F.max_pool2d(torch.relu(a + b), 2).flip(1)),
+        [True],
+    ),
+    "a spatial convolution behind a mean": (
+        lambda net, a, b, c: net.spatial(F.avg_pool2d(torch.relu(a + b), 2)),
+        [False],
+    ),
+    "a pointwise convolution behind the ReLU": (lambda net, a, b, c: net.a(torch.relu(a + b)[:, :3]), [False]),
+    "the next basic block": (residual_block, [True, False]),
+    "a spatial convolution for a gate": (spatial_gate, [False]),
+    "a flatten boundary": (lambda net, a, b, c: F.relu(net.flat(torch.relu(a + b).flatten(1))), [True]),
     "a difference from its mean": (lambda net, a, b, c: a - a.mean(1, keepdim=True), [False]),
 }
 
