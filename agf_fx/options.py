@@ -40,8 +40,9 @@ class AGFOptions:
         attention: ``"attnlrp"`` halves the relevance of attention between values and attention weights (AttnLRP,
             Achtibat et al. 2024); ``"cp"`` takes the weights for constants (Ali et al. 2022).
         merge: how a sum hands on relevance: ``"z"`` by the terms' shares of the sum, as the published code does;
-            ``"ratio"`` by their sizes, |a| / (|a| + |b|); ``"auto"`` takes z where the sum is rectified next, and ratio
-            elsewhere, where sums close to zero would blow relevance up.
+            ``"ratio"`` by their sizes, |a| / (|a| + |b|); ``"auto"`` takes z where the sum is rectified next and no
+            layer with residual terms reads it, as in bottlenecks, and ratio elsewhere, where sums close to zero would
+            blow relevance up: in basic blocks, and where no ReLU follows.
         flat_convolutions: which convolutions have no residual terms. ``"reference"``: inside residual regions those
             with a 1×1 kernel and those that feed the sum, as in the published code; ``"auto"``: also 1×1 kernels
             elsewhere; ``"none"``: no convolution is flat.

@@ -11,12 +11,13 @@ from agf_fx.models.digits import (
     DIGITS_MEAN,
     DIGITS_SIZE,
     DIGITS_STD,
+    digits_basic,
     digits_resnet,
     digits_vgg,
 )
 
 ASSETS = files("agf_fx.assets")
-NETWORKS = {"digits-vgg": digits_vgg, "digits-resnet": digits_resnet}
+NETWORKS = {"digits-vgg": digits_vgg, "digits-resnet": digits_resnet, "digits-basic": digits_basic}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -78,7 +78,7 @@ def checkpoint(tmp_path):
 # --- bundled ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits-vgg", "digits-resnet"])
+@pytest.mark.parametrize("name", ["digits-vgg", "digits-resnet", "digits-basic"])
 def test_bundled_models_come_with_everything(name):
     loaded = load_model(name)
     assert not loaded.model.training
@@ -248,7 +248,10 @@ def test_unknown_names_suggest_close_ones(name, guess):
 
 
 def test_unknown_name_like_no_other():
-    with pytest.raises(ModelLoadError, match=r"digits-vgg, digits-resnet, efficientnet-lite0, .*, a torchvision name"):
+    with pytest.raises(
+        ModelLoadError,
+        match=r"digits-vgg, digits-resnet, digits-basic, efficientnet-lite0, .*-lite2, a torchvision name",
+    ):
         load_model("qqqqqq")
 
 

@@ -19,7 +19,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", ["digits-vgg", "digits-resnet"])
+@pytest.mark.parametrize("name", ["digits-vgg", "digits-resnet", "digits-basic"])
 def test_bundled_networks(name, dtype):
     loaded = agf_fx.load_model(name)
     model = loaded.model.to(dtype)

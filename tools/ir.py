@@ -3,7 +3,7 @@
 tools/ir passes MODEL [--size 64] [--dialect paper] [--text] [--only STEP]
 tools/ir diff COMMIT MODEL [--size 64] [--dialect paper]
 
-MODEL is a torchvision name, digits-vgg or digits-resnet, or package.module:factory. Weights are random: they change no
+MODEL is a torchvision name, a bundled one such as digits-vgg, or package.module:factory. Weights are random: they change no
 graph. Runs of spaces are shortened before lines are compared, as columns are as wide as their widest cell.
 """
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 import agf_fx
 from agf_fx.errors import AgfFxError
+from agf_fx.models.sources import BUNDLED
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +69,9 @@ def parse() -> argparse.Namespace:
     diff.set_defaults(run=show_diff)
     diff.add_argument("commit", help="anything that git understands: HEAD, HEAD~3, a branch, a hash")
     for command in (passes, diff):
-        command.add_argument("model", help="torchvision name, digits-vgg, digits-resnet or package.module:factory")
+        command.add_argument(
+            "model", help="torchvision name, digits-vgg, digits-resnet, digits-basic or package.module:factory"
+        )
         command.add_argument("--size", type=int, default=64, help="height and width of the images (default: 64)")
         command.add_argument("--dialect", default="reference", help="dialect of AGFOptions (default: reference)")
     return parser.parse_args()
@@ -223,11 +226,11 @@ def factory(name: str) -> Callable[[], nn.Module]:
     """What builds the model of that name."""
     if ":" in name:
         return own_factory(name)
-    if name in ("digits-vgg", "digits-resnet"):
+    if name in BUNDLED:
         return lambda: agf_fx.load_model(name).model
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        close = difflib.get_close_matches(name, [*known, "digits-vgg", "digits-resnet"])
+        close = difflib.get_close_matches(name, [*known, *BUNDLED])
         hint = f"did you mean {' or '.join(close)}?" if close else "give a torchvision name or package.module:factory"
         raise UsageError(f"unknown model {name!r}; {hint}")
     return lambda: torchvision.models.get_model(name, weights=None)

@@ -61,11 +61,12 @@ def check_name(name: str) -> None:
     Raises:
         ModelLoadError: the name is not known; similar ones are named.
     """
-    known = [*BUNDLED, *PACKAGED, *torchvision_names()]
+    ours = [*BUNDLED, *PACKAGED]
+    known = [*ours, *torchvision_names()]
     if is_factory(name) or name in known:
         return
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"take {', '.join(known[:5])}, a torchvision name"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"take {', '.join(ours)}, a torchvision name"
     raise ModelLoadError(f"unknown model {name!r}; {hint} (own models: package.module:factory)")
 
 
