@@ -3,8 +3,8 @@
 tools/ir passes MODEL [--size 64] [--dialect paper] [--text] [--only STEP]
 tools/ir diff COMMIT MODEL [--size 64] [--dialect paper]
 
-MODEL is a torchvision name, a bundled one such as digits-vgg, or package.module:factory. Weights are random: they change no
-graph. Runs of spaces are shortened before lines are compared, as columns are as wide as their widest cell.
+MODEL is a torchvision name, a bundled one such as digits-vgg, or package.module:factory. Weights are random: they change
+no graph. Runs of spaces are shortened before lines are compared, as columns are as wide as their widest cell.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def parse() -> argparse.Namespace:
     diff.set_defaults(run=show_diff)
     diff.add_argument("commit", help="anything that git understands: HEAD, HEAD~3, a branch, a hash")
     for command in (passes, diff):
-        command.add_argument(
-            "model", help="torchvision name, digits-vgg, digits-resnet, digits-basic or package.module:factory"
-        )
+        command.add_argument("model", help="torchvision name, a bundled one or package.module:factory")
         command.add_argument("--size", type=int, default=64, help="height and width of the images (default: 64)")
         command.add_argument("--dialect", default="reference", help="dialect of AGFOptions (default: reference)")
     return parser.parse_args()
