@@ -3,8 +3,8 @@
 tools/ir passes MODEL [--size 64] [--dialect paper] [--text] [--only STEP]
 tools/ir diff COMMIT MODEL [--size 64] [--dialect paper]
 
-MODEL is a torchvision name, a bundled one such as digits-vgg, or package.module:factory. Weights are random: they change
-no graph. Runs of spaces are shortened before lines are compared, as columns are as wide as their widest cell.
+MODEL is a torchvision name, a bundled one such as digits-vgg, or package.module:factory. Weights are random: they
+change no graph. Runs of spaces are shortened before lines are compared, as columns are as wide as their widest cell.
 """
 
 from __future__ import annotations
