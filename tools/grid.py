@@ -11,6 +11,7 @@ where there is no grid.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import torch
 import torchvision
@@ -33,9 +34,14 @@ def main() -> None:
     print("| kernel | stride | windows that read an even, an odd row | predicted | measured |\n|---|---|---|---|---|")
     for kernel in (1, 3, 5, 7):
         print(uniform_row(kernel))
+    loaded = agf_fx.load_model(TRAINED)
+    print(
+        f"\n| strided convolution of {TRAINED} | kernel | period | grid that it alone would leave |\n|---|---|---|---|"
+    )
+    for row in alone_rows(loaded.model):
+        print(row)
     print("\n| network | map |", " | ".join(f"period {period}" for period in PERIODS), "|")
     print("|---|---|" + "---|" * len(PERIODS))
-    loaded = agf_fx.load_model(TRAINED)
     network_rows(f"{TRAINED}, trained", loaded.model, loaded.preprocessing)
     for name in arguments.untrained:
         torch.manual_seed(0)
@@ -68,6 +74,19 @@ def gradient_sizes(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         chosen = model(images).gather(1, classes[:, None]).sum()
         sizes.append(torch.autograd.grad(chosen, images)[0].abs().sum(1))
     return torch.cat(sizes)
+
+
+def alone_rows(model: nn.Module) -> Iterator[str]:
+    """For each convolution of stride 2, how its trained |L| spreads equal relevance over the four kinds of cells."""
+    period = 1
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+            period *= 2
+            taps = layer.weight.detach().abs()
+            shares = (taps / taps.sum((1, 2, 3), keepdim=True)).nan_to_num()  # a channel that is off gets none
+            cells = torch.stack([shares[..., row::2, column::2].sum() for row in (0, 1) for column in (0, 1)])
+            kernel = "×".join(map(str, layer.kernel_size))
+            yield f"| {name} | {kernel} | {period} | {cells.max() / cells.min():.2f} |"
 
 
 def uniform_row(kernel: int, size: int = 64) -> str:

@@ -70,6 +70,10 @@ def explain(
     contact_sheet: Annotated[
         bool, typer.Option("--contact-sheet", help="Also write all pictures and maps on one sheet.")
     ] = False,
+    smooth: Annotated[
+        float,
+        typer.Option(min=0, help="Blur maps in pictures by so many pixels (deviation of a Gaussian); .npy stay raw."),
+    ] = 0.0,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger images. [default: 100 million]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
 ) -> None:
@@ -108,6 +112,7 @@ def explain(
             batch_size=batch_size,
             max_pixels=max_pixels,
             contact_sheet=contact_sheet,
+            smooth=smooth,
         )
         summary = run(request, loaded, console)
     if json:

@@ -63,7 +63,9 @@ class ImageRecord:
     maps: tuple[MapRecord, ...]
 
 
-def write_image(explained: Explained, model: LoadedModel, folder: Path, stem: str) -> tuple[ImageRecord, list[Panel]]:
+def write_image(
+    explained: Explained, model: LoadedModel, folder: Path, stem: str, smooth: float = 0.0
+) -> tuple[ImageRecord, list[Panel]]:
     """Write overlay and raw map of every target of one image.
 
     Args:
@@ -71,12 +73,14 @@ def write_image(explained: Explained, model: LoadedModel, folder: Path, stem: st
         model: for class names and probabilities.
         folder: where to write; it exists.
         stem: start of the file names, from `unique_stems`.
+        smooth: standard deviation in pixels of the blur of overlays; raw maps are written as they are.
 
     Returns:
         What was written, and the panels of the image's row on a contact sheet.
 
     Raises:
         NonFiniteInputError: a map is not finite.
+        OptionsError: ``smooth`` is too large for the map.
         OSError: a file cannot be written.
     """
     predictions = _predictions(explained.logits, model)
@@ -84,7 +88,7 @@ def write_image(explained: Explained, model: LoadedModel, folder: Path, stem: st
     panels, records = [Panel(stem, picture)], []
     for index, relevance in zip(explained.target, explained.maps, strict=True):
         prediction = predictions[index]
-        heat = map_panel(explained.shown, relevance)
+        heat = map_panel(explained.shown, relevance, smooth=smooth)
         base = folder / output_stem(stem, index, prediction.name)
         overlay, array = Path(f"{base}.png"), Path(f"{base}.npy")
         save_image(overlay, side_by_side([picture, heat]))

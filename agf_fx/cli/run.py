@@ -20,6 +20,7 @@ from agf_fx.cli.report import Summary
 from agf_fx.errors import AgfFxError, OptionsError, TargetError
 from agf_fx.imaging.find import find_images
 from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
+from agf_fx.imaging.smooth import check_smooth
 from agf_fx.models import LoadedModel, class_index
 from agf_fx.runtime.degenerate import DegenerateMapWarning
 
@@ -62,6 +63,7 @@ class Request:
     max_pixels: int | None
     contact_sheet: bool
     unknown_ops: str = "refuse"
+    smooth: float = 0.0
 
 
 def run(request: Request, model: LoadedModel, console: Console) -> Summary:
@@ -72,6 +74,7 @@ def run(request: Request, model: LoadedModel, console: Console) -> Summary:
         CaptureError: the model cannot be compiled.
         OSError: the output folder cannot be made.
     """
+    check_smooth(request.smooth, model.preprocessing.crop)
     summary = Summary(model, request.method, request.out)
     reporter = _Reporter(summary, console)
     targets = _targets(request, model, reporter)
@@ -140,7 +143,7 @@ class _Writer:
 
     def __init__(self, request: Request, model: LoadedModel, paths: list[Path], reporter: _Reporter) -> None:
         self.model = model
-        self.folder = request.out
+        self.folder, self.smooth = request.out, request.smooth
         self.stems = unique_stems(paths)
         self.sheets = ContactSheets(request.out, len(paths)) if request.contact_sheet else None
         self.reporter = reporter
@@ -148,7 +151,7 @@ class _Writer:
     def write(self, explained: Explained) -> None:
         """Write the files of one image; when that fails, report it: the next image may fare better."""
         try:
-            record, panels = write_image(explained, self.model, self.folder, self.stems[explained.path])
+            record, panels = write_image(explained, self.model, self.folder, self.stems[explained.path], self.smooth)
             self.reporter.summary.images.append(record)
             for made in record.maps:
                 if made.positive == made.negative == 0:

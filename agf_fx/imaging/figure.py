@@ -20,6 +20,7 @@ from agf_fx.atomic import atomic_write
 from agf_fx.errors import InputError, OptionsError
 from agf_fx.imaging.pixels import display_pixels
 from agf_fx.imaging.render import COLORMAP, diverging_colormap, symmetric_limit
+from agf_fx.imaging.smooth import smoothed
 
 MAX_ROWS = 16
 """Images drawn in one figure unless the caller asks for more; the figure says when there are others."""
@@ -52,6 +53,7 @@ def figure(
     images: Any = None,
     indices: Sequence[int] | None = None,
     max_rows: int = MAX_ROWS,
+    smooth: float = 0.0,
 ) -> Figure:
     """Draw an explanation: one row per image, with the image, its map for each target and one colour bar.
 
@@ -66,16 +68,19 @@ def figure(
             each stretched from its smallest to its largest value.
         indices: positions in the batch of the images to draw, in this order; by default the first ones.
         max_rows: without ``indices``, draw no more images than this; when there are others, the figure says so.
+        smooth: blur each map by a Gaussian of this standard deviation in pixels; the figure says so. The maps in
+            ``result`` stay as they are.
 
     Returns:
         A matplotlib `Figure`.
 
     Raises:
         InputError: ``images`` or ``indices`` do not fit the batch.
-        OptionsError: ``class_names`` has not one name per class, or ``max_rows`` is not positive.
+        OptionsError: ``class_names`` has not one name per class, ``max_rows`` is not positive, or ``smooth`` is
+            negative or too large for the maps.
     """
     drawn = Figure(layout="constrained")
-    _draw(drawn, result, class_names, images, indices, max_rows)
+    _draw(drawn, result, class_names, images, indices, max_rows, smooth)
     return drawn
 
 
@@ -86,7 +91,7 @@ def save(result: ExplanationLike, path: str | os.PathLike[str], *, dpi: float = 
         result: the explanation.
         path: the file; its ending chooses the format (``.png``, ``.pdf``, ``.svg``, ``.jpg``, ...).
         dpi: dots per inch of pixel formats.
-        **options: ``class_names``, ``images``, ``indices``, ``max_rows`` as in `figure`.
+        **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth`` as in `figure`.
 
     Raises:
         OptionsError: matplotlib does not write files with this ending; otherwise as `figure`.
@@ -109,7 +114,7 @@ def show(result: ExplanationLike, **options: Any) -> None:
 
     Args:
         result: the explanation.
-        **options: ``class_names``, ``images``, ``indices``, ``max_rows`` as in `figure`, with its errors.
+        **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth`` as in `figure`, with its errors.
     """
     from matplotlib import pyplot as plt
 
@@ -124,7 +129,13 @@ def show(result: ExplanationLike, **options: Any) -> None:
         plt.close(drawn)
 
 
-_DEFAULTS: dict[str, Any] = {"class_names": None, "images": None, "indices": None, "max_rows": MAX_ROWS}
+_DEFAULTS: dict[str, Any] = {
+    "class_names": None,
+    "images": None,
+    "indices": None,
+    "max_rows": MAX_ROWS,
+    "smooth": 0.0,
+}
 
 
 def _draw(
@@ -134,6 +145,7 @@ def _draw(
     images: Any,
     indices: Sequence[int] | None,
     max_rows: int,
+    smooth: float,
 ) -> None:
     rows = _rows(len(result.maps), indices, max_rows)
     maps = result.maps.detach().to("cpu", torch.float64).numpy()
@@ -144,8 +156,9 @@ def _draw(
     for line, row in zip(axes, rows, strict=True):
         _picture(line[0], pixels[row], f"image {row}")
         for axis, one, title in zip(line[1:], maps[row], _titles(result, row, class_names), strict=True):
-            _picture(axis, one / symmetric_limit(one), title)
-    _colour_bar(drawn, axes)
+            relevance = smoothed(one, smooth)
+            _picture(axis, relevance / symmetric_limit(relevance), title)
+    _colour_bar(drawn, axes, smooth)
     if indices is None and len(rows) < len(maps):
         drawn.supxlabel(f"the first {len(rows)} of {len(maps)} images (max_rows={max_rows})", fontsize=8)
 
@@ -175,11 +188,12 @@ def _titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None
     return [f"{names[index]} (logit {result.logits[row, index]:.2f})" for index in result.target[row].tolist()]
 
 
-def _colour_bar(drawn: Figure, axes: np.ndarray) -> None:
+def _colour_bar(drawn: Figure, axes: np.ndarray, smooth: float) -> None:
     scale = ScalarMappable(Normalize(-1, 1), diverging_colormap(COLORMAP))
     bar = drawn.colorbar(scale, ax=axes, ticks=[-1, 0, 1], shrink=0.8 / max(1, len(axes) ** 0.5), aspect=25)
     bar.ax.set_yticklabels(["-max", "0", "+max"])
-    bar.set_label("relevance (each map by its largest magnitude)", fontsize=8)
+    note = f"; smoothed by {smooth:g} pixels" if smooth else ""
+    bar.set_label(f"relevance (each map by its largest magnitude{note})", fontsize=8)
 
 
 def _list(endings: Any) -> str:

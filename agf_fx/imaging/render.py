@@ -14,6 +14,7 @@ from matplotlib.colors import Colormap
 from PIL import Image, ImageDraw, ImageFont
 
 from agf_fx.errors import InputError, NonFiniteInputError, OptionsError
+from agf_fx.imaging.smooth import smoothed
 
 COLORMAP = "RdBu_r"
 """ColorBrewer's red-blue scale: red speaks for the class, blue against it; readable by the colour-blind."""
@@ -70,13 +71,16 @@ def colorize(relevance: np.ndarray, *, limit: float | None = None, colormap: str
     return diverging_colormap(colormap)(position, bytes=True)[..., :3]
 
 
-def overlay(shown: np.ndarray, relevance: np.ndarray, *, limit: float | None = None) -> Image.Image:
+def overlay(
+    shown: np.ndarray, relevance: np.ndarray, *, limit: float | None = None, smooth: float = 0.0
+) -> Image.Image:
     """The original picture with its map beside it: `picture_panel` and `map_panel` in one picture.
 
     Args:
         shown: (H, W, 3) uint8, the pixels the network saw.
         relevance: (H, W) float, signed.
         limit: end of the colour scale; by default the map's largest ``|value|``.
+        smooth: as in `map_panel`.
 
     Returns:
         Pillow image in mode ``"RGB"``.
@@ -84,8 +88,9 @@ def overlay(shown: np.ndarray, relevance: np.ndarray, *, limit: float | None = N
     Raises:
         InputError: the shapes or types do not fit together.
         NonFiniteInputError: the map holds NaN or infinite values.
+        OptionsError: ``smooth`` is negative or too large for the map.
     """
-    return side_by_side([picture_panel(shown), map_panel(shown, relevance, limit=limit)])
+    return side_by_side([picture_panel(shown), map_panel(shown, relevance, limit=limit, smooth=smooth)])
 
 
 def picture_panel(shown: np.ndarray, *, min_side: int = 256) -> Image.Image:
@@ -115,6 +120,7 @@ def map_panel(
     backdrop: float = 0.2,
     min_side: int = 256,
     colormap: str = COLORMAP,
+    smooth: float = 0.0,
 ) -> Image.Image:
     """The map in diverging colours, zero neutral, over a pale grey copy of the picture.
 
@@ -128,6 +134,7 @@ def map_panel(
         backdrop: how strongly the grey copy shows through, from 0 (only the map) to 1.
         min_side: shorter side of the panel in pixels, at least.
         colormap: name of a diverging colormap in matplotlib's registry.
+        smooth: blur the map by a Gaussian of this standard deviation in pixels before it is drawn.
 
     Returns:
         Pillow image in mode ``"RGB"``.
@@ -135,11 +142,12 @@ def map_panel(
     Raises:
         InputError: the shapes or types do not fit together.
         NonFiniteInputError: the map holds NaN or infinite values.
-        OptionsError: the colormap is unknown.
+        OptionsError: the colormap is unknown, or ``smooth`` is negative or too large for the map.
     """
     picture, relevance = picture_panel(shown, min_side=min_side), np.asarray(relevance)
     if relevance.shape != np.shape(shown)[:2]:
         raise InputError(f"the map is {relevance.shape}, the picture {np.shape(shown)[:2]}; draw one map (H, W) of it")
+    relevance = smoothed(relevance, smooth)
     colours = Image.fromarray(colorize(relevance, limit=limit, colormap=colormap))
     return _over(picture, colours.resize(picture.size, Image.Resampling.NEAREST), backdrop)
 
