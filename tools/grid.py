@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool2d
 
 import agf_fx
 from agf_fx.data import sample_photographs
+from agf_fx.emit import interpret
 from agf_fx.imaging.preprocess import Preprocessing
 
 PERIODS = (2, 4, 8, 16, 32)
@@ -35,10 +36,9 @@ def main() -> None:
     for kernel in (1, 3, 5, 7):
         print(uniform_row(kernel))
     loaded = agf_fx.load_model(TRAINED)
-    print(
-        f"\n| strided convolution of {TRAINED} | kernel | period | grid that it alone would leave |\n|---|---|---|---|"
-    )
-    for row in alone_rows(loaded.model):
+    print(f"\n| convolution of {TRAINED} | kernel | period | its kernels | at its input | one convolution further |")
+    print("|---|---|---|---|---|---|")
+    for row in layer_rows(loaded.model, photographs(loaded.preprocessing)):
         print(row)
     print("\n| network | map |", " | ".join(f"period {period}" for period in PERIODS), "|")
     print("|---|---|" + "---|" * len(PERIODS))
@@ -57,9 +57,14 @@ def grid(maps: Tensor, period: int) -> float:
     return (means.max() / means.min()).item()
 
 
+def photographs(preprocessing: Preprocessing) -> Tensor:
+    """All sample photographs as a batch."""
+    return torch.stack([preprocessing.prepare(photo.image())[0] for photo in sample_photographs()])
+
+
 def network_rows(name: str, model: nn.Module, preprocessing: Preprocessing) -> None:
     """One row for the method's maps of the two likeliest classes of each photograph, one for the gradients' size."""
-    images = torch.stack([preprocessing.prepare(photo.image())[0] for photo in sample_photographs()])
+    images = photographs(preprocessing)
     result = agf_fx.compile(model).explain(images, top_k=2)
     gradients = gradient_sizes(model, images, result.target)
     for method, maps in (("agf", result.maps.flatten(0, 1)), ("gradient", gradients)):
@@ -76,17 +81,42 @@ def gradient_sizes(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     return torch.cat(sizes)
 
 
-def alone_rows(model: nn.Module) -> Iterator[str]:
-    """For each convolution of stride 2, how its trained |L| spreads equal relevance over the four kinds of cells."""
-    period = 1
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
-            period *= 2
-            taps = layer.weight.detach().abs()
-            shares = (taps / taps.sum((1, 2, 3), keepdim=True)).nan_to_num()  # a channel that is off gets none
-            cells = torch.stack([shares[..., row::2, column::2].sum() for row in (0, 1) for column in (0, 1)])
-            kernel = "×".join(map(str, layer.kernel_size))
-            yield f"| {name} | {kernel} | {period} | {cells.max() / cells.min():.2f} |"
+def layer_rows(model: nn.Module, images: Tensor) -> Iterator[str]:
+    """For each convolution of stride 2: the grid of its trained |L|, and of the relevance in front of it.
+
+    The latter once more behind the rule of the next convolution with a larger kernel than 1x1 on the way to the image.
+    """
+    found = inner_grids(model, images)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    spatial = [name for name, layer in layers.items() if layer.kernel_size != (1, 1)]
+    strided = [name for name in spatial if layers[name].stride == (2, 2)]
+    for depth, name in enumerate(strided):
+        kernel, position = "×".join(map(str, layers[name].kernel_size)), spatial.index(name)
+        further = f"{found[spatial[position - 1]]:.2f}" if position else "none there"
+        alone = kernel_grid(layers[name])
+        yield f"| {name} | {kernel} | {2 ** (depth + 1)} | {alone:.2f} | {found[name]:.2f} | {further} |"
+
+
+def kernel_grid(layer: nn.Conv2d) -> float:
+    """How unevenly |L| hands equal relevance to the four kinds of cells."""
+    taps = layer.weight.detach().abs()
+    shares = (taps / taps.sum((1, 2, 3), keepdim=True)).nan_to_num()  # a channel that is off gets none
+    cells = torch.stack([shares[..., row::2, column::2].sum() for row in (0, 1) for column in (0, 1)])
+    return (cells.max() / cells.min()).item()
+
+
+def inner_grids(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Module path of each convolution -> grid (of period 2) of the relevance at its input."""
+    explainer = agf_fx.compile(model)
+    bound, weights, codes = explainer._request(images, None, None)
+    canonical = bound.program.canonical
+    streams = interpret(canonical, explainer._rules, images, codes, weights)
+    grids = {}
+    for node in canonical.calls:
+        if node.target is torch.ops.aten.conv2d.default and min(node.meta["type"].shape[-2:]) > 1:
+            relevance = streams.relevance[node.args[0].name][0]  # of the likeliest class, (N, C, H, W)
+            grids[node.meta["module"]] = grid(relevance.sum(1), 2)
+    return grids
 
 
 def uniform_row(kernel: int, size: int = 64) -> str:
