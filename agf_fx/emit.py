@@ -110,7 +110,9 @@ def _explain(
         walk = propagate(canonical, method, sites, images, seed)
     source = canonical.images.name
     with scope(stream="read-out", rule=rule_name(method.read_out)):
-        maps = method.read_out(images, walk.relevance.get(source), walk.gradient[source], canonical.image_type.rank)
+        streams = walk.relevance.get(source), walk.gradient[source]
+        channels = method.channels_of(canonical)
+        maps = method.read_out(images, *streams, canonical.image_type.rank, channels)
         with scope(symbol="map", equation="(K, N, ...) -> (N, K, ...)"):
             maps = torch.transpose(maps, 0, 1)
     return Streams(maps, logits, walk.gradient, walk.relevance, walk.handed)

@@ -24,6 +24,7 @@ from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
 from agf_fx.passes.gates import mark_gates
 from agf_fx.passes.gradient_masks import drop_gradient_masks
 from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.image_channels import mark_image_channels
 from agf_fx.passes.input_layers import mark_input_layers
 from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
 from agf_fx.passes.open_merges import mark_open_merges
@@ -42,6 +43,7 @@ ANALYSES: tuple[Step, ...] = (
     mark_gates,
     check_relevance_paths,
     mark_input_layers,
+    mark_image_channels,
     mark_residual_merges,
     mark_flat_convolutions,
     mark_flatten_boundaries,

@@ -33,7 +33,7 @@ def div(a: Tensor, b: Tensor) -> Tensor:
 
 
 def max_normalise(a: Tensor) -> Tensor:
-    return div(a, a.max().expand(a.shape))
+    return div(a, a.max().abs().expand(a.shape))  # abs: signs never turn
 
 
 def delta_shift(C: Tensor, r: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def fan_out(x: Tensor, contributions: Sequence[Tensor]) -> Tensor:
 
 
 def normalised_channel_sum(phi: Tensor) -> Tensor:
-    peak = phi.max()
+    peak = phi.max() if 1000 * phi.max() >= phi.abs().max() else phi.abs().max()
     return (phi / peak if peak != 0 else torch.zeros_like(phi)).sum(0)
 
 

@@ -466,15 +466,37 @@ def test_read_out_divides_the_map_of_each_target_by_its_maximum():
     images = random(3, 3, 4, 5)
     phi = torch.stack([random(3, 4, 5), -random(3, 4, 5).abs(), torch.zeros(3, 4, 5, dtype=torch.float64)])
     phi = torch.stack([phi, 1e3 * phi.flip(0)])
-    maps = agf.normalised_channel_sum(images, phi, phi, 4)
+    maps = agf.normalised_channel_sum(images, phi, phi, 4, 1)
     close(maps, oracles.each(lambda samples: oracles.each(oracles.normalised_channel_sum, samples), phi))
     assert not maps[0, 2].any()
     assert not maps[1, 0].any()
+    assert (maps[0, 1] < 0).all()
+
+
+@pytest.mark.parametrize("largest", [0.0, -1e-3, 1e-5])
+def test_the_signs_and_the_size_of_a_map_without_positive_relevance_are_right(largest):
+    phi = -random(1, 1, 3, 4, 5).abs() - 0.1
+    phi[0, 0, 0, 0, 0] = largest
+    maps = agf.normalised_channel_sum(phi, phi, phi, 5, 2)
+    torch.testing.assert_close(maps, phi.sum(2) / phi.abs().max())
+    assert maps.max() < 0
+    assert maps.abs().max() <= 3
+
+
+def test_a_small_positive_maximum_scales_as_published():
+    phi = -random(1, 1, 3, 4, 5).abs()
+    phi[0, 0, 0, 0, 0] = 0.01 * phi.abs().max()
+    torch.testing.assert_close(agf.normalised_channel_sum(phi, phi, phi, 5, 2), phi.sum(2) / phi.max())
+
+
+def test_images_without_channels_are_not_summed():
+    phi = random(2, 3, 4, 5)
+    assert agf.normalised_channel_sum(phi, phi, phi, 3, None).shape == phi.shape
 
 
 def test_input_times_gradient_sums_over_channels():
     x, g = random(2, 3, 4, 5), random(TARGETS, 2, 3, 4, 5)
-    close(input_times_gradient(x, g, g, 4), torch.einsum("nchw,knchw->knhw", x, g))
+    close(input_times_gradient(x, g, g, 4, 1), torch.einsum("nchw,knchw->knhw", x, g))
 
 
 # Arithmetic
@@ -543,7 +565,7 @@ def test_max_normalise():
     close(numerics.max_normalise(a, 3, 10.0), 10 * normalised)
     assert torch.equal(numerics.max_normalise(torch.stack([a, a.flip(0)]), 3)[1], normalised.flip(0))
     close(normalised[0].max(), torch.tensor(1.0, dtype=torch.float64), tolerance=1e-7)
-    close(normalised[1].min(), torch.tensor(1.0, dtype=torch.float64), tolerance=1e-7)  # all negative: signs turn
+    close(normalised[1].max(), torch.tensor(-1.0, dtype=torch.float64), tolerance=1e-7)  # all negative, and stays so
     assert not normalised[2].any()
 
 

@@ -8,6 +8,8 @@ from torch.fx import Node
 
 from agf_fx.ir.captured import CapturedVjp
 
+UNCLEAR = -1  # in place of a dimension: there are several
+
 
 @dataclass(frozen=True)
 class FlattenBoundary:
@@ -38,6 +40,7 @@ class Facts:
         gate: name of the operand that only scales the other: it gets no relevance.
         attention: name of the operand of a matrix product that is a matrix of attention weights.
         captured_vjp: the derivative of an operation that is not in the vocabulary.
+        channel_dim: of the images, the dimension that holds channels; None where there is none, or `UNCLEAR`.
     """
 
     input_layer: bool = False
@@ -51,10 +54,11 @@ class Facts:
     gate: str | None = None
     attention: str | None = None
     captured_vjp: CapturedVjp | None = None
+    channel_dim: int | None = None
 
     def __str__(self) -> str:
         set_facts = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name)]
-        return ", ".join(set_facts)
+        return ", ".join(set_facts).replace("channel dim", f"channels in dimension {self.channel_dim}")
 
 
 def facts(node: Node) -> Facts:

@@ -6,7 +6,7 @@ import torch
 
 from agf_fx.methods.method import Method
 from agf_fx.rules.notation import formula
-from agf_fx.rules.numerics import Value
+from agf_fx.rules.numerics import Value, channel_sum
 from agf_fx.rules.targets import each_target, indicator
 
 
@@ -17,9 +17,9 @@ def target_indicator(y: Value, target: Value) -> Value:
 
 
 @formula("map", "Σ_c x ⊙ ∂y_t/∂x")
-def input_times_gradient(images: Value, phi: Value, g: Value, rank: int) -> Value:
-    """Images times gradient, summed over channels: (K, N, H, W)."""
-    return torch.sum(images * g, [1 - rank])
+def input_times_gradient(images: Value, phi: Value, g: Value, rank: int, channel_dim: int | None) -> Value:
+    """Images times gradient, summed over channels: (K, N, *spatial)."""
+    return channel_sum(images * g, rank, channel_dim)
 
 
 def gradient_times_input() -> Method:

@@ -14,6 +14,7 @@ from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import (
     Value,
     channel_mean,
+    channel_sum,
     delta_shift,
     div,
     divide_or_zero,
@@ -30,6 +31,8 @@ from agf_fx.rules.site import Site
 from agf_fx.rules.targets import each_target, indicator
 
 aten = torch.ops.aten
+
+LEAST_MAXIMUM = 1e-3  # of the largest size of relevance, that the largest relevance has to have to scale a map
 
 
 @formula("∂ŷ_t/∂y", "ŷ = softmax(y_t · exp(-½((y - y_t)/σ)²)), σ = max|y - y_t|  (eq. 8)")
@@ -175,8 +178,14 @@ def fan_out(x: Value, contributions: list[Value], dims: list[int]) -> Value:
     return settled(sum(contributions[1:], contributions[0]), x, dims) * share(x)
 
 
-@formula("map", "Σ_c Φ / max Φ")
-def normalised_channel_sum(images: Value, phi: Value, g: Value, rank: int) -> Value:
-    """The heat map: relevance over its maximum, summed over channels: (K, N, *spatial), signed."""
-    largest = torch.amax(phi, per_sample(rank), True)
-    return torch.sum(phi * divide_or_zero(torch.ones_like(largest), largest), [1 - rank])
+@formula("map", "Σ_c Φ / max Φ;  Σ_c Φ / max|Φ|  where max Φ < max|Φ| / 1000")
+def normalised_channel_sum(images: Value, phi: Value, g: Value, rank: int, channel_dim: int | None) -> Value:
+    """The heat map: relevance over its maximum, summed over channels: (K, N, *spatial), signed.
+
+    Where no relevance is positive, or next to none, the maximum is no scale: dividing by it would turn the signs, or
+    blow the values up. There the largest size is taken.
+    """
+    largest, smallest = (extreme(phi, per_sample(rank), True) for extreme in (torch.amax, torch.amin))
+    size = torch.maximum(torch.abs(largest), torch.abs(smallest))
+    scale = torch.where(largest < size * LEAST_MAXIMUM, size, largest)
+    return channel_sum(phi * divide_or_zero(torch.ones_like(scale), scale), rank, channel_dim)

@@ -99,13 +99,21 @@ def divide_or_zero(a: Value, b: Value) -> Value:
 
 
 def max_normalise(a: Value, rank: int, scale: float = 1.0) -> Value:
-    """N_max(a), each sample divided by its largest entry (paper, eq. 7), times ``scale``."""
-    return a * (reciprocal(torch.amax(a, per_sample(rank), True)) * scale)
+    """N_max(a), each sample divided by its largest entry (paper, eq. 7), times ``scale``.
+
+    Where all entries are negative, by the size of that entry: signs stay as they are.
+    """
+    return a * (reciprocal(torch.abs(torch.amax(a, per_sample(rank), True))) * scale)
 
 
 def channel_mean(a: Value, rank: int) -> Value:
     """Mean over channels, kept as a dimension of size 1."""
     return torch.mean(a, [1 - rank], True)
+
+
+def channel_sum(a: Value, rank: int, channel_dim: int | None) -> Value:
+    """Sum over the channels of images of ``rank``, in dimension ``channel_dim``; ``a`` itself where there are none."""
+    return a if channel_dim is None else torch.sum(a, [channel_dim - rank])
 
 
 def expand(a: Value, sample_shape: Sequence[int], targets: bool = False) -> Value:

@@ -37,6 +37,7 @@ def compile(
     compile_options: CompileOptions | None = None,
     output: Output = None,
     unknown_ops: str = "refuse",
+    channel_dim: int | str | None = "auto",
 ) -> Explainer:
     """Compile a classifier into an explainer.
 
@@ -60,14 +61,16 @@ def compile(
         compile_options: how the graph is run: pieces, memory format, and where compiled graphs are kept.
         output: which part of the model's return value holds the logits; see `agf_fx.capture`.
         unknown_ops: what to do about operations without a rule; see `agf_fx.capture`.
+        channel_dim: which dimension of the images maps sum over: a number, None for a map of every entry, or
+            ``"auto"``, as the model's first layers read them: 1 for (N, C, H, W), 3 for a model that takes
+            (N, H, W, C), 2 for one that takes views (N, V, C, H, W), none for one that takes grey images (N, H, W).
 
     Raises:
         OptionsError: unknown method, backend or precision, or options that do not belong to it.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
-    recipe = Recipe(
-        method, options, backend, precision, compile_options or CompileOptions(), output=output, unknown_ops=unknown_ops
-    )
+    running = compile_options or CompileOptions()
+    recipe = Recipe(method, options, backend, precision, running, output, unknown_ops, channel_dim)
     explainer = Explainer(unwrapped(model), recipe)
     if example_inputs is not None:
         explainer.prepare(example_inputs)

@@ -36,11 +36,14 @@ class Recipe:
     compile_options: CompileOptions = field(default_factory=CompileOptions)
     output: Output = None
     unknown_ops: str = "refuse"
+    channel_dim: int | str | None = "auto"
 
     def __post_init__(self) -> None:
         require_one_of("backend", self.backend, BACKENDS)
         require_one_of("unknown_ops", self.unknown_ops, UNKNOWN_OPS)
         check_output(self.output)
+        if self.channel_dim not in ("auto", None) and type(self.channel_dim) is not int:
+            raise OptionsError(f'channel_dim is {self.channel_dim!r}; give a dimension of the images, None, or "auto".')
         if self.precision is not None:
             require_one_of("precision", self.precision, PRECISIONS)
         if self.method not in METHODS:
@@ -51,13 +54,16 @@ class Recipe:
     def rules(self) -> Method:
         """The method as a rule table, with the rules registered so far."""
         if self.method == "agf":
-            return attribution_guided_factorization(self.options or AGFOptions())
-        return gradient_times_input()
+            method = attribution_guided_factorization(self.options or AGFOptions())
+        else:
+            method = gradient_times_input()
+        return dataclasses.replace(method, channel_dim=self.channel_dim)
 
     def described(self) -> dict[str, Any]:
         """Method, its options and the precision as plain values: all that decides what is computed."""
         options = dataclasses.asdict(self.options or AGFOptions()) if self.method == "agf" else {}
-        return {"method": self.method, "options": options, "precision": self.precision}
+        channels = {} if self.channel_dim == "auto" else {"channel_dim": self.channel_dim}
+        return {"method": self.method, "options": options, "precision": self.precision, **channels}
 
     def backend_on(self, device: torch.device) -> str:
         """What runs the graph on ``device``.
