@@ -17,6 +17,7 @@ from agf_fx.methods.method import Method
 from agf_fx.passes.batch_norms import fold_batch_norms
 from agf_fx.passes.buffer_reuse import reuse_buffers
 from agf_fx.passes.channels_last import keep_channels_last
+from agf_fx.passes.class_dimension import check_class_dimension
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
@@ -40,6 +41,7 @@ Step = Callable[[Graph], Graph]
 
 ANALYSES: tuple[Step, ...] = (
     mark_heads,
+    check_class_dimension,
     mark_gates,
     check_relevance_paths,
     mark_input_layers,

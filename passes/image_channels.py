@@ -5,24 +5,24 @@ from __future__ import annotations
 from torch import fx
 
 from agf_fx.ir.axes import Dimension, axes, sources
-from agf_fx.ir.facts import UNCLEAR, facts, mark
+from agf_fx.ir.facts import UNCLEAR, mark
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images, is_parametrised, signals
 
 _FEW = 4  # channels of a picture: grey, grey and alpha, RGB, RGBA
 
 
 def mark_image_channels(canonical: CanonicalGraph) -> CanonicalGraph:
-    """Mark ``channel_dim`` on the images: the dimension that input layers sum over, and read at no positions.
+    """Mark ``channel_dim`` on the images: the dimension that first layers sum over, and read at no positions.
 
-    It is told by where the images' dimensions went when input layers read them: those of positions, or counted with
+    It is told by where the images' dimensions went when first layers read them: those of positions, or counted with
     the batch as views are, hold no channels. None does where every dimension holds positions, as where a grey image
     (N, H, W) gets its channel in the forward pass. Perceptrons read whole images; then a dimension of a picture is
     taken that has at most 4 entries, and images of up to two dimensions have no channels. Where several dimensions
     could hold the channels, `UNCLEAR` is marked, and the user is asked.
     """
     shape = canonical.image_type.shape
-    positions = _positions([node for node in canonical.calls if facts(node).input_layer], canonical)
+    positions = _positions(canonical)
     candidates = [dim for dim in range(1, len(shape)) if dim not in positions]
     if not positions and len(shape) < 4:
         candidates = []
@@ -34,18 +34,26 @@ def mark_image_channels(canonical: CanonicalGraph) -> CanonicalGraph:
     return canonical
 
 
-def _positions(layers: list[fx.Node], canonical: CanonicalGraph) -> set[int | str]:
-    """The images' dimensions that any input layer reads as positions, or as further samples; not the batch itself.
-
-    Without input layers, as where single values are read, those of (N, C, ...).
-    """
-    if not layers:
-        return set(range(2, canonical.image_type.rank))
+def _positions(canonical: CanonicalGraph) -> set[int | str]:
+    """The images' dimensions that any first layer reads as positions, or as further samples; not the batch itself."""
     known = axes(canonical)
     found: set[int | str] = set()
-    for layer in layers:
+    for layer in _first_layers(canonical):
         read: tuple[Dimension, ...] = known[layer.args[0]]
         convolves = layer.target in CONVOLUTIONS or layer.target in TRANSPOSED_CONVOLUTIONS
         features = 1 if convolves else len(read) - 1
         found |= {source for dim, dimension in enumerate(read) if dim != features for source in sources(dimension)}
     return found - {0}
+
+
+def _first_layers(canonical: CanonicalGraph) -> list[fx.Node]:
+    """The parametrised layers with no other one between them and the images."""
+    behind: set[fx.Node] = set()
+    found: list[fx.Node] = []
+    for node in filter(depends_on_images, canonical.calls):
+        later = any(signal in behind for signal in signals(node))
+        if is_parametrised(node) and not later:
+            found.append(node)
+        if is_parametrised(node) or later:
+            behind.add(node)
+    return found

@@ -144,9 +144,11 @@ def test_the_pipeline_is_one_tuple_of_named_steps():
     names = [getattr(step, "func", step).__name__ for step in pipeline(METHODS["agf"])]
     assert names == [
         "mark_heads",
+        "check_class_dimension",
         "mark_gates",
         "check_relevance_paths",
         "mark_input_layers",
+        "mark_image_channels",
         "mark_residual_merges",
         "mark_flat_convolutions",
         "mark_flatten_boundaries",

@@ -186,6 +186,6 @@ def normalised_channel_sum(images: Value, phi: Value, g: Value, rank: int, chann
     blow the values up. There the largest size is taken.
     """
     largest, smallest = (extreme(phi, per_sample(rank), True) for extreme in (torch.amax, torch.amin))
-    size = torch.maximum(torch.abs(largest), torch.abs(smallest))
+    size = aten.maximum.default(torch.abs(largest), torch.abs(smallest))
     scale = torch.where(largest < size * LEAST_MAXIMUM, size, largest)
     return channel_sum(phi * divide_or_zero(torch.ones_like(scale), scale), rank, channel_dim)
