@@ -185,7 +185,7 @@ def normalised_channel_sum(images: Value, phi: Value, g: Value, rank: int, chann
     Where no relevance is positive, or next to none, the maximum is no scale: dividing by it would turn the signs, or
     blow the values up. There the largest size is taken.
     """
-    largest, smallest = (extreme(phi, per_sample(rank), True) for extreme in (torch.amax, torch.amin))
-    size = aten.maximum.default(torch.abs(largest), torch.abs(smallest))
+    dims = per_sample(rank)
+    largest, size = torch.amax(phi, dims, True), torch.amax(torch.abs(phi), dims, True)
     scale = torch.where(largest < size * LEAST_MAXIMUM, size, largest)
     return channel_sum(phi * divide_or_zero(torch.ones_like(scale), scale), rank, channel_dim)
