@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
+from agf_fx.ir.activations import passes_through
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of
 
+aten = torch.ops.aten
+
+_REARRANGING = (aten.reshape.default, aten.permute.default)  # as for a norm in another order of dimensions
+
 
 def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
     """Mark ``flat``: in a residual region, a convolution with a 1×1 kernel, or whose output reaches the sum through
-    pass-through operations only.
+    pass-through operations only, activations written by hand among them, perhaps in another order of dimensions.
 
     In a bottleneck that leaves the middle convolution full, in a basic block the first; downsampling branches are
     flat. Outside residual regions no convolution is. Every 1×1 convolution is marked ``pointwise``, wherever it stands.
@@ -36,12 +42,15 @@ def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
 
 
 def _is_pointwise(convolution: fx.Node) -> bool:
-    return all(size == 1 for size in convolution.args[1].meta["type"].shape[2:])
+    weight = convolution.args[1]
+    if weight.target is aten.constant_pad_nd.default:  # zeros in place of padding that differs between the sides
+        weight = weight.args[0]
+    return all(size == 1 for size in weight.meta["type"].shape[2:])
 
 
 def _reaches_directly(node: fx.Node, merge: fx.Node) -> bool:
     return any(
-        user is merge or (family_of(user) is Family.PASS_THROUGH and _reaches_directly(user, merge))
+        user is merge or ((passes_through(user) or user.target in _REARRANGING) and _reaches_directly(user, merge))
         for user in node.users
         if user.op == "call_function" and depends_on_images(user)
     )

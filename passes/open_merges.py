@@ -7,13 +7,12 @@ import math
 import torch
 from torch import fx
 
+from agf_fx.ir.activations import passes_through
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import SIGNAL_FREE, Family, family_of, is_parametrised
 
 aten = torch.ops.aten
-
-_ENTRY_BY_ENTRY = (Family.SELECTION, Family.PASS_THROUGH, Family.DATA_MOVEMENT)  # how relevance goes through them
 
 
 def mark_open_merges(canonical: CanonicalGraph) -> CanonicalGraph:
@@ -24,7 +23,7 @@ def mark_open_merges(canonical: CanonicalGraph) -> CanonicalGraph:
     read, as x ⊙ fᵀ(…) does. So a sum is open where
 
     * something else than a ReLU, or another such sum, reads it: a normalisation, another activation, the next block.
-      Data movement may stand before the ReLU; and a reader that takes the sum for a gate, or compares it, hands back no
+      Data movement and numbers as factors may stand before the ReLU; and a reader that takes the sum for a gate, or compares it, hands back no
       relevance;
     * a layer reads it, through the ReLU or a max-pool, that adds residuals wherever there is relevance, however
       small its input: a convolution that is not flat (the first of the next basic block), a linear layer at a flatten
@@ -41,10 +40,10 @@ def mark_open_merges(canonical: CanonicalGraph) -> CanonicalGraph:
         if facts(node).head or any(reader in carrying for reader in readers):
             carrying.add(node)
         beyond = any(reader in residual for reader in readers)
-        if _adds_residuals(node) if is_parametrised(node) else (beyond and family_of(node) in _ENTRY_BY_ENTRY):
+        if _adds_residuals(node) if is_parametrised(node) else (beyond and _goes_by_entry(node)):
             residual.update({node} & carrying)
         merges = bool(facts(node).residual_merge) and not facts(node).gate
-        moves = family_of(node) is Family.DATA_MOVEMENT
+        moves = family_of(node) is Family.DATA_MOVEMENT or _scales(node)
         rectified = node.target is aten.relu.default or ((merges or moves) and all(r in closed for r in readers))
         if rectified:
             closed.add(node)
@@ -62,3 +61,14 @@ def _adds_residuals(layer: fx.Node) -> bool:
     boundary = known.flatten_boundary
     flattens = boundary is not None and math.prod(boundary.shape) > boundary.shape[boundary.channel_dim - 1]
     return spatial or flattens or known.input_layer
+
+
+def _goes_by_entry(node: fx.Node) -> bool:
+    """Whether relevance goes through a call entry by entry."""
+    return passes_through(node) or family_of(node) in (Family.SELECTION, Family.DATA_MOVEMENT)
+
+
+def _scales(node: fx.Node) -> bool:
+    """Whether the call multiplies a signal by a number that is not 0."""
+    scales = node.target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(node.args[1], int | float)
+    return node.target is aten.neg.default or (scales and node.args[1] != 0)

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from agf_fx.frontend.rewrites import REWRITES
+from agf_fx.frontend.spellings import spell_alike
 from agf_fx.ir import text
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.refusal import refuse_unknown
@@ -35,6 +36,8 @@ def canonicalise(
         rewrite = REWRITES.get(node.target)
         if rewrite:
             rewrite(node)
+    _erase_dead(graph)
+    spell_alike(graph)
     _erase_dead(graph)
     for node in canonical.calls:
         if teach:

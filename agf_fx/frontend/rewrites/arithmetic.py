@@ -10,6 +10,7 @@ from torch import fx
 
 from agf_fx.errors import CaptureError
 from agf_fx.frontend.rewrites.editing import become, broadcast, erase, insert, kind_of
+from agf_fx.frontend.rewrites.values import number_of
 from agf_fx.ir.types import TensorType
 from agf_fx.ir.vocabulary import depends_on_images
 
@@ -68,7 +69,19 @@ def _interpolation(node: fx.Node) -> None:
     """``lerp`` by a number: a · (1 - w) + b · w."""
     first, second, weight = node.args
     become(node, aten.add.Tensor, scaled(node, first, 1 - weight), scaled(node, second, weight))
-    repeat_signals(node)
+    return repeat_signals(node)
+
+
+def _interpolation_by_tensor(node: fx.Node) -> None:
+    """``lerp`` by weights: a · (1 - w) + b · w."""
+    first, second, weight = node.args
+    number = number_of(weight)
+    if number is not None and kind_of(weight).rank == 0:
+        node.args = (first, second, number)
+        return _interpolation(node)
+    rest = new(node, aten.add.Tensor, insert(node, aten.neg.default, weight), 1)
+    become(node, aten.add.Tensor, new(node, aten.mul.Tensor, first, rest), new(node, aten.mul.Tensor, second, weight))
+    return repeat_signals(node)
 
 
 def scaled(before: fx.Node, value: Any, factor: float) -> Any:
@@ -141,6 +154,7 @@ ARITHMETIC: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.addcmul.default: _sum_with_product(aten.mul.Tensor),
     aten.addcdiv.default: _sum_with_product(aten.div.Tensor),
     aten.lerp.Scalar: _interpolation,
+    aten.lerp.Tensor: _interpolation_by_tensor,
     **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _erase_dropout),
     aten.feature_alpha_dropout.default: _erase_dropout,
     aten.item.default: _number,

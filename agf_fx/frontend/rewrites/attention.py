@@ -27,6 +27,7 @@ def matrix_product(before: fx.Node, first: fx.Node, second: fx.Node) -> fx.Node:
         return _vector_product(before, first, second)
     if depends_on_images(second) and not depends_on_images(first):
         return transposed(before, matrix_product(before, transposed(before, second), transposed(before, first)))
+    second = second if depends_on_images(second) else _for_all(second)
     if depends_on_images(first) and not depends_on_images(second) and _is_one_matrix(first, second):
         return insert(before, aten.linear.default, first, transposed(before, _as_matrix(before, second)), None)
     product = insert(before, aten.matmul.default, first, second)
@@ -45,6 +46,19 @@ def _vector_product(before: fx.Node, first: fx.Node, second: fx.Node) -> fx.Node
     shape = kind_of(product).free_batch
     del shape[lost]
     return insert(before, aten.reshape.default, product, shape)
+
+
+def _for_all(matrix: fx.Node) -> fx.Node:
+    """A constant that is repeated for every image, as the one that it is."""
+    while matrix.target in (aten.expand.default, aten.permute.default):
+        source = matrix.args[0]
+        if matrix.target is aten.permute.default or any(size != 1 for size in kind_of(source).shape[:-2]):
+            break
+        same = kind_of(source).rank >= 2 and kind_of(source).shape[-2:] == kind_of(matrix).shape[-2:]
+        if not same:
+            break
+        matrix = source
+    return matrix
 
 
 def _is_one_matrix(x: fx.Node, matrix: fx.Node) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from agf_fx.frontend.rewrites.editing import become, broadcast, erase, give_way, insert, kind_of, like, value_of
+from agf_fx.frontend.rewrites.editing import become, broadcast, erase, give_way, insert, kind_of, like
+from agf_fx.frontend.rewrites.values import number_of
 from agf_fx.ir.vocabulary import depends_on_images
 
 aten = torch.ops.aten
@@ -106,10 +107,10 @@ def _extreme(sign: int) -> Callable[[fx.Node], None]:
         kind = kind_of(node)
         if not node.meta["depends_on_images"]:
             return
-        bounds = [value_of(value) for value in node.args]
-        numbers = [bound.item() for bound in bounds if bound is not None and bound.numel() == 1]
-        if numbers:
-            x = node.args[0] if bounds[0] is None else node.args[1]
+        bounds = [number_of(value) for value in node.args]
+        numbers = [bound for bound in bounds if bound is not None]
+        x = node.args[0] if bounds[0] is None else node.args[1]
+        if numbers and kind_of(x) == kind:
             become(node, aten.clamp.default, x, *((*numbers, None) if sign == 1 else (None, *numbers)))
             return _clamp(node)
         if any(kind_of(value).dtype != kind.dtype for value in node.args):

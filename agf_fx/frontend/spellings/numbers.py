@@ -1,0 +1,132 @@
+"""Numbers: one factor behind a sum and behind a mean, in place of several in front of it or on the way.
+
+A rule that divides by a sum adds its stabiliser to it, so that c · (a + b) and c·a + c·b have equal maps only in the limit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from agf_fx.frontend.rewrites.arithmetic import new
+from agf_fx.frontend.rewrites.editing import become, erase, give_way, insert, kind_of
+from agf_fx.frontend.rewrites.values import factor_of, is_call, number_of, reshaped, same_shape, times
+from agf_fx.ir.vocabulary import depends_on_images
+
+aten = torch.ops.aten
+
+_SUMS = (aten.add.Tensor, aten.sub.Tensor)
+_REDUCTIONS = (aten.sum.dim_IntList, aten.mean.dim)
+
+
+def collect_factors(node: fx.Node) -> None:
+    """c·(d·x) = (cd)·x, c·a + d·b = c·(a + (d/c)·b), a + w·(b - a) = (1 - w)·a + w·b, Σ/n a mean, and sums of sums."""
+    if is_call(node, *_SUMS):
+        _sum(node)
+    elif is_call(node, *_REDUCTIONS):
+        _reduction(node)
+    elif factor_of(node):
+        _product(node)
+
+
+def _sum(node: fx.Node) -> None:
+    first, second = node.args
+    if number_of(second) == 0 and same_shape(node, first):
+        return erase(node)
+    if not (depends_on_images(first) and depends_on_images(second)):
+        return None
+    if node.target is aten.add.Tensor and (_interpolation(node, first, second) or _interpolation(node, second, first)):
+        return None
+    a, b = factor_of(first), factor_of(second)
+    if a and b:
+        factor = max(a[1], b[1], key=abs)
+        total = new(node, node.target, times(node, a[0], a[1] / factor), times(node, b[0], b[1] / factor))
+        return give_way(node, times(node, total, factor))
+    return _moved_alike(node, first, second)
+
+
+def _moved_alike(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
+    """A sum of two values that are moved in the same way is moved after it."""
+    moves = is_call(first, aten.reshape.default, aten.permute.default) and is_call(second, first.target)
+    if moves and first.args[1] == second.args[1] and kind_of(first.args[0]) == kind_of(second.args[0]):
+        total = new(node, node.target, first.args[0], second.args[0])
+        give_way(node, insert(node, first.target, total, first.args[1]))
+
+
+def _interpolation(node: fx.Node, x: fx.Node, step: fx.Node) -> bool:
+    """x + w·(y - x) as (1 - w)·x + w·y, with the larger factor written behind the sum."""
+    difference, weight = factor_of(step) or (step, 1.0)
+    if not is_call(difference, aten.sub.Tensor) or difference.args[1] is not x or weight == 1:
+        return False
+    y = difference.args[0]
+    if not depends_on_images(y):
+        return False
+    factor = max(1 - weight, weight, key=abs)
+    total = new(node, aten.add.Tensor, times(node, x, (1 - weight) / factor), times(node, y, weight / factor))
+    give_way(node, times(node, total, factor))
+    return True
+
+
+def _product(node: fx.Node) -> None:
+    x, factor = factor_of(node)
+    if isinstance(node.args[-1], fx.Node) and node.target is not aten.neg.default:
+        become(node, aten.mul.Tensor, x, factor)
+    inner = factor_of(x)
+    if abs(factor - 1) < 1e-14:
+        erase(node)
+    elif inner:
+        give_way(node, times(node, inner[0], factor * inner[1]))
+    elif is_call(x, aten.sum.dim_IntList):
+        _scaled_mean(node, x, *x.args, factor * _count(x))
+    else:
+        _scaled_mean(node, x, *_mean_of(x), factor)
+
+
+def _scaled_mean(
+    node: fx.Node, pooled: fx.Node, x: fx.Node | None, dims: list[int], keepdim: bool, factor: float
+) -> None:
+    """``factor`` times a mean of known count: the mean itself where it is 1, and the sum where it is the count."""
+    if x is None or not isinstance(_size(x, dims), int):
+        return
+    if abs(factor / _size(x, dims) - 1) < 1e-14:
+        give_way(node, insert(node, aten.sum.dim_IntList, x, dims, keepdim))
+    elif is_call(pooled, aten.sum.dim_IntList):
+        give_way(node, times(node, insert(node, aten.mean.dim, x, dims, keepdim), factor))
+
+
+def _mean_of(pooled: fx.Node) -> tuple[fx.Node | None, list[int], bool]:
+    """What is averaged, and over which dimensions, where ``pooled`` is one mean of each of its channels."""
+    if is_call(pooled, aten.mean.dim):
+        x, dims, keepdim = pooled.args
+        return x, dims, keepdim
+    if is_call(pooled, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default):
+        spatial = list(range(2, kind_of(pooled).rank))
+        if kind_of(pooled).rank > 3 and set(pooled.args[1]) == {1} and kind_of(pooled.args[0]).batched:
+            return pooled.args[0], spatial, True
+    return None, [], True
+
+
+def _size(x: fx.Node, dims: list[int]) -> int:
+    return math.prod(kind_of(x).shape[dim] for dim in dims)
+
+
+def _count(total: fx.Node) -> int:
+    return _size(total.args[0], total.args[1])
+
+
+def _reduction(node: fx.Node) -> None:
+    """A sum or mean of sums or means as one over all their dimensions."""
+    inner, dims, _ = node.args
+    if not is_call(inner, *_REDUCTIONS) or inner.kwargs or node.kwargs:
+        return
+    x, before, kept = inner.args
+    left = [dim for dim in range(kind_of(x).rank) if kept or dim not in before]
+    every = sorted({*before, *(left[dim] for dim in dims)})
+    count = _size(inner, dims)
+    total = insert(node, inner.target, x, every, False)
+    factor = (
+        {aten.mean.dim: 1 / count, aten.sum.dim_IntList: count}[node.target] if node.target is not inner.target else 1
+    )
+    give_way(node, times(node, reshaped(node, total, kind_of(node).free_batch), factor))
