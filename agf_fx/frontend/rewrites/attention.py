@@ -23,11 +23,11 @@ def _matmul(node: fx.Node) -> None:
 
 def matrix_product(before: fx.Node, first: fx.Node, second: fx.Node) -> fx.Node:
     """A new matrix product: x W of a constant matrix as a linear layer, C x as (xᵀ Cᵀ)ᵀ, others of two operands."""
+    first, second = _for_all(first), _for_all(second)
     if kind_of(first).rank == 1 or kind_of(second).rank == 1:
         return _vector_product(before, first, second)
     if depends_on_images(second) and not depends_on_images(first):
         return transposed(before, matrix_product(before, transposed(before, second), transposed(before, first)))
-    second = second if depends_on_images(second) else _for_all(second)
     if depends_on_images(first) and not depends_on_images(second) and _is_one_matrix(first, second):
         return insert(before, aten.linear.default, first, transposed(before, _as_matrix(before, second)), None)
     product = insert(before, aten.matmul.default, first, second)
@@ -50,14 +50,10 @@ def _vector_product(before: fx.Node, first: fx.Node, second: fx.Node) -> fx.Node
 
 def _for_all(matrix: fx.Node) -> fx.Node:
     """A constant that is repeated for every image, as the one that it is."""
-    while matrix.target in (aten.expand.default, aten.permute.default):
+    if matrix.target is aten.expand.default and not depends_on_images(matrix):
         source = matrix.args[0]
-        if matrix.target is aten.permute.default or any(size != 1 for size in kind_of(source).shape[:-2]):
-            break
-        same = kind_of(source).rank >= 2 and kind_of(source).shape[-2:] == kind_of(matrix).shape[-2:]
-        if not same:
-            break
-        matrix = source
+        if kind_of(source).rank >= 2 and kind_of(source).shape[-2:] == kind_of(matrix).shape[-2:]:
+            return source
     return matrix
 
 
