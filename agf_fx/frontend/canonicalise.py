@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from agf_fx.frontend.rewrites import REWRITES
+from agf_fx.frontend.rewrites.editing import erase_dead
 from agf_fx.frontend.spellings import spell_alike
 from agf_fx.ir import text
 from agf_fx.ir.graph import CanonicalGraph
@@ -36,9 +37,8 @@ def canonicalise(
         rewrite = REWRITES.get(node.target)
         if rewrite:
             rewrite(node)
-    _erase_dead(graph)
+    erase_dead(graph)
     spell_alike(graph)
-    _erase_dead(graph)
     for node in canonical.calls:
         if teach:
             teach(canonical, node)
@@ -56,12 +56,6 @@ def _make_positional(node: fx.Node) -> None:
             continue
         arguments.append(kwargs.pop(schema.name) if schema.name in kwargs else schema.default_value)
     node.args, node.kwargs = tuple(arguments), kwargs
-
-
-def _erase_dead(graph: fx.Graph) -> None:
-    for node in reversed(list(graph.nodes)):
-        if not node.users and (node.op == "call_function" or "constant" in node.meta):
-            graph.erase_node(node)
 
 
 def _renamed(canonical: CanonicalGraph) -> CanonicalGraph:

@@ -55,6 +55,15 @@ def _kept(source: fx.Node, dim: int | None, value: fx.Node) -> int | None:
     return None
 
 
+def _moves_nothing(value: fx.Node) -> bool:
+    """Whether a value is permuted in dimensions of size 1 alone."""
+    if value.target is not aten.permute.default:
+        return False
+    source, order = value.args
+    wide = [dim for dim in order if source.meta["type"].shape[dim] != 1]
+    return wide == sorted(wide)
+
+
 def feature_map(vector: fx.Node) -> tuple[fx.Node, int] | None:
     """What a reshape to one vector per image reads, and where its channels are, followed through several reshapes.
 
@@ -64,7 +73,7 @@ def feature_map(vector: fx.Node) -> tuple[fx.Node, int] | None:
     found: list[fx.Node] = []
     value = vector
     while value.op == "call_function" and depends_on_images(value):
-        if value.target is aten.reshape.default:
+        if value.target is aten.reshape.default or _moves_nothing(value):
             value = value.args[0]
             if value.meta["type"].rank > 2 and value.meta["type"].batched:
                 found.append(value)

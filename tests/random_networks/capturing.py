@@ -50,8 +50,7 @@ class Case:
     @staticmethod
     def of(source: str) -> Case:
         """One network, captured alone."""
-        (network,) = _networks([source])
-        return _case(network, network.model, capture(network.model, network.images))
+        return cases([source])[0]
 
     def explain(self) -> tuple[Tensor, Tensor]:
         """Maps (N, K, ...) and logits by the graph as it was emitted."""
@@ -118,13 +117,19 @@ def cases(sources: Sequence[str]) -> list[Case]:
 
     What is captured for each is then compiled alone, as if it had been captured alone.
     """
+    return [_case(*captured) for captured in captured_together(sources)]
+
+
+def captured_together(sources: Sequence[str]) -> list[tuple[_Network, nn.Module, CanonicalGraph]]:
+    """Every network with the module that was captured, and its part of the graph."""
     networks = _networks(sources)
     if len(networks) == 1:
-        return [Case.of(sources[0])]
+        (network,) = networks
+        return [(network, network.model, capture(network.model, network.images))]
     root = Together([network.model for network in networks]).eval()
     canonical = capture(root, networks[0].images)
     logits = canonical.logits.args[0]
-    return [_case(network, root, _part(canonical, y)) for network, y in zip(networks, logits, strict=True)]
+    return [(network, root, _part(canonical, y)) for network, y in zip(networks, logits, strict=True)]
 
 
 def _part(canonical: CanonicalGraph, logits: fx.Node) -> CanonicalGraph:
@@ -152,14 +157,19 @@ def _part(canonical: CanonicalGraph, logits: fx.Node) -> CanonicalGraph:
 def _case(network: _Network, root: nn.Module, canonical: CanonicalGraph) -> Case:
     emitted = lower(canonical, METHOD, optimisations=())
     program = Program(canonical, lower(canonical, METHOD, optimisations=optimisations(in_place=True)))
-    weights = {name: tensor_at(root, path).detach() for name, path in canonical.signature.weights.items()}
-    weights |= canonical.signature.constants
-    names = [node.name for node in canonical.graph.nodes if node.op == "placeholder"][1:]
     return Case(
         **vars(network),
         root=root,
         canonical=canonical,
         emitted=emitted,
         program=program,
-        weights={name: weights[name] for name in names},
+        weights=weights_of(root, canonical),
     )
+
+
+def weights_of(root: nn.Module, canonical: CanonicalGraph) -> dict[str, Tensor]:
+    """Placeholder name -> weight or constant, in the order of the graph."""
+    weights = {name: tensor_at(root, path).detach() for name, path in canonical.signature.weights.items()}
+    weights |= canonical.signature.constants
+    names = [node.name for node in canonical.graph.nodes if node.op == "placeholder"][1:]
+    return {name: weights[name] for name in names}

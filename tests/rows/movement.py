@@ -59,8 +59,14 @@ ROWS: list[Row] = [
         aten.reshape.default,
         "squeeze all",
         Family.DATA_MOVEMENT,
-        lambda: Apply(lambda x: x.unsqueeze(1).squeeze().view(-1, CHANNELS, 42)),
-        times=3,
+        lambda: Apply(lambda x: x[:, :, :1].squeeze().view(-1, CHANNELS, 1, 3, 2)),
+        times=2,
+    ),
+    Row(
+        aten.constant_pad_nd.default,
+        "a part of zeros written",
+        Family.DATA_MOVEMENT,
+        lambda: Apply(lambda x: written(torch.zeros_like(x), (slice(None), slice(1, 3)), x[:, 2:])),
     ),
     *family(
         aten.permute.default,
@@ -75,7 +81,7 @@ ROWS: list[Row] = [
             "pixel shuffle": lambda: nn.PixelShuffle(2),
             "pixel unshuffle": lambda: Apply(lambda x: F.pixel_unshuffle(x[:, :, :6], 2)),
             "channel shuffle": lambda: nn.ChannelShuffle(2),
-            "non-overlapping windows": lambda: Apply(lambda x: x.unfold(3, 2, 2)),
+            "non-overlapping windows": lambda: Apply(lambda x: x.unfold(2, 3, 3)),
             "non-overlapping patches": lambda: Apply(lambda x: F.unfold(x[:, :, :6], 2, stride=2)),
             "quarter turn": lambda: Apply(lambda x: torch.rot90(x[..., :1], -1, (2, 3))),
         },
@@ -256,9 +262,6 @@ ROWS: list[Row] = [
         aten.cat.default,
         Family.DATA_MOVEMENT,
         {
-            "a part of zeros written": lambda: Apply(
-                lambda x: written(torch.zeros_like(x), (slice(None), slice(1, 3)), x[:, 2:])
-            ),
             "a number into a channel": lambda: Apply(lambda x: written(x, (slice(None), 1), 0.5)),
             "a tensor of the code into a part": lambda: Apply(
                 lambda x: written(x, (slice(None), slice(2)), torch.tensor([1.0, 2.0], dtype=x.dtype)[:, None, None])

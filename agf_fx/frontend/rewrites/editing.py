@@ -96,6 +96,13 @@ def give_way(node: fx.Node, value: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
+def erase_dead(graph: fx.Graph) -> None:
+    """Erase calls, and constants, that nobody reads."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and (node.op == "call_function" or "constant" in node.meta):
+            graph.erase_node(node)
+
+
 def erase(node: fx.Node) -> None:
     """Erase a call that returns its first argument."""
     give_way(node, node.args[0])

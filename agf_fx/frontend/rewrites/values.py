@@ -84,7 +84,10 @@ def times(before: fx.Node, x: fx.Node, factor: float) -> fx.Node:
 
 
 def reshaped(before: fx.Node, x: fx.Node, shape: list[int]) -> fx.Node:
-    """``x`` in another shape (-1 for the batch), read from before any reshapes that it comes by."""
-    while is_call(x, aten.reshape.default):
+    """``x`` in another shape (-1 for the batch), read from before any reshapes that it comes by and nobody else reads.
+
+    Where others read it, relevance meets, and stays so.
+    """
+    while is_call(x, aten.reshape.default) and len(x.users) < 2:
         x = x.args[0]
     return x if kind_of(x).free_batch == shape else insert(before, aten.reshape.default, x, shape)

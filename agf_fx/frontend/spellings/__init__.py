@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from torch import fx
 
+from agf_fx.frontend.rewrites.editing import erase_dead
 from agf_fx.frontend.spellings.chunks import join_chunks
 from agf_fx.frontend.spellings.contractions import find_linear_layers
 from agf_fx.frontend.spellings.detours import straighten
@@ -42,3 +43,4 @@ def spell_alike(graph: fx.Graph) -> None:
         for node in list(graph.nodes):
             if node.op == "call_function" and node.users and node.meta["depends_on_images"]:
                 spelling(node)
+        erase_dead(graph)

@@ -92,7 +92,7 @@ def _contraction(
             return None
         else:
             (outputs if weighs else kept).append(dim)
-    varies = any(given[dim] != 1 for dim in summed)
+    varies = any(given[dim] != 1 or shape[dim] == 1 for dim in summed)
     batches = [dim for dim in kept if not isinstance(own[dim], int)]
     return _Contraction(summed, outputs, kept) if varies and len(batches) == 1 else None
 
@@ -142,7 +142,7 @@ def _of_vectors(node: fx.Node) -> None:
 def _plain(x: Any, features: int) -> fx.Node | None:
     """The vectors (N, features) that ``x`` is, but for dimensions of size 1; None where it is none."""
     found = None
-    while is_call(x, aten.reshape.default, aten.permute.default) and depends_on_images(x):
+    while is_call(x, aten.reshape.default, aten.permute.default) and depends_on_images(x) and len(x.users) == 1:
         kind = kind_of(x)
         if kind.rank == 2 and kind.batched and kind.shape[1] == features:
             found = x
@@ -166,7 +166,7 @@ def _moves(permute: fx.Node) -> bool:
 
 
 def _with_positions(before: fx.Node, x: Any) -> fx.Node | None:
-    """The map (N, ..., features) whose positions ``x`` counts with the images, if no layer stands before it."""
+    """The map (N, ..., features) whose positions ``x`` counts with the images: all of them, or before any other layer."""
     if not is_call(x, aten.reshape.default) or kind_of(x).batched:
         return None
     source = x.args[0]
@@ -174,7 +174,8 @@ def _with_positions(before: fx.Node, x: Any) -> fx.Node | None:
         source = source.args[0]
     sizes = [size for size in kind_of(source).free_batch if size != 1]
     same = kind_of(source).batched and len(sizes) > 2 and sizes[-1] == kind_of(x).shape[-1]
-    return reshaped(before, source, sizes) if same and not _behind_layer(source) else None
+    every = sum(size != 1 for size in kind_of(x).shape) == 2
+    return reshaped(before, source, sizes) if same and (every or not _behind_layer(source)) else None
 
 
 def _behind_layer(value: fx.Node) -> bool:

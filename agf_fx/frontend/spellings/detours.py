@@ -22,8 +22,6 @@ def straighten(node: fx.Node) -> None:
     """Let the readers of a value that came back to its place read it from there, as from behind an einsum."""
     if is_call(node, aten.select.int):
         _select_the_only(node)
-    elif is_call(node, aten.permute.default) and not _moves(node):
-        become(node, aten.reshape.default, node.args[0], kind_of(node).free_batch)
     elif is_call(node, aten.cat.default):
         _rejoin(node)
     if is_call(node, *_MOVES):
@@ -37,17 +35,10 @@ def _select_the_only(node: fx.Node) -> None:
         become(node, aten.reshape.default, x, kind_of(node).free_batch)
 
 
-def _moves(permute: fx.Node) -> bool:
-    """Whether a permutation does more than to move dimensions of size 1."""
-    source, order = permute.args
-    wide = [dim for dim in order if kind_of(source).shape[dim] != 1]
-    return wide != sorted(wide)
-
-
 def _come_back(node: fx.Node) -> None:
     chain: list[fx.Node] = []
     x = node
-    while is_call(x, *_MOVES) and depends_on_images(x):
+    while is_call(x, *_MOVES) and depends_on_images(x) and (x is node or len(x.users) == 1):
         chain.insert(0, x)
         x = x.args[0]
         if kind_of(x) == kind_of(node) and _stays(x, chain):

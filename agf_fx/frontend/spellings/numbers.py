@@ -1,6 +1,7 @@
-"""Numbers: one factor behind a sum and behind a mean, in place of several in front of it or on the way.
+"""Numbers as factors: one, in front of a sum and behind a mean, in place of several on the way.
 
 A rule that divides by a sum adds its stabiliser to it, so that c · (a + b) and c·a + c·b have equal maps only in the limit.
+With the factors in front of the sum, it is the value that is read, wherever they were written.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _REDUCTIONS = (aten.sum.dim_IntList, aten.mean.dim)
 
 
 def collect_factors(node: fx.Node) -> None:
-    """c·(d·x) = (cd)·x, c·a + d·b = c·(a + (d/c)·b), a + w·(b - a) = (1 - w)·a + w·b, Σ/n a mean, and sums of sums."""
+    """c·(d·x) = (cd)·x, c·(a + b) = c·a + c·b, a + w·(b - a) = (1 - w)·a + w·b, Σ/n a mean, and sums of sums."""
     if is_call(node, *_SUMS):
         _sum(node)
     elif is_call(node, *_REDUCTIONS):
@@ -39,12 +40,19 @@ def _sum(node: fx.Node) -> None:
         return None
     if node.target is aten.add.Tensor and (_interpolation(node, first, second) or _interpolation(node, second, first)):
         return None
-    a, b = factor_of(first), factor_of(second)
-    if a and b:
-        factor = max(a[1], b[1], key=abs)
-        total = new(node, node.target, times(node, a[0], a[1] / factor), times(node, b[0], b[1] / factor))
-        return give_way(node, times(node, total, factor))
     return _moved_alike(node, first, second)
+
+
+def _interpolation(node: fx.Node, x: fx.Node, step: fx.Node) -> bool:
+    """x + w·(y - x), which is x + (w·y - w·x) by now, as (1 - w)·x + w·y."""
+    if not is_call(step, aten.sub.Tensor) or len(step.users) > 1:
+        return False
+    y, subtracted = step.args
+    other, weight = factor_of(subtracted) or (subtracted, 1.0)
+    if other is not x or weight == 1 or not depends_on_images(y):
+        return False
+    give_way(node, new(node, aten.add.Tensor, times(node, x, 1 - weight), y))
+    return True
 
 
 def _moved_alike(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
@@ -55,33 +63,36 @@ def _moved_alike(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
         give_way(node, insert(node, first.target, total, first.args[1]))
 
 
-def _interpolation(node: fx.Node, x: fx.Node, step: fx.Node) -> bool:
-    """x + w·(y - x) as (1 - w)·x + w·y, with the larger factor written behind the sum."""
-    difference, weight = factor_of(step) or (step, 1.0)
-    if not is_call(difference, aten.sub.Tensor) or difference.args[1] is not x or weight == 1:
-        return False
-    y = difference.args[0]
-    if not depends_on_images(y):
-        return False
-    factor = max(1 - weight, weight, key=abs)
-    total = new(node, aten.add.Tensor, times(node, x, (1 - weight) / factor), times(node, y, weight / factor))
-    give_way(node, times(node, total, factor))
-    return True
-
-
 def _product(node: fx.Node) -> None:
     x, factor = factor_of(node)
     if isinstance(node.args[-1], fx.Node) and node.target is not aten.neg.default:
         become(node, aten.mul.Tensor, x, factor)
-    inner = factor_of(x)
+    inner = len(x.users) == 1 and factor_of(x)  # where others read x, it has relevance of its own
     if abs(factor - 1) < 1e-14:
         erase(node)
-    elif inner:
-        give_way(node, times(node, inner[0], factor * inner[1]))
+    elif inner or _is_own_sum(x):
+        give_way(node, _distributed(node, x, factor))
     elif is_call(x, aten.sum.dim_IntList):
         _scaled_mean(node, x, *x.args, factor * _count(x))
     else:
         _scaled_mean(node, x, *_mean_of(x), factor)
+
+
+def _is_own_sum(x: fx.Node) -> bool:
+    """Whether ``x`` is a sum of two signals of its shape that nobody else reads."""
+    if not is_call(x, *_SUMS) or len(x.users) > 1:
+        return False
+    return all(depends_on_images(term) and term.target is not aten.expand.default for term in x.args)
+
+
+def _distributed(before: fx.Node, x: fx.Node, factor: float) -> fx.Node:
+    """``factor`` · x, with the factor in front of the terms where x is a sum."""
+    found = factor_of(x)
+    if found and len(x.users) == 1:
+        return _distributed(before, found[0], factor * found[1])
+    if _is_own_sum(x):
+        return new(before, x.target, *(_distributed(before, term, factor) for term in x.args))
+    return times(before, x, factor)
 
 
 def _scaled_mean(
