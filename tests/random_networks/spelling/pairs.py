@@ -149,7 +149,7 @@ def pair(seed: int, blocks: int = 3) -> Pair:
     writer = _Writer(random, shape[1:])
     classes = random.randint(2, 4)
     x = writer.pointwise("x", random.randint(2, 4)) if random.random() < 0.15 else _plain(writer, "x")
-    for _ in range(random.randint(min(blocks, 1), blocks)):
+    for _ in range(random.randint(int(blocks > 1), blocks)):
         x = random.choice(_BLOCKS)(writer, x)
     logits = _head(writer, x, classes)
     target = [[random.randint(-1, classes - 1) for _ in range(2)] for _ in range(2)]
