@@ -23,8 +23,8 @@ def mark_open_merges(canonical: CanonicalGraph) -> CanonicalGraph:
     read, as x ⊙ fᵀ(…) does. So a sum is open where
 
     * something else than a ReLU, or another such sum, reads it: a normalisation, another activation, the next block.
-      Data movement and numbers as factors may stand before the ReLU; and a reader that takes the sum for a gate, or compares it, hands back no
-      relevance;
+      Data movement and numbers as factors may stand before the ReLU; and a reader that takes the sum for a gate, or
+      compares it, hands back no relevance;
     * a layer reads it, through the ReLU or a max-pool, that adds residuals wherever there is relevance, however
       small its input: a convolution that is not flat (the first of the next basic block), a linear layer at a flatten
       boundary, or an input layer.

@@ -15,7 +15,10 @@ aten = torch.ops.aten
 _ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default, aten.zero.default}
 _ONES = {aten.ones.default, aten.ones_like.default, aten.new_ones.default}
 _FILLED = {  # where the number stands
-    **{aten.full.default: 1, aten.full_like.default: 1, aten.new_full.default: 2, aten.fill.Scalar: 1},
+    aten.full.default: 1,
+    aten.full_like.default: 1,
+    aten.new_full.default: 2,
+    aten.fill.Scalar: 1,
     aten.scalar_tensor.default: 0,
 }
 _REARRANGED = {

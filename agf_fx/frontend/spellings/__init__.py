@@ -2,9 +2,9 @@
 
 The rewrites of `agf_fx.frontend.rewrites` look at one operation at a time. Here are functions that a network can write
 with quite different operations, and that must have one map: a sum as the sum of a stack, a ReLU as a choice, padding as
-a step of its own, a linear layer as products and sums. Each pass looks at every call of the rewritten graph, in order, and
-leaves the readers of what it recognises with an equal value. What no pass recognises keeps the rules of its operations;
-docs/equal-functions.md says which functions have several rules by definition.
+a step of its own, a linear layer as products and sums. Each pass looks at every call of the rewritten graph, in order,
+and leaves the readers of what it recognises with an equal value. What no pass recognises keeps the rules of its
+operations; docs/equal-functions.md says which functions have several rules by definition.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _full(given: Sequence[Any], found: _Contraction, shape: Sequence[Any]) -> li
 
 
 def _ordered(before: fx.Node, value: fx.Node, shape: list[Any], order: list[int], full: list[int] | None) -> fx.Node:
-    """``value`` as a tensor of rank ``len(shape)``, perhaps repeated, with some dimensions in order; others have size 1."""
+    """``value`` in the rank of ``shape``, perhaps repeated, with ``order`` first; other dimensions have size 1."""
     order = [*order, *(dim for dim in range(len(shape)) if dim not in order)]
     value = reshaped(before, value, [_free(size) for size in shape])
     if full:
@@ -146,7 +146,7 @@ def _plain(x: Any, features: int) -> fx.Node | None:
         kind = kind_of(x)
         if kind.rank == 2 and kind.batched and kind.shape[1] == features:
             found = x
-        if is_call(x, aten.permute.default) and _moves(x) or not _is_vector(x.args[0], features):
+        if (is_call(x, aten.permute.default) and _moves(x)) or not _is_vector(x.args[0], features):
             return found
         x = x.args[0]
     kind = kind_of(x)
@@ -166,7 +166,7 @@ def _moves(permute: fx.Node) -> bool:
 
 
 def _with_positions(before: fx.Node, x: Any) -> fx.Node | None:
-    """The map (N, ..., features) whose positions ``x`` counts with the images: all of them, or before any other layer."""
+    """The map (N, ..., features) whose positions ``x`` counts with the images, all of them or before any layer."""
     if not is_call(x, aten.reshape.default) or kind_of(x).batched:
         return None
     source = x.args[0]
@@ -193,7 +193,7 @@ def _behind_layer(value: fx.Node) -> bool:
 
 
 def _convolution_of_vectors(node: fx.Node) -> None:
-    """A convolution with a kernel of size 1 that reads vectors as maps of one position, where they have been vectors."""
+    """A convolution with a kernel of size 1 of vectors that are shaped as maps of one position."""
     x, weight, bias, _, padding, _, groups = node.args
     _, features, *kernel = kind_of(weight).shape
     if groups != 1 or any(padding) or {*kernel, *kind_of(x).shape[2:]} != {1}:

@@ -1,7 +1,7 @@
 """Numbers as factors: one, in front of a sum and behind a mean, in place of several on the way.
 
-A rule that divides by a sum adds its stabiliser to it, so that c · (a + b) and c·a + c·b have equal maps only in the limit.
-With the factors in front of the sum, it is the value that is read, wherever they were written.
+A rule that divides by a sum adds its stabiliser to it, so that c · (a + b) and c·a + c·b have equal maps only in the
+limit. With the factors in front of the sum, it is the value that is read, wherever they were written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ReLU by other names: choices and products by the sign of x, (x + |x|) / 2, clamps; and its relatives, the logistic function."""
+"""ReLU and its relatives by other names: choices and products by the sign of x, (x + |x|) / 2, clamps, quotients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOT = (aten.logical_not.default, aten.bitwise_not.default)
 
 
 def find_rectifiers(node: fx.Node) -> None:
-    """Write max(x, 0) as a ReLU, min(max(x, 0), c) as one clamp, max(x, c · x) as a leaky ReLU, 1 / (1 + e⁻ˣ) as a sigmoid."""
+    """Write max(x, 0) as a ReLU, two clamps as one, x or c · x by sign as a leaky ReLU, 1 / (1 + e⁻ˣ) as a sigmoid."""
     for form in (_masked, _chosen, _filled, _with_absolute, _remainder, _clamped):
         x = form(node)
         if x is not None and same_shape(node, x):
@@ -90,9 +90,10 @@ def _logistic(node: fx.Node) -> None:
         found = factor_of(_one_more(node.args[0]).args[0])
         if found and found[1] == -1:
             become(node, aten.sigmoid.default, found[0])
-    elif is_call(node, aten.div.Tensor) and is_call(node.args[0], aten.exp.default):
-        if _one_more(node.args[1]) is node.args[0]:
-            become(node, aten.sigmoid.default, node.args[0].args[0])
+        return
+    quotient = is_call(node, aten.div.Tensor) and is_call(node.args[0], aten.exp.default)
+    if quotient and _one_more(node.args[1]) is node.args[0]:
+        become(node, aten.sigmoid.default, node.args[0].args[0])
 
 
 def _one_more(value: Any) -> Any:

@@ -33,7 +33,7 @@ def take_stacks_apart(node: fx.Node) -> None:
 
 
 def _sum(node: fx.Node) -> None:
-    x, dims, keepdim = node.args
+    x, dims, _ = node.args
     found = next(((dim, parts) for dim in dims if (parts := entries(x, dim))), None)
     if not found:
         return
