@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from agf_fx.ir.activations import is_function_of
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands, signals
@@ -28,7 +29,7 @@ def mark_gates(canonical: CanonicalGraph) -> CanonicalGraph:
     - The gate of a quotient is the denominator, that of x - mean(x) the mean: both are parts of a normalisation.
     - The gate of a product is the operand that looks more like one, in this order: made by a sigmoid, hard sigmoid or
       softmax; repeated over positions or channels, as squeeze-excite and spatial attention are; made by another bounded
-      function. Scales, shifts, averages and data movement may stand in between, and gates may be combined. Of two
+      function, and of two such the one that is a function of the other, entry by entry. Scales, shifts, averages and data movement may stand in between, and gates may be combined. Of two
       operands that look alike, and of a value multiplied by itself, neither is a gate.
     - ``attention`` is the operand of a matrix product that a softmax made, left or right.
     """
@@ -44,7 +45,16 @@ def mark_gates(canonical: CanonicalGraph) -> CanonicalGraph:
                 mark(node, attention=made[0].name)
         elif node.target is aten.mul.Tensor and _likeness(first) != _likeness(second):
             mark(node, gate=max(first, second, key=_likeness).name)
+        elif node.target is aten.mul.Tensor and any(_likeness(first)):
+            made = [value for value, x in ((second, first), (first, second)) if value is not x and _follows(value, x)]
+            if len(made) == 1:
+                mark(node, gate=made[0].name)
     return canonical
+
+
+def _follows(value: Any, x: Any) -> bool:
+    """Whether a signal is a function of another one, entry by entry, and was made after it."""
+    return depends_on_images(value) and depends_on_images(x) and x < value and is_function_of(value, x)
 
 
 def _likeness(value: fx.Node) -> tuple[bool, bool, bool]:

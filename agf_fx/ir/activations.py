@@ -29,7 +29,12 @@ def _is_activation(node: fx.Node) -> bool:
     others = [operand for operand in operands(node) if operand not in gates]
     if not gates or len(others) != 1 or not depends_on_images(others[0]):
         return False
-    return _is_function_of(gates[0], _before(others[0]), {})
+    return is_function_of(gates[0], others[0])
+
+
+def is_function_of(value: fx.Node, x: fx.Node) -> bool:
+    """Whether every entry of ``value`` is a function of the entry of ``x`` at its place."""
+    return _is_function_of(value, _before(x), {})
 
 
 def _before(x: fx.Node) -> set[fx.Node]:

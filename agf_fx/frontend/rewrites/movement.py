@@ -45,6 +45,8 @@ def _permute(node: fx.Node) -> None:
 def _cat(node: fx.Node) -> None:
     tensors, dim = node.args
     become(node, aten.cat.default, list(tensors), dim % kind_of(node).rank)
+    if len(tensors) == 1:
+        give_way(node, tensors[0])
 
 
 def _stack(node: fx.Node) -> None:
