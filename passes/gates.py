@@ -29,8 +29,9 @@ def mark_gates(canonical: CanonicalGraph) -> CanonicalGraph:
     - The gate of a quotient is the denominator, that of x - mean(x) the mean: both are parts of a normalisation.
     - The gate of a product is the operand that looks more like one, in this order: made by a sigmoid, hard sigmoid or
       softmax; repeated over positions or channels, as squeeze-excite and spatial attention are; made by another bounded
-      function, and of two such the one that is a function of the other, entry by entry. Scales, shifts, averages and data movement may stand in between, and gates may be combined. Of two
-      operands that look alike, and of a value multiplied by itself, neither is a gate.
+      function, and of two such the one that is a function of the other, entry by entry. Scales, shifts, averages and
+      data movement may stand in between, and gates may be combined. Of two operands that look alike otherwise, and of a
+      value multiplied by itself, neither is a gate.
     - ``attention`` is the operand of a matrix product that a softmax made, left or right.
     """
     for node in canonical.calls:

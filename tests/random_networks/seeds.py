@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ import torch
 
 from random_networks.checks import check_together
 from random_networks.script import TOGETHER, network_source
+from random_networks.spelling import Worst, compare, pairs
 
 
 def neighbours(seeds: Iterable[int]) -> Iterator[list[int]]:
@@ -53,6 +55,22 @@ def outcomes(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
                 yield future.result()
             except BrokenProcessPool:  # a network has ended its process, and all processes with it
                 yield from map(_apart, group)
+
+
+def pair_outcomes(seeds: range, jobs: int) -> Iterator[tuple[int, Worst, dict[int, str]]]:
+    """Compare the pairs of any seeds, in so many processes: how many, the worst of them, and what is wrong by seed."""
+    groups = [list(seeds[i : i + pairs.TOGETHER]) for i in range(0, len(seeds), pairs.TOGETHER)]
+    with _pool(jobs) as pool:
+        for group, future in [(group, pool.submit(_compared, group)) for group in groups]:
+            yield len(group), *future.result()
+
+
+def _compared(seeds: list[int]) -> tuple[Worst, dict[int, str]]:
+    worst, errors = Worst(), {}
+    for _, group in itertools.groupby(seeds, lambda seed: seed // pairs.TOGETHER):  # images of one shape
+        found, wrong = compare([pairs.pair(seed) for seed in group])
+        worst, errors = worst | found, errors | wrong
+    return worst, errors
 
 
 def _apart(seed: int) -> Outcome:

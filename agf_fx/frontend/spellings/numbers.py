@@ -57,10 +57,25 @@ def _interpolation(node: fx.Node, x: fx.Node, step: fx.Node) -> bool:
 
 def _moved_alike(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
     """A sum of two values that are moved in the same way is moved after it."""
-    moves = is_call(first, aten.reshape.default, aten.permute.default) and is_call(second, first.target)
-    if moves and first.args[1] == second.args[1] and kind_of(first.args[0]) == kind_of(second.args[0]):
-        total = new(node, node.target, first.args[0], second.args[0])
+    if not is_call(first, aten.reshape.default, aten.permute.default) or not is_call(second, first.target):
+        return
+    x, y = first.args[0], second.args[0]
+    if first.args[1] != second.args[1]:
+        return
+    if first.target is aten.reshape.default and not kind_of(node).batched and kind_of(x) != kind_of(y):
+        x, y = _in_one_shape(node, x, y)
+    if kind_of(x) == kind_of(y):
+        total = new(node, node.target, x, y)
         give_way(node, insert(node, first.target, total, first.args[1]))
+
+
+def _in_one_shape(before: fx.Node, x: fx.Node, y: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Two values of equal entries in the shape of the one that has more dimensions, the first of them the images."""
+    if not (kind_of(x).batched and kind_of(y).batched):
+        return x, y
+    if kind_of(x).rank > kind_of(y).rank:
+        return x, insert(before, aten.reshape.default, y, kind_of(x).free_batch)
+    return insert(before, aten.reshape.default, x, kind_of(y).free_batch), y
 
 
 def _product(node: fx.Node) -> None:
