@@ -24,7 +24,9 @@ from random_networks.spelling import Worst, pair
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="random_networks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="random_networks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("A", "B"), default=(0, 1000), help="from A to B - 1")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--pairs", action="store_true", help="compare networks that are spelled twice")
