@@ -25,7 +25,9 @@ def find_rectifiers(node: fx.Node) -> None:
     for form in (_masked, _chosen, _filled, _with_absolute, _remainder, _clamped):
         x = form(node)
         if x is not None and same_shape(node, x):
-            return give_way(node, insert(node, aten.relu.default, x))
+            rectified = insert(node, aten.relu.default, x)
+            give_way(node, rectified)
+            return _of_a_clamp(rectified)
     _leaky(node)
     _logistic(node)
     _of_a_clamp(node)
