@@ -8,7 +8,7 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from agf_fx.errors import CaptureError
@@ -53,7 +53,8 @@ def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
 
 def _logits(program: ExportedProgram, name: str) -> fx.Node:
     """The node of the program's output, which must be one tensor (N, classes), or (N, classes, *positions)."""
-    outputs = program.graph.output_node().args[0]
+    every = zip(program.graph.output_node().args[0], program.graph_signature.output_specs, strict=True)
+    outputs = [node for node, spec in every if spec.kind is OutputKind.USER_OUTPUT]  # the others: what was written to
     values = [node.meta.get("val") if isinstance(node, fx.Node) else node for node in outputs]
     value = chosen(pytree.tree_unflatten(values, program.call_spec.out_spec), None, name)
     if value.dim() < 2 or isinstance(value.shape[0], int):

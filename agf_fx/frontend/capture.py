@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
+from agf_fx.ambient import autocast_left_out, capturing, check_concrete
 from agf_fx.errors import InputError
 from agf_fx.frontend.adopt import adopt
 from agf_fx.frontend.apart import check_samples_apart
 from agf_fx.frontend.baked import Places, places
 from agf_fx.frontend.canonicalise import canonicalise
+from agf_fx.frontend.chance import refuse_random
 from agf_fx.frontend.copying import structural_copy, widened
+from agf_fx.frontend.final import explained_from_logits, warn_of_final
 from agf_fx.frontend.identity import trace_digest
 from agf_fx.frontend.outputs import Output, Root, check_output
 from agf_fx.frontend.tracing import export, trace
+from agf_fx.frontend.trust import check_program
 from agf_fx.frontend.unknown import Teacher, warn_of_captured
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import CanonicalGraph
@@ -63,10 +68,12 @@ def capture(
         InputError: ``example_inputs`` is not one floating batch of images.
         OptionsError: ``output`` or ``unknown_ops`` has no meaning.
     """
-    subject = Subject.of(model, example_inputs, output, unknown_ops)
-    subject.warn_of_training()
-    canonical = subject.capture()
+    with capturing(dtype_of(example_inputs)):
+        subject = Subject.of(model, example_inputs, output, unknown_ops)
+        canonical = subject.capture()
+    subject.warn()
     warn_of_captured(canonical)
+    warn_of_final(canonical)
     return canonical
 
 
@@ -81,6 +88,7 @@ class Subject:
         images: an example batch of two.
         unknown_ops: see `capture`.
         baked: where the model keeps tensors whose values the graph may contain.
+        autocasts: dtypes to which the forward pass casts by itself, which is left out.
     """
 
     model: nn.Module
@@ -89,6 +97,7 @@ class Subject:
     images: Tensor
     unknown_ops: str
     baked: Places
+    autocasts: list[str]
 
     @staticmethod
     def of(model: nn.Module, example_inputs: Tensor | tuple[Tensor], output: Output, unknown_ops: str) -> Subject:
@@ -100,9 +109,10 @@ class Subject:
         check_placement(images, model.parameters(), type(model).__name__)
         root, images = Root(structural_copy(model), output), widened(images)
         before = places(model, buffers=False)
-        traced, read_buffers = trace(root)
+        with autocast_left_out() as autocasts:
+            traced, read_buffers = trace(root)
         baked = places(model, buffers=True) if read_buffers else before
-        return Subject(model, root, traced, images, unknown_ops, baked)
+        return Subject(model, root, traced, images, unknown_ops, baked, autocasts)
 
     def digest(self) -> str | None:
         """What identifies the graph that would be captured; None where only capturing tells."""
@@ -113,22 +123,44 @@ class Subject:
 
     def capture(self) -> CanonicalGraph:
         """Capture; errors as for `capture`."""
+        with autocast_left_out() as autocasts:
+            canonical = self._captured()
+        self.autocasts.extend(autocasts)
+        return explained_from_logits(canonical)
+
+    def _captured(self) -> CanonicalGraph:
         twin = self.root.model
-        adopted = adopt(export(self.root, self.traced, self.images), self.model)
+        exported = export(self.root, self.traced, self.images)
+        refuse_random(exported, type(self.model).__name__)
+        adopted = adopt(exported, self.model)
         teach = Teacher(adopted, twin, self.images.device).teach if self.unknown_ops == "gradient" else None
         canonical = canonicalise(adopted, teach)
         verify_canonical(canonical)
         check_samples_apart(canonical, twin, self.images)
+        check_program(canonical, self.root, self.images)
         return canonical
 
-    def warn_of_training(self) -> None:
-        """Warn if the model is in training mode."""
+    def warn(self) -> None:
+        """Warn if the model is in training mode, or casts by itself."""
+        if self.autocasts:
+            dtypes = " and ".join(sorted({*self.autocasts}))
+            warn(
+                f"{type(self.model).__name__} runs parts of its forward pass in {dtypes} by torch.autocast; it is "
+                "explained without that, in the precision of its weights.",
+                UserWarning,
+            )
         if self.model.training:
             warn(
                 f"{type(self.model).__name__} is in training mode; it is captured with evaluation semantics "
                 "(dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
                 UserWarning,
             )
+
+
+def dtype_of(example_inputs: object) -> torch.dtype:
+    """The dtype of an example batch; what is none is refused later."""
+    items = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
+    return next((item.dtype for item in items if isinstance(item, Tensor)), torch.float32)
 
 
 def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> None:
@@ -145,16 +177,33 @@ def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> Non
         )
 
 
-def _example(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
+def only_batch(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
+    """The images, given alone or as a tuple of one.
+
+    Raises:
+        InputError: something else is given, further inputs among them.
+    """
     if isinstance(example_inputs, Mapping):
         raise InputError(
             "example_inputs is a dictionary, and agf-fx explains models of one image batch. Give the images alone, and "
             "wrap the model in a module whose forward takes the images and hands them on by name."
         )
     items = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
-    if len(items) != 1 or not isinstance(items[0], Tensor):
+    if len(items) > 1:
+        forms = ", ".join(str(tuple(i.shape)) if isinstance(i, Tensor) else type(i).__name__ for i in items)
+        raise InputError(
+            f"example_inputs holds {len(items)} inputs ({forms}), and agf-fx explains models of one image batch: the "
+            "others would be left out. Wrap the model in a module whose forward takes the images and adds what else it "
+            "needs; several images are one batch, torch.stack(images)."
+        )
+    if not items or not isinstance(items[0], Tensor):
         raise InputError("example_inputs must be one batch of images, or a tuple holding just that.")
-    images = items[0]
+    return items[0]
+
+
+def _example(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
+    images = only_batch(example_inputs)
+    check_concrete(images)
     if images.dim() < 2 or images.shape[0] == 0 or not images.is_floating_point():
         raise InputError(
             f"the example batch is {images.dtype} of shape {tuple(images.shape)}; give floating-point images "

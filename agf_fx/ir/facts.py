@@ -40,6 +40,7 @@ class Facts:
         gate: name of the operand that only scales the other: it gets no relevance.
         attention: name of the operand of a matrix product that is a matrix of attention weights.
         captured_vjp: the derivative of an operation that is not in the vocabulary.
+        taken_off: of the logits, the activations that the model has behind them, by name.
         channel_dim: of the images, the dimension that holds channels; None where there is none, or `UNCLEAR`.
     """
 
@@ -55,6 +56,7 @@ class Facts:
     attention: str | None = None
     captured_vjp: CapturedVjp | None = None
     channel_dim: int | None = None
+    taken_off: str = ""
 
     def __str__(self) -> str:
         set_facts = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name)]

@@ -21,6 +21,12 @@ def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
     if not node.meta["depends_on_images"]:
         return
     name = str(node.target)
+    if node.target in _BATCH_STATISTICS:
+        problem = (
+            "batch norm takes mean and variance of the batch here, so the logits of an image change with the other "
+            "images; use its running statistics (track_running_stats=True, training=False), or another norm"
+        )
+        raise unsupported(canonical, node, problem)
     if op_of(node) is None:
         raise unsupported(canonical, node, f"no relevance rule for {name}")
     unknown = set(node.kwargs) - KEYWORDS.get(node.target, set())
@@ -32,6 +38,13 @@ def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
         raise unsupported(canonical, node, f"no relevance rule for {name} that mixes samples of a batch")
     if any(depends_on_images(other) and other not in operands(node) for other in node.all_input_nodes):
         raise unsupported(canonical, node, f"no relevance rule for {name} with weights computed from the images")
+
+
+_BATCH_STATISTICS = {
+    aten._native_batch_norm_legit.no_stats,
+    aten._native_batch_norm_legit.default,
+    aten._native_batch_norm_legit_functional.default,
+}
 
 
 def _mixes_samples(node: fx.Node) -> bool:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from agf_fx.ambient import capturing
 from agf_fx.frontend.baked import Places
-from agf_fx.frontend.capture import Subject
+from agf_fx.frontend.capture import Subject, dtype_of
+from agf_fx.frontend.final import warn_of_final
 from agf_fx.frontend.unknown import warn_of_captured
 from agf_fx.ir import serial
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
@@ -57,14 +59,15 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
     Raises:
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
     """
-    with COMPILER:
+    with COMPILER, capturing(dtype_of(images)):
         subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
-        subject.warn_of_training()
         stages = _Stages(subject, recipe, method, counters)
         trace = subject.digest()
         trace_key = trace and keys.digest(trace=trace)
         canonical, fingerprint = stages.architecture(trace_key)
+        subject.warn()
         warn_of_captured(canonical)
+        warn_of_final(canonical)
         return Compiled(stages.program(canonical, fingerprint), subject.baked)
 
 

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from agf_fx.ambient import check_concrete, shielded
 from agf_fx.errors import InputError, OptionsError, PicklingError
+from agf_fx.frontend.capture import only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
@@ -141,6 +143,13 @@ class Explainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
+        check_concrete(images)
+        with shielded():
+            return self._explain(images, target, top_k, check)
+
+    def _explain(
+        self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None, check: bool
+    ) -> Explanation:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
         maps, logits = program.run(images, codes, bound.weights.prepared(weights, program.placement))
@@ -168,8 +177,7 @@ class Explainer:
         Raises:
             CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
         """
-        images = example_inputs[0] if isinstance(example_inputs, tuple | list) else example_inputs
-        self._binding.of(images)
+        self._binding.of(only_batch(example_inputs))
         return self
 
     def conservation(
@@ -189,8 +197,10 @@ class Explainer:
         """
         if self._rules.initial_relevance is None:
             raise OptionsError(f"{self.method} is read off the gradient and has no relevance to conserve.")
-        bound, weights, codes = self._request(images, target, top_k)
-        return conservation(bound.program.canonical, self._rules, images, codes, weights)
+        check_concrete(images)
+        with shielded():
+            bound, weights, codes = self._request(images, target, top_k)
+            return conservation(bound.program.canonical, self._rules, images, codes, weights)
 
     def _request(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None

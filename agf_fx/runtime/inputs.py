@@ -62,7 +62,10 @@ def check_target(
     except (TypeError, ValueError, RuntimeError) as error:
         raise TargetError(f"target {target!r} is not a class number or a tensor of class numbers ({error}).") from error
     if classes.is_floating_point() or classes.is_complex() or classes.dtype is torch.bool:
-        raise TargetError(f"target is {classes.dtype}; give class numbers as int or int64.")
+        raise TargetError(
+            f"target is {classes.dtype} of shape {tuple(classes.shape)}; give class numbers as int or int64. If it is "
+            "a second input of the model: agf-fx explains models of one image batch."
+        )
     if classes.dim() == 0:
         classes = classes.expand(count)
     where = None

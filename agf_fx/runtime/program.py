@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from agf_fx.ambient import shielded
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.liveness import largest_per_pair, peak_bytes
 from agf_fx.options import CompileOptions
@@ -86,7 +86,7 @@ class Program:
             arranged = self.placement.arrange(self.placement.cast(piece))
             return self._runner(arranged, classes.contiguous(), *inputs)
 
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with shielded():
             return run_in_chunks(explain, images, target, self.limits)
 
     def _estimate(self, images: int, targets: int) -> int:

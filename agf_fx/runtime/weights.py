@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from agf_fx.ambient import shielded
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.runtime.locks import Lock
@@ -111,7 +112,7 @@ class WeightInputs:
 
     def _prepare(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
         self._on_prepare()
-        with torch.no_grad():
+        with shielded():
             found = {name: placement.cast(weight.detach()) for name, weight in weights.items()}
             if self.explanation.prepare:
                 constants = self.explanation.prepare.forward(*(found[name] for name in self.shapes))

@@ -48,6 +48,8 @@ def peak_memory(run: Run, device: torch.device, backend: str = "eager") -> dict[
 class LiveBytes(TorchDispatchMode):
     """Follows the storages that operations make while it is on: ``live`` bytes now, and their ``peak``."""
 
+    observes = True
+
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0

@@ -56,6 +56,8 @@ class Product:
 class Recorder(TorchDispatchMode):
     """Records the products that run while it is on."""
 
+    observes = True
+
     def __init__(self) -> None:
         super().__init__()
         self.products: list[Product] = []

@@ -13,6 +13,7 @@ from torch import fx
 from agf_fx.frontend.rewrites.arithmetic import ARITHMETIC
 from agf_fx.frontend.rewrites.attention import ATTENTION
 from agf_fx.frontend.rewrites.convolution import CONVOLUTION
+from agf_fx.frontend.rewrites.creation import CREATION
 from agf_fx.frontend.rewrites.elementwise import ELEMENTWISE
 from agf_fx.frontend.rewrites.movement import MOVEMENT
 from agf_fx.frontend.rewrites.normalisation import NORMALISATION
@@ -23,6 +24,7 @@ REWRITES: dict[Callable[..., object], Callable[[fx.Node], None]] = {
     **ARITHMETIC,
     **ATTENTION,
     **CONVOLUTION,
+    **CREATION,
     **ELEMENTWISE,
     **MOVEMENT,
     **NORMALISATION,

@@ -10,6 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from agf_fx.ambient import check_concrete, shielded
 from agf_fx.errors import ExportLoadError, InputError, MissingDependencyError, PicklingError
 from agf_fx.notices import warn
 from agf_fx.rules.targets import explained_classes
@@ -81,15 +82,19 @@ class ExportedExplainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
+        with shielded():
+            return self._explain(images, target, top_k)
+
+    def _explain(self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None) -> Explanation:
         self._check(images)
         codes = requested_targets(target, top_k, images, self.description.classes, self.description.positions)
-        with torch.no_grad():
-            maps, logits = self._run(images.contiguous(), codes.contiguous())  # machine code reads them as they lie
+        maps, logits = self._run(images.contiguous(), codes.contiguous())  # machine code reads them as they lie
         warn_of_degenerate(maps)
         return Explanation(maps, explained_classes(logits, codes), logits, images)
 
     def _check(self, images: Tensor) -> None:
         wanted = self.description
+        check_concrete(images)
         shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else None
         if shape != wanted.image_shape or images.dtype != wanted.dtype or images.device.type != wanted.device:
             given = type(images).__name__

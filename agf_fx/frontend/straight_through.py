@@ -1,0 +1,144 @@
+"""Gradients that are not the derivative of the function: straight-through estimators."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from agf_fx.errors import CaptureError
+from agf_fx.frontend.outputs import Root
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
+
+aten = torch.ops.aten
+
+_STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch._C._set_grad_enabled)
+_TOLERANCE = 1e-3  # of the largest gradient
+
+
+class _Stops(TorchFunctionMode):
+    """Notices where a forward pass stops gradients."""
+
+    found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        self.found |= func in _STOPS
+        return func(*args, **(kwargs or {}))
+
+
+class Trained(NamedTuple):
+    """What autograd says of a model at some images.
+
+    Attributes:
+        gradient: of the mean of logits weighted by 1, 2, 3, …; 0 where autograd does not reach the images.
+        custom: whether an ``autograd.Function`` takes part.
+    """
+
+    gradient: Tensor
+    custom: bool
+
+
+def observed_logits(root: Root, buffers: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Trained | None]:
+    """The model's logits; and, where its gradient may not be the derivative, what autograd says.
+
+    That is where it uses ``detach`` or ``no_grad``, or an ``autograd.Function``.
+    """
+    with torch.enable_grad(), _Stops() as stops:
+        leaf = images.clone().requires_grad_()
+        logits = functional_call(root, buffers, (leaf.clone(),))
+    custom = _has_custom_function(logits)
+    suspicious = (custom or stops.found) and logits.is_floating_point()
+    return logits.detach(), Trained(_gradient(logits, leaf), custom) if suspicious else None
+
+
+def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Tensor, trained: Trained) -> None:
+    """Check that a program's derivative is the gradient that training uses, where these may differ.
+
+    ``detach`` and ``no_grad`` are looked through, as they stop training and not the function; and so nothing is asked
+    where the model has no gradient at all, nor of branches that are merely cut off. But in x + (f(x) - x).detach() the
+    gradient is meant to be that of x, where the function is f; and an ``autograd.Function`` may have any backward.
+
+    Args:
+        canonical: the program.
+        weights: what it takes besides images.
+        images: a batch.
+        trained: the model's gradient, from `observed_logits`.
+
+    Raises:
+        CaptureError: they differ; the line where the two meet.
+    """
+    if not trained.gradient.any():
+        return
+    program = fx.Interpreter(fx.GraphModule(nn.Module(), canonical.graph), garbage_collect_values=False)
+    with torch.enable_grad():
+        leaf = images.clone().requires_grad_()
+        found = _gradient(program.run(leaf, *weights), leaf)
+    tolerance = _TOLERANCE * float(trained.gradient.abs().max())
+    if torch.allclose(found, trained.gradient, rtol=_TOLERANCE, atol=tolerance, equal_nan=True):
+        return
+    place = _cancelling(canonical)
+    if place is None and not trained.custom:
+        return
+    line = f"\n  at {place.meta['source']}" if place is not None and place.meta.get("source") else ""
+    raise CaptureError(
+        f"the gradient that {canonical.name} trains with is not the derivative of what it computes: it has a "
+        "straight-through estimator, x + (f(x) - x).detach(), or an autograd.Function with a backward of its own. An "
+        "explanation would be of the derivative, which is 0 where f has steps. Put a function with a derivative in its "
+        f"place, such as the one that the backward belongs to.{line}"
+    )
+
+
+def _gradient(logits: Tensor, leaf: Tensor) -> Tensor:
+    if not logits.requires_grad:
+        return torch.zeros_like(leaf)
+    flat = logits.detach().flatten(1)
+    weights = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype).expand_as(flat) / flat.numel()
+    (gradient,) = torch.autograd.grad(logits, leaf, weights.reshape(logits.shape), allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _has_custom_function(logits: Tensor) -> bool:
+    """Whether an ``autograd.Function`` took part in computing a tensor."""
+    seen: set[object] = set()
+    pending = [logits.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        seen.add(node)
+        pending.extend(parent for parent, _ in node.next_functions)
+    return False
+
+
+def _cancelling(canonical: CanonicalGraph) -> fx.Node | None:
+    """A sum of u and something from which u is taken away: the estimator's u + (f - u), in any order."""
+    same: dict[str, fx.Node] = {}  # what is computed twice is one value
+    first: dict[fx.Node, fx.Node] = {}
+    for node in canonical.calls:
+        args = fx.map_arg(node.args, lambda source: first.get(source, source))
+        first[node] = same.setdefault(f"{node.target} {args} {node.kwargs}", node)
+        if not depends_on_images(node) or family_of(node) is not Family.MERGE:
+            continue
+        added, taken = ({first.get(term, term) for term in terms} for terms in _terms(node, 1))
+        if added & taken:
+            return node
+    return None
+
+
+def _terms(value: Any, sign: int) -> tuple[set[Any], set[Any]]:
+    """What is added and what is taken away in a chain of sums and differences of two signals."""
+    merges = isinstance(value, fx.Node) and value.op == "call_function" and depends_on_images(value)
+    if not merges or value.target not in (aten.add.Tensor, aten.sub.Tensor, aten.neg.default):
+        return ({value}, set()) if sign > 0 else (set(), {value})
+    if value.target is aten.neg.default:
+        return _terms(value.args[0], -sign)
+    first, second = operands(value)
+    one = _terms(first, sign)
+    two = _terms(second, -sign if value.target is aten.sub.Tensor else sign)
+    return one[0] | two[0], one[1] | two[1]
