@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "errors": 0,
     "notices": 0,
+    "ambient": 1,
     "atomic": 1,
     "options": 1,
     "ir": 2,

@@ -27,7 +27,7 @@ def test_functional_in_place_and_reused_activations():
     model = reuse()
     canonical = agf_fx.capture(model, IMAGES)
     assert torch.equal(logits_of(model, canonical), model(IMAGES))
-    assert [n.target for n in canonical.calls].count(torch.ops.aten.relu.default) == 5
+    assert [n.target for n in canonical.calls].count(torch.ops.aten.relu.default) == 3  # a ReLU of a ReLU is one
     assert agf_fx.compile(model)(IMAGES).isfinite().all()
 
 
@@ -65,9 +65,7 @@ GOLDEN_TEXT = """\
 %conv2_conv2d = conv2d(%act_relu, %p_conv2_weight, %p_conv2_bias, [1, 1], [1, 1], [1, 1], 1)  f64[N, 4, 16, 16]                   conv2
 %act_relu_1 = relu(%conv2_conv2d)                                         f64[N, 4, 16, 16]                   act
 %add = add.Tensor(%act_relu_1, %act_relu)                                 f64[N, 4, 16, 16]
-%relu = relu(%add)                                                        f64[N, 4, 16, 16]
-%relu_1 = relu(%relu)                                                     f64[N, 4, 16, 16]
-%act_relu_2 = relu(%relu_1)                                               f64[N, 4, 16, 16]                   act
+%act_relu_2 = relu(%add)                                                  f64[N, 4, 16, 16]                   act
 %max_pool2d_with_indices = max_pool2d_with_indices(%act_relu_2, [2, 2], [2, 2], [0, 0], [1, 1], False)  (f64[N, 4, 8, 8], i64[N, 4, 8, 8])
 %getitem = getitem(%max_pool2d_with_indices, 0)                           f64[N, 4, 8, 8]
 %adaptive_avg_pool2d = adaptive_avg_pool2d(%getitem, [4, 4])              f64[N, 4, 4, 4]
@@ -163,7 +161,7 @@ class BatchStatistics(Base):
 
 @pytest.mark.parametrize("network", [DynamicWeight, BatchStatistics])
 def test_uses_that_no_rule_covers_are_refused(network):
-    with pytest.raises(CaptureError, match=r"no relevance rule|must return"):
+    with pytest.raises(CaptureError, match=r"no relevance rule|must return|mean and variance of the batch"):
         agf_fx.compile(network().double().eval(), IMAGES)
 
 

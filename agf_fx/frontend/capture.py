@@ -137,7 +137,8 @@ class Subject:
         canonical = canonicalise(adopted, teach)
         verify_canonical(canonical)
         check_samples_apart(canonical, twin, self.images)
-        check_program(canonical, self.root, self.images)
+        untraced = Root(structural_copy(self.model), self.root.output)  # tracing may have left values in the other copy
+        check_program(canonical, untraced, self.images)
         return canonical
 
     def warn(self) -> None:

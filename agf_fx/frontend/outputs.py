@@ -117,10 +117,15 @@ class Root(nn.Module):
         self.failure: CaptureError | None = None
         self._output = (output,)  # a tuple, for a module assigned as it is would become a part of this one
 
+    @property
+    def output(self) -> Output:
+        """The choice of the logits."""
+        return self._output[0]
+
     def forward(self, images: Tensor) -> Tensor:
         """The logits."""
         try:
-            return chosen(self.model(images), self._output[0], type(self.model).__name__)
+            return chosen(self.model(images), self.output, type(self.model).__name__)
         except CaptureError as failure:
             self.failure = failure
             raise

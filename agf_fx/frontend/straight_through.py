@@ -52,7 +52,8 @@ def observed_logits(root: Root, buffers: dict[str, Tensor], images: Tensor) -> t
         logits = functional_call(root, buffers, (leaf.clone(),))
     custom = _has_custom_function(logits)
     suspicious = (custom or stops.found) and logits.is_floating_point()
-    return logits.detach(), Trained(_gradient(logits, leaf), custom) if suspicious else None
+    gradient = _gradient(logits, leaf) if suspicious else None
+    return logits.detach(), None if gradient is None else Trained(gradient, custom)
 
 
 def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Tensor, trained: Trained) -> None:
@@ -77,6 +78,8 @@ def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Ten
     with torch.enable_grad():
         leaf = images.clone().requires_grad_()
         found = _gradient(program.run(leaf, *weights), leaf)
+    if found is None:
+        return
     tolerance = _TOLERANCE * float(trained.gradient.abs().max())
     if torch.allclose(found, trained.gradient, rtol=_TOLERANCE, atol=tolerance, equal_nan=True):
         return
@@ -92,12 +95,16 @@ def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Ten
     )
 
 
-def _gradient(logits: Tensor, leaf: Tensor) -> Tensor:
+def _gradient(logits: Tensor, leaf: Tensor) -> Tensor | None:
+    """None where an operation has no derivative, which other checks judge."""
     if not logits.requires_grad:
         return torch.zeros_like(leaf)
     flat = logits.detach().flatten(1)
     weights = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype).expand_as(flat) / flat.numel()
-    (gradient,) = torch.autograd.grad(logits, leaf, weights.reshape(logits.shape), allow_unused=True)
+    try:
+        (gradient,) = torch.autograd.grad(logits, leaf, weights.reshape(logits.shape), allow_unused=True)
+    except (RuntimeError, NotImplementedError):
+        return None
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
