@@ -1,72 +1,70 @@
 """Shielding from the state that callers leave around: modes and defaults of PyTorch that change what a line computes.
 
 What is captured and prepared is kept, so it must not depend on the moment; and a map is that of the model and the
-image, wherever it is asked for.
+image, wherever it is asked for. What a user has chosen for speed or reproducibility, and what changes rounding at most,
+stays while graphs run: deterministic algorithms, TF32, the number of threads, flushing of denormal numbers.
 """
 
 from __future__ import annotations
 
+import random
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _len_torch_dispatch_stack, _pop_mode, _push_mode
 
 from agf_fx.errors import InputError
 
-_DEVICES = ("cpu", "cuda", "xpu", "mps")
+_DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla")
+_LOOKING_ON = ("_FlopCounterMode",)  # of PyTorch's own
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """No autocast, gradients, inference mode, default device, function or dispatch mode; for running a graph.
+    """No autocast, gradients, inference mode, default dtype or device, function or dispatch mode; for running a graph.
 
-    Dispatch modes of PyTorch itself stay, such as its FlopCounterMode, and others with ``observes = True``, which only
-    look on.
+    So results made under inference mode are ordinary tensors. PyTorch's FlopCounterMode stays, and dispatch modes with
+    ``observes = True``, which only look on.
     """
-    modes = _get_current_dispatch_mode_stack()
-    altering = [mode for mode in modes if not _looks_on(mode)]
     with ExitStack() as stack:
         stack.enter_context(_without_function_modes())
-        if altering:
-            stack.enter_context(_disable_current_modes())
-            for mode in modes:
-                if mode not in altering:
-                    stack.enter_context(mode)
+        stack.enter_context(_without_dispatch_modes())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_set_fwd_grad_enabled(False))
         for device in _DEVICES:
-            if torch.is_autocast_enabled(device):
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_DEFAULT_DTYPE)
         yield
 
 
 @contextmanager
-def capturing(dtype: torch.dtype) -> Iterator[None]:
-    """`shielded`, from every dispatch mode and from deterministic mode too, with ``dtype`` as the default.
+def capturing() -> Iterator[None]:
+    """`shielded`, from deterministic mode too, which decomposes operations; and no random number of the user's is used.
 
-    What a model creates in its forward pass without a dtype has that of its weights. The defaults are those of the
-    process, so other threads see them for the time of a capture.
+    Gradients are on, as where a model is called. What a model creates in its forward pass without a dtype has the dtype
+    with which PyTorch starts, float32.
     """
-    before = torch.get_default_dtype()
-    deterministic, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    with shielded(), ExitStack() as stack:
-        if _get_current_dispatch_mode_stack():
-            stack.enter_context(_disable_current_modes())
-        torch.set_default_dtype(dtype if dtype in (torch.float32, torch.float64) else torch.float32)
-        torch.use_deterministic_algorithms(False)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    with shielded(), torch.enable_grad(), _DETERMINISTIC, _random_numbers_kept():
+        yield
+
+
+def random_states() -> dict[str, Any]:
+    """The states of the generators that a model may draw from, by whose they are."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state().numpy().tobytes(), "random": random.getstate()}
+    if "numpy" in sys.modules:
+        states["numpy.random"] = repr(sys.modules["numpy"].random.get_state())
+    if torch.cuda.is_initialized():
+        states["torch.cuda"] = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
+    return states
 
 
 @contextmanager
@@ -92,23 +90,6 @@ def autocast_left_out() -> Iterator[list[str]]:
         kind.__enter__, kind.__exit__ = enter, leave
 
 
-@contextmanager
-def _without_function_modes() -> Iterator[None]:
-    """Function modes taken off the stack, such as the one of ``torch.set_default_device``, and put back."""
-    modes = _get_current_function_mode_stack()
-    for _ in modes:
-        torch._C._pop_torch_function_stack()
-    try:
-        yield
-    finally:
-        for mode in modes:
-            torch._C._push_on_torch_function_stack(mode)
-
-
-def _looks_on(mode: object) -> bool:
-    return getattr(mode, "observes", False) or type(mode).__module__.startswith("torch.")
-
-
 def check_concrete(images: object) -> None:
     """Check that images are numbers, and not stand-ins of ``vmap`` and its likes, nor of other layouts.
 
@@ -127,3 +108,86 @@ def check_concrete(images: object) -> None:
         raise InputError(
             f"the images are {kind} tensors; give dense ones, as images.to_dense() or .dequantize() makes."
         )
+    if images.is_meta or type(images).__name__ in ("FakeTensor", "FunctionalTensor"):
+        raise InputError(f"the images are a {type(images).__name__} without numbers ({images.device}); give real ones.")
+
+
+class _Setting:
+    """A setting of the whole process, neutral while any thread is inside."""
+
+    def __init__(self, get: Callable[[], Any], put: Callable[[Any], None], neutral: Any) -> None:
+        self._get, self._put, self._neutral = get, put, neutral
+        self._lock, self._inside, self._before = threading.Lock(), 0, neutral
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._get()
+                if self._before != self._neutral:
+                    self._put(self._neutral)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._before != self._neutral:
+                self._put(self._before)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+_DEFAULT_DTYPE = _Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
+_DETERMINISTIC = _Setting(_deterministic, _set_deterministic, (False, False))
+
+
+@contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    numpy = sys.modules.get("numpy")
+    before = random.getstate(), numpy and numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(before[0])
+        if numpy:
+            numpy.random.set_state(before[1])
+
+
+@contextmanager
+def _without_function_modes() -> Iterator[None]:
+    """Function modes taken off the stack, such as the one of ``torch.set_default_device``, and put back."""
+    modes = _get_current_function_mode_stack()
+    for _ in modes:
+        torch._C._pop_torch_function_stack()
+    try:
+        yield
+    finally:
+        for mode in modes:
+            torch._C._push_on_torch_function_stack(mode)
+
+
+@contextmanager
+def _without_dispatch_modes() -> Iterator[None]:
+    """This thread's only: the others that PyTorch keeps belong to whatever thread is tracing."""
+    modes = [_pop_mode() for _ in range(_len_torch_dispatch_stack())]
+    observing = [mode for mode in reversed(modes) if _looks_on(mode)]
+    for mode in observing:
+        _push_mode(mode)
+    try:
+        yield
+    finally:
+        for _ in observing:
+            _pop_mode()
+        for mode in reversed(modes):
+            _push_mode(mode)
+
+
+def _looks_on(mode: object) -> bool:
+    return getattr(mode, "observes", False) or type(mode).__name__ in _LOOKING_ON

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from agf_fx.errors import CaptureError
-from agf_fx.ir.graph import CanonicalGraph, tensor_at
+from agf_fx.frontend.running import run
+from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.types import BATCH, TensorType
 from agf_fx.ir.vocabulary import STEPS
 
@@ -29,18 +30,9 @@ def check_samples_apart(canonical: CanonicalGraph, model: nn.Module, images: Ten
     signals = [node for node in canonical.graph.nodes if node.meta.get("depends_on_images")]
     if all(map(_batch_first, signals)) and not any(node.target in STEPS for node in canonical.calls):
         return
-    signature = canonical.signature
-    weights = [
-        signature.constants[node.name]
-        if node.name in signature.constants
-        else tensor_at(model, signature.weights[node.name]).detach()
-        for node in canonical.graph.find_nodes(op="placeholder")
-        if node is not canonical.images
-    ]
-    program = fx.Interpreter(fx.GraphModule(nn.Module(), canonical.graph))
     first, *others = torch.randn(3, *images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
     with torch.no_grad():
-        one, two = (program.run(torch.stack([first, other]), *weights)[0] for other in others)
+        one, two = (run(canonical, model, torch.stack([first, other]))[0] for other in others)
     if not torch.allclose(one, two, rtol=1e-4, atol=1e-4 * float(one.abs().max()), equal_nan=True):
         raise CaptureError(
             f"{canonical.name} mixes samples of a batch: the logits of an image change with the other images. Look for "

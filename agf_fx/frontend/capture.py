@@ -7,26 +7,25 @@ used twice is two calls), and every call is written in one canonical spelling.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
 
-from agf_fx.ambient import autocast_left_out, capturing, check_concrete
-from agf_fx.errors import InputError
+from agf_fx.ambient import autocast_left_out, capturing
 from agf_fx.frontend.adopt import adopt
 from agf_fx.frontend.apart import check_samples_apart
 from agf_fx.frontend.baked import Places, places
 from agf_fx.frontend.canonicalise import canonicalise
-from agf_fx.frontend.chance import refuse_random
+from agf_fx.frontend.chance import Draws, refuse_random
 from agf_fx.frontend.copying import structural_copy, widened
+from agf_fx.frontend.examples import check_placement, doubled, only_batch, telling
 from agf_fx.frontend.final import explained_from_logits, warn_of_final
 from agf_fx.frontend.identity import trace_digest
 from agf_fx.frontend.outputs import Output, Root, check_output
 from agf_fx.frontend.tracing import export, trace
 from agf_fx.frontend.trust import check_program
 from agf_fx.frontend.unknown import Teacher, warn_of_captured
+from agf_fx.frontend.widening import is_reduced, widening
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.verify import verify_canonical
@@ -68,7 +67,7 @@ def capture(
         InputError: ``example_inputs`` is not one floating batch of images.
         OptionsError: ``output`` or ``unknown_ops`` has no meaning.
     """
-    with capturing(dtype_of(example_inputs)):
+    with capturing():
         subject = Subject.of(model, example_inputs, output, unknown_ops)
         canonical = subject.capture()
     subject.warn()
@@ -85,19 +84,23 @@ class Subject:
         model: the user's model.
         root: a private copy with its choice of logits.
         traced: the copy, traced symbolically; None where it cannot be.
-        images: an example batch of two.
+        images: an example batch of two equal images.
+        telling: two images to try the model with.
         unknown_ops: see `capture`.
         baked: where the model keeps tensors whose values the graph may contain.
         autocasts: dtypes to which the forward pass casts by itself, which is left out.
+        drawing: the user's lines that drew random numbers meanwhile.
     """
 
     model: nn.Module
     root: Root
     traced: fx.GraphModule | None
     images: Tensor
+    telling: Tensor
     unknown_ops: str
     baked: Places
     autocasts: list[str]
+    drawing: list[str]
 
     @staticmethod
     def of(model: nn.Module, example_inputs: Tensor | tuple[Tensor], output: Output, unknown_ops: str) -> Subject:
@@ -105,25 +108,31 @@ class Subject:
         check_output(output)
         require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
         model = unwrapped(model)
-        images = _example(example_inputs)
+        images = only_batch(example_inputs, model)
         check_placement(images, model.parameters(), type(model).__name__)
-        root, images = Root(structural_copy(model), output), widened(images)
+        root = Root(structural_copy(model), output)
         before = places(model, buffers=False)
-        with autocast_left_out() as autocasts:
+        with autocast_left_out() as autocasts, Draws() as draws:
             traced, read_buffers = trace(root)
         baked = places(model, buffers=True) if read_buffers else before
-        return Subject(model, root, traced, images, unknown_ops, baked, autocasts)
+        example, samples = widened(doubled(images)), widened(telling(images))
+        return Subject(model, root, traced, example, samples, unknown_ops, baked, autocasts, draws.lines)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the model is one in half precision, and explained in float32."""
+        return is_reduced(self.model.parameters())
 
     def digest(self) -> str | None:
         """What identifies the graph that would be captured; None where only capturing tells."""
         if self.traced is None:
             return None
         digest = trace_digest(self.traced, self.root.model, self.baked.tensors(self.model), self.images)
-        return digest and f"{digest}-{self.unknown_ops}"
+        return digest and f"{digest}-{self.unknown_ops}-{self.reduced}"
 
     def capture(self) -> CanonicalGraph:
         """Capture; errors as for `capture`."""
-        with autocast_left_out() as autocasts:
+        with autocast_left_out() as autocasts, widening(self.reduced):
             canonical = self._captured()
         self.autocasts.extend(autocasts)
         return explained_from_logits(canonical)
@@ -137,8 +146,9 @@ class Subject:
         canonical = canonicalise(adopted, teach)
         verify_canonical(canonical)
         check_samples_apart(canonical, twin, self.images)
-        untraced = Root(structural_copy(self.model), self.root.output)  # tracing may have left values in the other copy
-        check_program(canonical, untraced, self.images)
+        # Tracing may have left values in the copy that was traced, and this one writes where it likes.
+        untraced = Root(structural_copy(self.model, own_tensors=True), self.root.output)
+        check_program(canonical, untraced, self.telling, self.drawing)
         return canonical
 
     def warn(self) -> None:
@@ -156,59 +166,3 @@ class Subject:
                 "(dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
                 UserWarning,
             )
-
-
-def dtype_of(example_inputs: object) -> torch.dtype:
-    """The dtype of an example batch; what is none is refused later."""
-    items = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
-    return next((item.dtype for item in items if isinstance(item, Tensor)), torch.float32)
-
-
-def check_placement(images: Tensor, weights: Iterable[Tensor], name: str) -> None:
-    """Check that images have the dtype and device of a model's weights.
-
-    Raises:
-        InputError: they differ.
-    """
-    model = next((weight for weight in weights if weight.is_floating_point()), images)
-    if images.dtype != model.dtype or images.device != model.device:
-        raise InputError(
-            f"the images are {images.dtype} on {images.device}, the weights of {name} are {model.dtype} on "
-            f"{model.device}; use images.to({str(model.device)!r}, {model.dtype})."
-        )
-
-
-def only_batch(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
-    """The images, given alone or as a tuple of one.
-
-    Raises:
-        InputError: something else is given, further inputs among them.
-    """
-    if isinstance(example_inputs, Mapping):
-        raise InputError(
-            "example_inputs is a dictionary, and agf-fx explains models of one image batch. Give the images alone, and "
-            "wrap the model in a module whose forward takes the images and hands them on by name."
-        )
-    items = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
-    if len(items) > 1:
-        forms = ", ".join(str(tuple(i.shape)) if isinstance(i, Tensor) else type(i).__name__ for i in items)
-        raise InputError(
-            f"example_inputs holds {len(items)} inputs ({forms}), and agf-fx explains models of one image batch: the "
-            "others would be left out. Wrap the model in a module whose forward takes the images and adds what else it "
-            "needs; several images are one batch, torch.stack(images)."
-        )
-    if not items or not isinstance(items[0], Tensor):
-        raise InputError("example_inputs must be one batch of images, or a tuple holding just that.")
-    return items[0]
-
-
-def _example(example_inputs: Tensor | tuple[Tensor]) -> Tensor:
-    images = only_batch(example_inputs)
-    check_concrete(images)
-    if images.dim() < 2 or images.shape[0] == 0 or not images.is_floating_point():
-        raise InputError(
-            f"the example batch is {images.dtype} of shape {tuple(images.shape)}; give floating-point images "
-            "of shape (N, C, H, W) with N ≥ 1."
-        )
-    # Batch sizes 0 and 1 are special to symbolic shapes, so the example has two samples.
-    return images.detach()[:1].expand(2, *images.shape[1:]).contiguous()

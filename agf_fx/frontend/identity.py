@@ -16,7 +16,7 @@ _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Si
 _KNOWN_LIBRARIES = ("torch", "torchvision", "math", "_operator", "operator", "builtins")  # their versions are known
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _STATE = (
-    *("training", "_parameters", "_buffers", "_modules", "_backward_hooks", "_backward_pre_hooks"),
+    *("_parameters", "_buffers", "_modules", "_backward_hooks", "_backward_pre_hooks"),
     *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
     *("_non_persistent_buffers_set", "_is_full_backward_hook", "_forward_hooks_with_kwargs"),
     *("_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs", *_HOOKS),
@@ -63,7 +63,6 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def _lines(traced: fx.GraphModule, model: nn.Module, baked: Iterable[Tensor], images: Tensor) -> Iterator[str]:
     yield f"{type(model).__name__} {tuple(images.shape[1:])} {images.dtype} {images.device.type}"
-    yield f"default {torch.get_default_dtype()}"
     positions: dict[fx.Node, int] = {}
     for node in traced.graph.nodes:
         yield f"{node.op} {_target(traced, node)} {_value((node.args, node.kwargs), positions)} {_place(node)}"

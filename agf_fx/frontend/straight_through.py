@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from agf_fx.errors import CaptureError
 from agf_fx.frontend.outputs import Root
+from agf_fx.frontend.running import run
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
 
@@ -42,21 +42,28 @@ class Trained(NamedTuple):
     custom: bool
 
 
-def observed_logits(root: Root, buffers: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Trained | None]:
+def observed_logits(root: Root, images: Tensor) -> tuple[Tensor, Trained | None]:
     """The model's logits; and, where its gradient may not be the derivative, what autograd says.
 
     That is where it uses ``detach`` or ``no_grad``, or an ``autograd.Function``.
     """
-    with torch.enable_grad(), _Stops() as stops:
-        leaf = images.clone().requires_grad_()
-        logits = functional_call(root, buffers, (leaf.clone(),))
+    for weight in root.parameters():
+        weight.requires_grad_(False)
+    stops = _Stops()
+    try:
+        with torch.enable_grad(), stops:
+            leaf = images.clone().requires_grad_()
+            logits = root(leaf.clone())
+    except RuntimeError:  # it writes in place where autograd does not let it
+        with torch.no_grad():
+            return root(images.clone()).clone(), None
     custom = _has_custom_function(logits)
     suspicious = (custom or stops.found) and logits.is_floating_point()
     gradient = _gradient(logits, leaf) if suspicious else None
-    return logits.detach(), None if gradient is None else Trained(gradient, custom)
+    return logits.detach().clone(), None if gradient is None else Trained(gradient, custom)
 
 
-def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Tensor, trained: Trained) -> None:
+def check_gradient(canonical: CanonicalGraph, model: nn.Module, images: Tensor, trained: Trained) -> None:
     """Check that a program's derivative is the gradient that training uses, where these may differ.
 
     ``detach`` and ``no_grad`` are looked through, as they stop training and not the function; and so nothing is asked
@@ -65,7 +72,7 @@ def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Ten
 
     Args:
         canonical: the program.
-        weights: what it takes besides images.
+        model: where its weights are.
         images: a batch.
         trained: the model's gradient, from `observed_logits`.
 
@@ -74,10 +81,9 @@ def check_gradient(canonical: CanonicalGraph, weights: list[Tensor], images: Ten
     """
     if not trained.gradient.any():
         return
-    program = fx.Interpreter(fx.GraphModule(nn.Module(), canonical.graph), garbage_collect_values=False)
     with torch.enable_grad():
         leaf = images.clone().requires_grad_()
-        found = _gradient(program.run(leaf, *weights), leaf)
+        found = _gradient(run(canonical, model, leaf), leaf)
     if found is None:
         return
     tolerance = _TOLERANCE * float(trained.gradient.abs().max())

@@ -139,7 +139,7 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         path = next(reversed(self.module_stack), "").split("@")[0]  # "relu@1" is the second call of "relu"
         path = own_path(path)
-        node.meta["custom"] = {"agf_fx": {"module": path, "source": _user_line()}}
+        node.meta["custom"] = {"agf_fx": {"module": path, "source": user_line()}}
         return node
 
 
@@ -165,10 +165,10 @@ def _elsewhere(line: str) -> bool:
     return any(f'"{path}' in line for path in _NOT_THE_USERS)
 
 
-def _user_line() -> str:
+def user_line() -> str:
     """The innermost line outside torch, above our tracer and below the call of `capture`."""
     frame = sys._getframe(2)
-    while frame and frame.f_code.co_filename.startswith((_TORCH, "<")):
+    while frame and frame.f_code.co_filename.startswith((_TORCH, "<", contextlib.__file__)):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(_OURS):
         return ""

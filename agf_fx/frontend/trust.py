@@ -6,87 +6,90 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
+from agf_fx.ambient import random_states
 from agf_fx.errors import CaptureError
 from agf_fx.frontend.outputs import Root
+from agf_fx.frontend.running import trace_of
 from agf_fx.frontend.straight_through import check_gradient, observed_logits
-from agf_fx.ir.graph import CanonicalGraph, tensor_at
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.types import TensorType
 
-_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit; rounding stays far below
+_DRAWS = 8  # runs of a model that draws random numbers: what it decides by them may come out equal
 
 
-def check_program(canonical: CanonicalGraph, root: Root, images: Tensor) -> None:
-    """Compare the program's logits with those of the model, which runs twice, so that chance is noticed.
+def check_program(canonical: CanonicalGraph, root: Root, images: Tensor, drawing: list[str]) -> None:
+    """Compare the program's logits with those of the model, which runs twice, so that chance and state are noticed.
 
-    Nothing of the user's is touched: images and buffers are copies, and random numbers are drawn from a fork.
+    Done once for an architecture; it costs what three forward passes of two images cost, and more only if the model
+    draws random numbers, or stops gradients.
 
     Args:
         canonical: the program.
-        root: the private copy of the model that was captured.
-        images: a small batch of the user's.
+        root: a private copy of the model, which may write where it likes.
+        images: two.
+        drawing: the user's lines that drew random numbers while the model was traced.
 
     Raises:
         CaptureError: the model differs from itself or from the program; where the difference begins.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        first, trained = observed_logits(root, _buffers(root), images)
-        again = _logits(root, images)
-        if not _equal(first, again):
-            raise CaptureError(
-                f"{canonical.name} gives other logits for the same images when it is called again "
-                f"({_difference(first, again)}): its forward pass draws at random, or keeps a state. A map would "
-                "explain one of these calls. Pass training=self.training to what is random, and compute from the "
-                "images alone."
-            )
-        weights = _weights(canonical, root.model)
-        env = _run(canonical, weights, images)
+    name, tolerance = canonical.name, _tolerance(canonical)
+    before = random_states()
+    first, trained = observed_logits(root, images)
+    after = random_states()
+    drawn = [source for source in before if before[source] != after[source]]
+    again = [_logits(root, images) for _ in range(_DRAWS if drawn else 1)]
+    differing = [logits for logits in again if not _equal(logits, first, tolerance)]
+    if differing:
+        raise CaptureError(_unsteady(name, _difference(differing[0], first), drawn, drawing))
+    with torch.no_grad():
+        env = trace_of(canonical, root.model, images)
     found = env[canonical.logits]
-    if not _equal(found, first):
+    if not _equal(found, first, tolerance):
         raise CaptureError(
-            f"the program captured from {canonical.name} gives other logits than the model itself "
-            f"({_difference(found, first)}){_where(canonical, root, images, env)}, so maps would be of another "
-            "function. Look there for values that are taken out of tensors (.item(), .tolist(), NumPy), for what "
-            "changes from call to call, and for Python that depends on them."
+            f"the program captured from {name} gives other logits than the model itself ({_difference(found, first)})"
+            f"{_where(canonical, root, images, env, tolerance)}, so maps would be of another function. Look there for "
+            "values that are taken out of tensors (.item(), .tolist(), NumPy), for what changes from call to call, and "
+            "for Python that depends on them."
         )
     if trained is not None:
-        check_gradient(canonical, weights, images, trained)
-
-
-def _buffers(root: Root) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in root.named_buffers()}
+        check_gradient(canonical, root.model, images, trained)
 
 
 def _logits(root: Root, images: Tensor) -> Tensor:
     """The model's own logits."""
-    return functional_call(root, _buffers(root), (images.clone(),)).detach().clone()
+    with torch.no_grad():
+        return root(images.clone()).detach().clone()  # it may be a buffer that the next run writes to
 
 
-def _weights(canonical: CanonicalGraph, model: nn.Module) -> list[Tensor]:
-    """What the program takes besides images."""
-    signature = canonical.signature
-    return [
-        signature.constants[node.name]
-        if node.name in signature.constants
-        else tensor_at(model, signature.weights[node.name]).detach()
-        for node in canonical.graph.find_nodes(op="placeholder")[1:]
-    ]
+def _unsteady(name: str, difference: str, drawn: list[str], drawing: list[str]) -> str:
+    other = f"{name} gives other logits for the same images when it is called again ({difference})"
+    if not drawn:
+        return (
+            f"{other}: it changes what it reads (a counter, a running mean, a cache), or reads a clock. A map would "
+            "explain one of these calls. Leave the state alone in evaluation mode, under `if self.training:`."
+        )
+    lines = "".join(f"\n  at {line}" for line in dict.fromkeys(drawing) if line)
+    return (
+        f"{other}: its forward pass draws at random ({', '.join(drawn)}). A map would explain one of these calls. Pass "
+        "training=self.training to what is random, put it under `if self.training:`, or draw it once, in __init__, and "
+        f"keep it as a buffer.{lines}"
+    )
 
 
-def _run(canonical: CanonicalGraph, weights: list[Tensor], images: Tensor) -> dict[fx.Node, Any]:
-    """The value of every node of the program."""
-    program = fx.Interpreter(fx.GraphModule(nn.Module(), canonical.graph), garbage_collect_values=False)
-    program.run(images, *weights)
-    return program.env
+def _tolerance(canonical: CanonicalGraph) -> float:
+    """Half of the digits of the shortest arithmetic on the way; rounding stays far below."""
+    kinds = [node.meta["type"] for node in canonical.graph.nodes if isinstance(node.meta.get("type"), TensorType)]
+    return max(torch.finfo(kind.dtype).eps for kind in kinds if kind.dtype.is_floating_point) ** 0.5
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
+def _equal(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Up to a part of the largest number."""
     if found.shape != expected.shape:
         return False
     finite = expected[torch.isfinite(expected)]
-    tolerance = _TOLERANCES.get(expected.dtype, 1e-3)
     largest = float(finite.abs().max()) if finite.numel() else 1.0
-    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+    return torch.allclose(found, expected.to(found), rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
 def _difference(found: Tensor, expected: Tensor) -> str:
@@ -96,7 +99,7 @@ def _difference(found: Tensor, expected: Tensor) -> str:
     return f"they differ by up to {apart:.2g}, and the largest is {largest:.2g}"
 
 
-def _where(canonical: CanonicalGraph, root: Root, images: Tensor, env: dict[fx.Node, Any]) -> str:
+def _where(canonical: CanonicalGraph, root: Root, images: Tensor, env: dict[fx.Node, Any], tolerance: float) -> str:
     """The first module whose output differs, in words; empty where that cannot be told."""
     mine: dict[str, Tensor] = {}
     for node in canonical.calls:
@@ -109,7 +112,7 @@ def _where(canonical: CanonicalGraph, root: Root, images: Tensor, env: dict[fx.N
         def compare(module: nn.Module, given: object, output: object, path: str = path) -> None:
             known = mine.get(path)
             same_form = isinstance(output, Tensor) and known is not None and output.shape == known.shape
-            if path and same_form and not _equal(known, output.detach()):
+            if path and same_form and not _equal(known, output.detach(), tolerance):
                 order.append(path)
 
         hooks.append(module.register_forward_hook(compare))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agf_fx.ambient import capturing
 from agf_fx.frontend.baked import Places
-from agf_fx.frontend.capture import Subject, dtype_of
+from agf_fx.frontend.capture import Subject
 from agf_fx.frontend.final import warn_of_final
 from agf_fx.frontend.unknown import warn_of_captured
 from agf_fx.ir import serial
@@ -59,7 +59,7 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
     Raises:
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
     """
-    with COMPILER, capturing(dtype_of(images)):
+    with COMPILER, capturing():
         subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
         stages = _Stages(subject, recipe, method, counters)
         trace = subject.digest()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from agf_fx.ambient import check_concrete, shielded
-from agf_fx.errors import InputError, OptionsError, PicklingError
-from agf_fx.frontend.capture import only_batch
+from agf_fx.errors import InputError, OptionsError, PicklingError, TargetError
+from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
@@ -177,7 +177,7 @@ class Explainer:
         Raises:
             CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
         """
-        self._binding.of(only_batch(example_inputs))
+        self._binding.of(only_batch(example_inputs, self.model))
         return self
 
     def conservation(
@@ -211,7 +211,11 @@ class Explainer:
         canonical = bound.program.canonical
         weights = bound.weights.current(binding.model)
         check_images(images, canonical, weights.values())
-        return bound, weights, requested_targets(target, top_k, images, canonical.num_classes, canonical.positions)
+        try:
+            codes = requested_targets(target, top_k, images, canonical.num_classes, canonical.positions)
+        except TargetError as error:
+            raise _of_other_input(error, binding.model) from None
+        return bound, weights, codes
 
     def bind(self, model: nn.Module) -> Explainer:
         """Explain another model of the same architecture from now on: only its weights are prepared.
@@ -332,3 +336,15 @@ class Explainer:
         model, chosen = type(self.model).__name__, self._recipe.backend
         backend = f"{chosen!r}" if chosen == self.backend else f"{chosen!r} ({self.backend})"
         return f"Explainer({model}, method={self.method!r}, backend={backend}, image sizes: {sizes})"
+
+
+def _of_other_input(error: TargetError, model: nn.Module) -> TargetError:
+    """The error, and what a user may have meant who gave the model's second input."""
+    others = further_inputs(model)
+    if not others:
+        return error
+    return TargetError(
+        f"{error} The second argument of an explainer is the class to explain; inputs of the model besides the images "
+        f"({', '.join(map(repr, others))} of {type(model).__name__}.forward) cannot be given. Wrap the model in a "
+        "module that supplies them."
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agf_fx.errors import InputError, NonFiniteInputError, OptionsError, TargetError
-from agf_fx.frontend.capture import check_placement
+from agf_fx.frontend.examples import check_placement
 from agf_fx.ir.graph import CanonicalGraph
 
 
