@@ -19,6 +19,7 @@ from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.methods.method import Method
 from agf_fx.pipeline import analyse, lower, optimisations
 from agf_fx.rules.register import taught_operations
+from agf_fx.runtime.arithmetic import warn_of_emulation
 from agf_fx.runtime.cache import keys
 from agf_fx.runtime.cache.counters import Counters, count
 from agf_fx.runtime.cache.disk import Disk, Entry, folder
@@ -111,6 +112,7 @@ class _Stages:
         """The program of a canonical graph; from the caches where it is known."""
         device, options = self.subject.images.device, self.recipe.compile_options
         backend = self.recipe.backend_on(device)
+        warn_of_emulation(self.recipe.reduced, device)
         placement = self.recipe.placement(canonical.image_type.dtype, device)
         eager = backend == "eager"
         key = keys.digest(

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import platformdirs
 import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
@@ -49,7 +48,12 @@ class Entry:
 
 def folder() -> Path:
     """Where the cache is: ``AGF_FX_CACHE_DIR``, or the user's cache folder."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or platformdirs.user_cache_dir("agf-fx", appauthor=False))
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("agf-fx", appauthor=False))
 
 
 class Disk:

@@ -1,0 +1,33 @@
+"""The steps, most important first."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """One process.
+
+    Attributes:
+        name: names the step on the command line, and its function in `gpu_report.steps`.
+        title: what it finds out.
+        seconds: its time limit.
+    """
+
+    name: str
+    title: str
+    seconds: int
+
+
+STEPS = (
+    Step("machine", "what machine and which versions these are", 60),
+    Step("tests", "tests of the device: maps, pieces, files, several threads", 150),
+    Step("maps", "maps of the eager graph against float64 on the CPU, TF32 off and on", 150),
+    Step("eager", "cost and memory of the eager graph, beside forward, backward and bare products", 150),
+    Step("inductor", "the same for Inductor, and its maps and compile time", 200),
+    Step("cudagraphs", "the same for CUDA graphs", 120),
+    Step("bfloat16", "cost and maps with products in bfloat16", 120),
+    Step("memory", "pieces within a memory limit, and recovery from running out of memory", 90),
+    Step("exports", "TorchScript and AOTInductor files, written and run on the device", 180),
+    Step("throughput", "images a second at the best batch size", 90),
+)

@@ -1,0 +1,311 @@
+"""The steps of tools/gpu, each run as ``python -m gpu_report.steps NAME --device cuda --result FILE``.
+
+A step returns rows, or text; partial rows are written as they come, so that a step that is cut off has told something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bench
+import torch
+import torchvision
+from benchmark.machine import machine
+from benchmark.tables import page
+from benchmark.timing import interleaved, medians, synchronise
+from torch import Tensor, nn
+
+import agf_fx
+from agf_fx.runtime.precision import relative_difference
+
+ROOT = Path(__file__).resolve().parents[2]
+Row = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What a step is asked for, and what it has found so far.
+
+    Attributes:
+        device: where to run.
+        quick: small networks and images, and nothing compiled.
+        result: the file for what is found.
+    """
+
+    device: torch.device
+    quick: bool
+    result: Path
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images."""
+        return 64 if self.quick else 224
+
+    def networks(self, *names: str) -> list[str]:
+        """The networks asked for, or a small one."""
+        return ["squeezenet1_1"] if self.quick else [*names]
+
+    def add(self, **row: Any) -> None:
+        """Keep a row, and write all of them."""
+        self.rows.append(row)
+        self.write(rows=self.rows)
+
+    def write(self, **found: Any) -> None:
+        """Write what was found."""
+        self.result.write_text(json.dumps(found, default=str), encoding="utf-8")
+
+
+def step_machine(run: Run) -> None:
+    """Machine and versions."""
+    facts = machine(run.device)
+    facts["capability"] = torch.cuda.get_device_capability(run.device) if run.device.type == "cuda" else None
+    run.write(rows=[{"what": name, "value": value} for name, value in facts.items() if value is not None])
+
+
+def step_tests(run: Run) -> None:
+    """The tests of tests/test_devices.py."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py"]
+    chosen = ["-k", "cpu and eager and resnet"] if run.quick else ["-k", "cuda"]
+    done = subprocess.run([*command, *chosen], cwd=ROOT, text=True, capture_output=True, check=False)
+    tail = done.stdout.strip().splitlines()[-25:]
+    print("\n".join(tail))
+    run.write(text=tail[-1] if tail else done.stderr[-500:])
+    if done.returncode:
+        raise SystemExit(1)
+
+
+def step_maps(run: Run) -> None:
+    """Eager maps against float64 on the CPU."""
+    for name in run.networks("resnet50", "vgg16", "efficientnet_b0", "vit_b_16"):
+        model, images, target, exact = _exact(run, name)
+        explainer = agf_fx.compile(model.to(run.device), images[:1].to(run.device))
+        for tf32 in (False, True):
+            with _tf32(tf32):
+                _compare(run, name, f"eager, TF32 {'on' if tf32 else 'off'}", explainer, images, target, exact)
+
+
+def step_eager(run: Run) -> None:
+    """tools/bench on the eager graph."""
+    _bench(run, ["eager"], ["resnet50", "vgg16"], [1, 64], peers=True)
+
+
+def step_inductor(run: Run) -> None:
+    """tools/bench on Inductor's, and its maps."""
+    _compiled(run, "inductor", ["resnet50", "vgg16"])
+
+
+def step_cudagraphs(run: Run) -> None:
+    """tools/bench on CUDA graphs, and their maps."""
+    _compiled(run, "cudagraphs", ["resnet50", "vgg16"])
+
+
+def step_bfloat16(run: Run) -> None:
+    """Products in bfloat16."""
+    for name in run.networks("resnet50", "vgg16"):
+        model, images, target, exact = _exact(run, name)
+        explainer = agf_fx.compile(model.to(run.device), images[:1].to(run.device), precision="bfloat16")
+        _compare(run, name, "eager, products in bfloat16", explainer, images, target, exact)
+    _bench(run, ["eager"], ["resnet50", "vgg16"], [1, 64], precision="bfloat16")
+
+
+def step_memory(run: Run) -> None:
+    """A request that must be explained in pieces, and one that runs out of memory."""
+    (name,) = run.networks("resnet50")
+    model = _model(name).to(run.device)
+    count = 4 if run.quick else 256
+    images = _images(run, count).to(run.device)
+    target = torch.arange(4, device=run.device).expand(count, 4)
+    whole = agf_fx.compile(model, images[:1])
+    expected = whole(images[:2], target[:2])
+    one = whole._binding.latest.program.limits.estimate(1, 1)
+    for pairs in (1, 3, 16):
+        limit = agf_fx.CompileOptions(memory_limit=one * pairs)
+        pieces = agf_fx.compile(model, images[:1], compile_options=limit)
+        few = images[: 2 * pairs]
+        with _peak(run.device) as peak:
+            maps = pieces(few, target[: len(few)])
+        difference = float(relative_difference(maps[:2], expected[: len(maps)]).max())
+        run.add(
+            network=name,
+            case=f"memory_limit of {pairs} pairs",
+            estimate_mib=one * pairs / 2**20,
+            **peak,
+            difference=difference,
+        )
+    if run.device.type != "cuda":
+        run.add(network=name, case="running out of memory", peak_mib=None, difference=None)
+        return
+    free, _ = torch.cuda.mem_get_info(run.device)
+    keep = torch.empty(max(0, free - 64 * one), dtype=torch.uint8, device=run.device)  # leaves room for few pairs
+    with warnings.catch_warnings(record=True) as caught, _peak(run.device) as peak:
+        warnings.simplefilter("always")
+        maps = whole(images, target)
+    said = [str(warning.message)[:160] for warning in caught]
+    difference = float(relative_difference(maps[:2], expected).max())
+    run.add(
+        network=name, case=f"running out of memory with {count * 4} pairs", **peak, difference=difference, said=said[:1]
+    )
+    del keep
+
+
+def step_exports(run: Run) -> None:
+    """Files written on the device, and run there."""
+    formats = {"torchscript": "pt"} if run.quick else {"torchscript": "pt", "aoti": "pt2"}
+    for name in run.networks("resnet50"):
+        model, images = _model(name).to(run.device), _images(run, 4).to(run.device)
+        target = torch.tensor([[-1, 1]] * 4, device=run.device)
+        explainer = agf_fx.compile(model, images)
+        classes = explainer.explain(images, top_k=1).target
+        expected = explainer(images, torch.cat([classes, torch.ones_like(classes)], 1))
+        for format, suffix in formats.items():
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"explainer.{suffix}"
+                started = time.perf_counter()
+                explainer.export(path, format)
+                written = time.perf_counter() - started
+                loaded = agf_fx.load(path)
+                maps, _ = loaded._run(images, target)
+                difference = float(relative_difference(maps, expected).max())
+                seconds = _seconds(functools.partial(loaded._run, images, target), run.device)
+                run.add(network=name, format=format, write_s=written, call_s=seconds, difference=difference)
+
+
+def step_throughput(run: Run) -> None:
+    """Images a second, by batch size."""
+    backends = ["eager"] if run.quick or run.device.type != "cuda" else ["eager", "inductor"]
+    for name in run.networks("resnet50"):
+        model = _model(name).to(run.device)
+        for backend in backends:
+            explainer = agf_fx.compile(model, _images(run, 1).to(run.device), backend=backend)
+            for batch in (1, 2) if run.quick else (16, 32, 64, 128, 256):
+                images = _images(run, batch).to(run.device)
+                target = torch.zeros(batch, dtype=torch.int64, device=run.device)
+                seconds = _seconds(functools.partial(explainer, images, target), run.device)
+                run.add(network=name, backend=backend, batch=batch, images_per_s=batch / seconds)
+
+
+def _compiled(run: Run, backend: str, names: list[str]) -> None:
+    if run.quick or (backend == "cudagraphs" and run.device.type != "cuda"):
+        run.write(text=f"not measured: {'--quick compiles nothing' if run.quick else 'CUDA graphs need CUDA'}")
+        return
+    for name in names:
+        model, images, target, exact = _exact(run, name)
+        started = time.perf_counter()
+        explainer = agf_fx.compile(model.to(run.device), images[:1].to(run.device), backend=backend)
+        explainer(images.to(run.device), target.to(run.device))
+        synchronise(run.device)
+        first = time.perf_counter() - started
+        _compare(run, name, f"{backend}, TF32 off", explainer, images, target, exact, first_call_s=first)
+    _bench(run, [backend], names, [1, 64])
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median of three turns."""
+    return medians(interleaved({"call": call}, 3, device, 0.1))["call"]
+
+
+def _compare(
+    run: Run,
+    name: str,
+    way: str,
+    explainer: agf_fx.Explainer,
+    images: Tensor,
+    target: Tensor,
+    exact: Tensor,
+    **more: Any,
+) -> None:
+    """A row: how far maps are from float64."""
+    maps = explainer(images.to(run.device), target.to(run.device)).cpu()
+    difference = relative_difference(maps, exact).flatten()
+    pairs = zip(maps.flatten(0, 1).flatten(1), exact.flatten(0, 1).flatten(1), strict=True)
+    correlation = min(float(torch.corrcoef(torch.stack([a.double(), b]))[0, 1]) for a, b in pairs)
+    median, largest = float(difference.median()), float(difference.max())
+    run.add(network=name, way=way, median=median, largest=largest, lowest_correlation=correlation, **more)
+
+
+def _exact(run: Run, name: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A network, images, targets and their maps in float64 on the CPU."""
+    model, images = _model(name), _images(run, 2)
+    target = torch.tensor([[0, 7], [3, 1]])
+    exact = agf_fx.compile(model, precision="float64")(images, target)
+    return model, images, target, exact
+
+
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.get_model(name, weights=None).eval()
+
+
+def _images(run: Run, count: int) -> Tensor:
+    return torch.randn(count, 3, run.size, run.size, generator=torch.Generator().manual_seed(count))
+
+
+def _bench(
+    run: Run, backends: list[str], names: list[str], batches: list[int], precision: str = "model", peers: bool = False
+) -> None:
+    """The tables of tools/bench, after the rows there are; those of a network are written when it is done."""
+    tables: list[str] = []
+    for name in run.networks(*names):
+        sizes = [1, 2] if run.quick else batches
+        arguments = ["--models", name, "--batches", *map(str, sizes), "--targets", "1", "2" if run.quick else "5"]
+        arguments += ["--backends", *backends, "--precision", precision, "--device", str(run.device), "--starts", "0"]
+        arguments += ["--size", str(run.size), "--repeats", "1" if run.quick else "3", *(["--peers"] if peers else [])]
+        tables.append(page(bench.main(arguments)))
+        run.write(rows=run.rows, text="\n\n".join(tables).replace("\n## ", "\n### ").removeprefix("## "))
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def _peak(device: torch.device) -> Iterator[dict[str, float | None]]:
+    """Fills a dictionary with the peak of the block, in MiB beyond what there was before."""
+    found: dict[str, float | None] = {"peak_mib": None}
+    if device.type != "cuda":
+        yield found
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield found
+    found["peak_mib"] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+
+def main() -> None:
+    """Run the step named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    steps: dict[str, Callable[[Run], None]] = {
+        name.removeprefix("step_"): function for name, function in globals().items() if name.startswith("step_")
+    }
+    parser.add_argument("step", choices=steps)
+    parser.add_argument("--device", type=torch.device, required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--result", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("this machine has no CUDA device; try --device cpu --quick")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    steps[arguments.step](Run(arguments.device, arguments.quick, arguments.result))
+
+
+if __name__ == "__main__":
+    main()
