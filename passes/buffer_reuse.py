@@ -7,24 +7,12 @@ from torch import fx
 
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.liveness import owners
+from agf_fx.ir.operations import IN_PLACE
 from agf_fx.ir.rewriting import is_call
 from agf_fx.ir.types import TensorType
 
 aten = torch.ops.aten
 
-_IN_PLACE = {
-    aten.abs.default: aten.abs_.default,
-    aten.add.Scalar: aten.add_.Scalar,
-    aten.add.Tensor: aten.add_.Tensor,
-    aten.div.Tensor: aten.div_.Tensor,
-    aten.mul.Scalar: aten.mul_.Scalar,
-    aten.mul.Tensor: aten.mul_.Tensor,
-    aten.neg.default: aten.neg_.default,
-    aten.relu.default: aten.relu_.default,
-    aten.sigmoid.default: aten.sigmoid_.default,
-    aten.sign.default: aten.sign_.default,
-    aten.sub.Tensor: aten.sub_.Tensor,
-}
 _COMMUTATIVE = {aten.add.Tensor, aten.mul.Tensor}
 
 
@@ -44,7 +32,7 @@ def reuse_buffers(explanation: ExplanationGraph) -> ExplanationGraph:
         for source in node.all_input_nodes:
             last_read[owner[source]] = order[node]
     for node in list(graph.nodes):
-        if is_call(node, *_IN_PLACE):
+        if is_call(node, *IN_PLACE):
             for position in (0, 1) if node.target in _COMMUTATIVE else (0,):
                 operand = node.args[position]
                 if _reusable(node, operand, owner) and last_read[owner[operand]] == order[node]:
@@ -78,7 +66,7 @@ def _repeats(view: fx.Node, memory: fx.Node) -> bool:
 def _write_into(node: fx.Node, position: int) -> None:
     if position:
         node.args = (node.args[1], node.args[0])
-    node.target = _IN_PLACE[node.target]
+    node.target = IN_PLACE[node.target]
 
 
 def _share(node: fx.Node, memory: fx.Node, owner: dict[fx.Node, fx.Node], last_read: dict[fx.Node, int]) -> None:

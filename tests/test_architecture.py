@@ -14,6 +14,7 @@ LAYERS = {
     "notices": 0,
     "ambient": 1,
     "atomic": 1,
+    "regular": 1,
     "options": 1,
     "ir": 2,
     "frontend": 3,
@@ -32,7 +33,7 @@ LAYERS = {
     "cli": 9,
 }
 SIDE = {"imaging", "data", "evaluate", "models"}
-SIDE_MAY_USE = SIDE | {"errors", "atomic", "options", "assets"}
+SIDE_MAY_USE = SIDE | {"errors", "atomic", "regular", "options", "assets"}
 SAME_LAYER_STRANGERS = {
     frozenset(pair) for pair in [("frontend", "rules"), ("rules", "passes"), ("frontend", "passes")]
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx
@@ -11,6 +13,8 @@ from agf_fx.errors import VerifyError
 from agf_fx.ir import text
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.liveness import VIEWS, owners
+from agf_fx.ir.operations import BY_INDICES, IN_PLACE, INDEXED_POOLINGS
 from agf_fx.ir.types import TARGETS, TensorType, carried_type
 from agf_fx.ir.vocabulary import KEYWORDS, op_of, signals
 
@@ -73,6 +77,69 @@ def verify_explanation(explanation: ExplanationGraph) -> None:
         maps,
         "is not batched like the logits",
     )
+
+
+def verify_memory(graph: fx.Graph, forms: Mapping[fx.Node, Any], *, in_place: bool = False) -> None:
+    """Check that nothing is written but values that the graph made itself and reads no more.
+
+    Args:
+        graph: an explanation graph, its preparation, or a canonical graph.
+        forms: of its values, from `agf_fx.ir.dry_run`.
+        in_place: whether operations in place have a place in this graph at all.
+
+    Raises:
+        VerifyError: naming the node and the lines around it.
+    """
+    owner = owners(graph)
+    position = {node: place for place, node in enumerate(graph.nodes)}
+    written: dict[fx.Node, int] = {}  # the last write to a memory
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            fresh = position[source] >= written.get(owner[source], 0)
+            _check(fresh, graph, node, f"reads %{source.name}, which is overwritten")
+        if node.op == "call_function" and _mutates(node):
+            _check(in_place and node.target in _WRITERS, graph, node, "has no right to write")
+            memory = owner[node.args[0]]
+            alone = sum(owner[source] is memory for source in node.all_input_nodes) == 1
+            own = memory.op == "call_function" and alone and not _repeats(node.args[0], memory)
+            _check(own, graph, node, "writes what is not its own")
+            written[memory] = position[node]
+        if node.target in BY_INDICES:
+            pooled = _pooled(node.args[-1])
+            inside = pooled is not None and _plane(forms[pooled]) == _plane(forms[node.args[1]])
+            _check(inside, graph, node, "reads indices that no pooling of such maps has found")
+
+
+_WRITERS = frozenset(IN_PLACE.values())
+_RESHAPES = VIEWS | {torch.ops.aten.contiguous.default}
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _repeats(view: fx.Node, memory: fx.Node) -> bool:
+    """Whether entries of ``view`` may share a place in ``memory``."""
+    while view is not memory:
+        if view.target is torch.ops.aten.expand.default:
+            return True
+        view = view.args[0]
+    return False
+
+
+def _pooled(indices: fx.Node) -> fx.Node | None:
+    """What was pooled, where indices are those of a pooling, seen in another shape."""
+    while indices.op == "call_function" and indices.target in _RESHAPES:
+        source = indices.args[0]
+        if indices.target is operator.getitem and source.target in INDEXED_POOLINGS:
+            return source.args[0] if indices.args[1] == 1 else None
+        indices = source
+    return None
+
+
+def _plane(form: Any) -> tuple[int, ...]:
+    """What indices count in: all dimensions behind batch and channels."""
+    return form.shape[2:]
 
 
 def _check(holds: bool, graph: fx.Graph, node: fx.Node, complaint: str) -> None:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from agf_fx.ambient import capturing
@@ -15,7 +14,8 @@ from agf_fx.frontend.capture import Subject
 from agf_fx.frontend.final import warn_of_final
 from agf_fx.frontend.unknown import warn_of_captured
 from agf_fx.ir import serial
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.checks import typed_like
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.methods.method import Method
 from agf_fx.pipeline import analyse, lower, optimisations
 from agf_fx.rules.register import taught_operations
@@ -28,8 +28,6 @@ from agf_fx.runtime.locks import COMPILER
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.weights import Placement
-
-_STORABLE = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 
 Architecture = tuple[CanonicalGraph, str]  # and what identifies it
 
@@ -101,7 +99,12 @@ class _Stages:
     def _stored(self, trace_key: str) -> Architecture:
         if self._disk is None:
             return self._capture()
-        return self._disk.fetch(trace_key, _read_architecture, self._capture, _write_architecture, self.count("loads"))
+        return self._disk.fetch(trace_key, self._read, self._capture, _write_architecture, self.count("loads"))
+
+    def _read(self, entry: Entry) -> Architecture:
+        canonical = serial.read_canonical(entry.data["canonical"], entry.tensors)
+        _check_subject(canonical, self.subject)
+        return canonical, keys.canonical_digest(canonical)
 
     def _capture(self) -> Architecture:
         self.count("captures")()
@@ -166,20 +169,31 @@ class _Stages:
         return found, bool(emitted)
 
 
-def _read_architecture(entry: Entry) -> Architecture:
-    return serial.read_canonical(entry.data["canonical"], entry.tensors), entry.data["fingerprint"]
+def _check_subject(canonical: CanonicalGraph, subject: Subject) -> None:
+    """Check that a stored graph takes the images and the weights that are there.
+
+    Raises:
+        Unreadable: it does not.
+    """
+    image_type = canonical.image_type
+    if image_type.sample_shape != tuple(subject.images.shape[1:]) or image_type.dtype != subject.images.dtype:
+        raise serial.Unreadable(f"it takes images {image_type}")
+    types = {node.name: node.meta["type"] for node in canonical.graph.find_nodes(op="placeholder")}
+    for name, path in canonical.signature.weights.items():
+        weight = tensor_at(subject.model, path)
+        if weight is None or not typed_like(types[name], weight):
+            raise serial.Unreadable(f"the model has no {path} of type {types[name]}")
 
 
 def _write_architecture(architecture: Architecture) -> Entry | None:
-    canonical, fingerprint = architecture
-    tensors = canonical.signature.constants.values()
-    if _holds_taught(canonical) or not {tensor.dtype for tensor in tensors} <= _STORABLE:
+    canonical, _ = architecture
+    if _holds_taught(canonical):
         return None
     try:
         data, constants = serial.write_canonical(canonical)
     except serial.Unwritable:
         return None
-    return Entry({"canonical": data, "fingerprint": fingerprint}, constants)
+    return Entry({"canonical": data}, constants)
 
 
 def _write_explanation(explanation: ExplanationGraph) -> Entry | None:

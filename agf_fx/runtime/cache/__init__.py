@@ -1,22 +1,25 @@
 """Compiled graphs kept in memory and on disk, by architecture: ``agf_fx.cache``.
 
 A model whose architecture is known is traced, which takes a fraction of a second, and its weights are prepared; nothing
-else is computed again. Entries on disk are data. What Inductor compiles is kept by Inductor in a folder of the cache.
+else is computed again. Entries on disk are data, never code, and signed with a key of the user's that lies beside them:
+an entry that anybody else has written or changed is not used. What Inductor compiles is kept by Inductor in a folder of
+the cache; since that is code, the folder is used only if nobody else can write into it.
 """
 
 from __future__ import annotations
 
-from agf_fx.runtime.cache import disk
+from agf_fx.runtime.cache import upkeep
 from agf_fx.runtime.cache.counters import Counters, counting, process_counters
-from agf_fx.runtime.cache.disk import CacheWarning, Usage, folder
+from agf_fx.runtime.cache.disk import CacheWarning, Disk, folder
 from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS
+from agf_fx.runtime.cache.upkeep import Usage
 
 __all__ = ["CacheWarning", "Counters", "Usage", "clear", "counters", "counting", "folder", "forget", "info", "prune"]
 
 
 def info() -> Usage:
     """What the cache on disk holds."""
-    return disk.usage(disk.Disk(folder()))
+    return upkeep.usage(Disk(folder()))
 
 
 def clear() -> Usage:
@@ -26,7 +29,7 @@ def clear() -> Usage:
         OSError: a file cannot be removed.
     """
     forget()
-    return disk.clear(disk.Disk(folder()))
+    return upkeep.clear(Disk(folder()))
 
 
 def forget() -> None:
@@ -45,7 +48,7 @@ def prune(*, max_bytes: int | None = None, older_than: float | None = None) -> i
     Raises:
         OSError: a file cannot be removed.
     """
-    return disk.prune(disk.Disk(folder()), max_bytes=max_bytes, older_than=older_than)
+    return upkeep.prune(Disk(folder()), max_bytes=max_bytes, older_than=older_than)
 
 
 def counters() -> Counters:

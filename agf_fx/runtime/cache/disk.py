@@ -1,59 +1,31 @@
-"""Compiled graphs on disk: data files, written atomically, checksummed, and shared by processes."""
+"""Compiled graphs on disk: data files, written atomically, signed, and shared by the user's processes."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import shutil
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import safetensors.torch
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from agf_fx.atomic import atomic_write
 from agf_fx.notices import warn
+from agf_fx.regular import read_regular
+from agf_fx.runtime.cache.entries import MOST_BYTES, Entry, packed, unpacked
+from agf_fx.runtime.cache.folders import FOLDER_VARIABLE, folder, made, secret, tagged, trusted
+
+__all__ = ["CacheWarning", "Disk", "Entry", "folder"]
 
 V = TypeVar("V")
 
-FOLDER_VARIABLE = "AGF_FX_CACHE_DIR"
-_MAGIC = b"agf-fx cache 1\n"
-_SUFFIX = ".agf"
+SUFFIX = ".agf"
 _PATIENCE = 900.0  # seconds that a process waits for another one to compile, before it does so itself
 
 
 class CacheWarning(UserWarning):
     """The cache on disk cannot be used as it should; what it would have held is compiled."""
-
-
-class _Damaged(Exception):
-    """A file is no entry of the cache, or not the one that was asked for."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The content of a file: plain data, and tensors."""
-
-    data: dict[str, Any]
-    tensors: Mapping[str, Tensor]
-
-
-def folder() -> Path:
-    """Where the cache is: ``AGF_FX_CACHE_DIR``, or the user's cache folder."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("agf-fx", appauthor=False))
 
 
 class Disk:
@@ -98,41 +70,49 @@ class Disk:
         return value
 
     def writable_artefacts(self) -> Path | None:
-        """The folder for Inductor, or None if it cannot be written."""
+        """The folder for Inductor, or None if it cannot be written, or could be by others: what lies there is run."""
         try:
-            self.inductor.mkdir(parents=True, exist_ok=True)
+            tagged(self.inductor)
         except OSError:
             return None
         return self.inductor if os.access(self.inductor, os.W_OK) else None
 
     def _path(self, key: str) -> Path:
-        return self.graphs / f"{key}{_SUFFIX}"
+        return self.graphs / f"{key}{SUFFIX}"
 
     def _read(self, key: str, read: Callable[[Entry], V]) -> V | None:
         path = self._path(key)
         try:
-            content = path.read_bytes()
+            trusted(self.graphs)
+            content = read_regular(path, MOST_BYTES, follow_links=False)
+            signed_with = secret(self.root)
         except FileNotFoundError:
             return None
         except OSError as error:
             _warn(self.root, f"{path} cannot be read ({error.strerror or error})")
             return None
         try:
-            value = read(_unpacked(content, key))
-        except Exception as error:  # whatever a damaged file leads to; nothing of it is used
-            _warn(path, f"{path} is damaged ({str(error) or type(error).__name__}) and is replaced")
+            value = read(unpacked(content, key, signed_with))
+        except Exception as error:  # whatever a damaged file leads to, no memory included; nothing of it is used
+            _warn(path, f"{path} is damaged ({str(error)[:300] or type(error).__name__}) and is replaced")
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # what was used last is pruned last
+            os.utime(path, follow_symlinks=False)  # what was used last is pruned last
         return value
 
     def _store(self, key: str, entry: Entry) -> None:
+        path = self._path(key)
         try:
-            self.graphs.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self._path(key)) as file:
-                file.write(_packed(entry, key))
+            made(self.graphs)
+            content = packed(entry, key, secret(self.root))
+            if content is None:
+                return
+            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+                path.unlink()  # a link is not followed, a pipe not waited for
+            with atomic_write(path) as file:
+                file.write(content)
         except OSError as error:
             _warn(self.root, f"{self.graphs} cannot be written ({error.strerror or error})")
 
@@ -140,36 +120,17 @@ class Disk:
     def _locked(self, key: str) -> Iterator[None]:
         """Hold the lock of a key; go on without it where there can be none."""
         with contextlib.ExitStack() as stack:
+            path = self.locks / f"{key}.lock"
             try:
-                self.locks.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(self.locks / f"{key}.lock", timeout=_PATIENCE))
+                made(self.locks)
+                if path.is_symlink():
+                    path.unlink()
+                stack.enter_context(FileLock(path, timeout=_PATIENCE))
             except Timeout:
-                _warn(self.root, f"{self.locks / key}.lock has been held for {_PATIENCE:.0f} seconds")
+                _warn(self.root, f"{path} has been held for {_PATIENCE:.0f} seconds")
             except (OSError, NotImplementedError) as error:
                 _warn(self.root, f"{self.locks} cannot be used ({getattr(error, 'strerror', None) or error})")
             yield
-
-
-def _packed(entry: Entry, key: str) -> bytes:
-    text = json.dumps({"key": key, **entry.data}, allow_nan=False, separators=(",", ":"))
-    graph = torch.frombuffer(bytearray(zlib.compress(text.encode())), dtype=torch.uint8)
-    tensors = {f"tensor.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in entry.tensors.items()}
-    payload = safetensors.torch.save({"data": graph, **tensors})
-    return b"".join((_MAGIC, hashlib.sha256(payload).hexdigest().encode(), b"\n", payload))
-
-
-def _unpacked(content: bytes, key: str) -> Entry:
-    start = len(_MAGIC)
-    if content[:start] != _MAGIC:
-        raise _Damaged("it is of another version, or no entry")
-    checksum, payload = content[start : start + 64], content[start + 65 :]
-    if hashlib.sha256(payload).hexdigest().encode() != checksum:
-        raise _Damaged("its checksum is wrong")
-    tensors = safetensors.torch.load(payload)
-    data = json.loads(zlib.decompress(tensors.pop("data").numpy().tobytes()))
-    if data.pop("key") != key:
-        raise _Damaged("it belongs to another key")
-    return Entry(data, {name.removeprefix("tensor."): tensor for name, tensor in tensors.items()})
 
 
 _WARNED: set[str] = set()
@@ -185,78 +146,3 @@ def _warn(where: Path, problem: str) -> None:
         'CompileOptions(cache="memory") uses none.',
         CacheWarning,
     )
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a cache holds.
-
-    Attributes:
-        folder: where.
-        graphs: number of canonical and explanation graphs.
-        graph_bytes: their size.
-        inductor_bytes: size of what Inductor has compiled.
-    """
-
-    folder: Path
-    graphs: int
-    graph_bytes: int
-    inductor_bytes: int
-
-
-def usage(disk: Disk) -> Usage:
-    """What is stored."""
-    sizes = [size for _, size, _ in _files(disk.graphs)]
-    return Usage(disk.root, len(sizes), sum(sizes), sum(size for _, size, _ in _files(disk.inductor)))
-
-
-def clear(disk: Disk) -> Usage:
-    """Remove everything that the cache has written, and say what it was; other files of the folder stay.
-
-    Raises:
-        OSError: something cannot be removed.
-    """
-    before = usage(disk)
-    for part in (disk.graphs, disk.inductor, disk.locks):
-        if part.exists():
-            shutil.rmtree(part)
-    return before
-
-
-def prune(disk: Disk, *, max_bytes: int | None = None, older_than: float | None = None) -> int:
-    """Remove what has not been used for longest.
-
-    Args:
-        disk: the cache.
-        max_bytes: how much may stay.
-        older_than: seconds since the last use after which a file goes.
-
-    Returns:
-        Bytes removed.
-
-    Raises:
-        OSError: something cannot be removed.
-    """
-    units = [(path, size, used) for path, size, used in _files(disk.graphs)]
-    kernels = _files(disk.inductor)  # they belong together, in ways that Inductor knows
-    if kernels:
-        units.append((disk.inductor, sum(size for _, size, _ in kernels), max(used for *_, used in kernels)))
-    total, removed, now = sum(size for _, size, _ in units), 0, time.time()
-    for path, size, used in sorted(units, key=lambda unit: unit[2]):
-        large = max_bytes is not None and total - removed > max_bytes
-        old = older_than is not None and now - used > older_than
-        if large or old:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            removed += size
-    return removed
-
-
-def _files(part: Path) -> list[tuple[Path, int, float]]:
-    """Path, bytes and time of last use of every file below a folder."""
-    found = []
-    for path in part.rglob("*") if part.exists() else ():
-        with contextlib.suppress(FileNotFoundError):
-            if path.is_file():
-                status = path.stat()
-                found.append((path, status.st_size, max(status.st_mtime, status.st_atime)))
-    return found
