@@ -14,14 +14,10 @@ import pytest
 import safetensors.torch
 import torch
 from networks import basic_resnet, small_vgg
-from rows import ROWS
 from test_cache import FROM_DISK, Variable, cache, explained, images
-from test_ops import run
 
 import agf_fx
 from agf_fx.ir import serial
-from agf_fx.ir.operations import storable
-from agf_fx.ir.text import op_name
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import analyse, lower, optimisations
@@ -516,18 +512,3 @@ def test_files_of_the_user_stay(cache):
     assert agf_fx.cache.clear().graphs == 2
     assert agf_fx.cache.prune(older_than=0) == 0
     assert all(path.read_text() == "of the user" for path in mine)
-
-
-# --- the list of operations
-
-
-@pytest.mark.parametrize("op", dict.fromkeys(row.op for row in ROWS), ids=op_name)
-def test_what_is_emitted_can_be_stored_and_read_back(op):
-    """If this fails for a new operation, add it to ``agf_fx.ir.operations``."""
-    explanation, canonical = run(op).explanation, run(op).canonical
-    calls = [node for graph in (explanation, canonical) for node in graph.graph.nodes if node.op == "call_function"]
-    assert not {op_name(node.target) for node in calls if not storable(node.target)}
-    data, constants = serial.write_canonical(canonical)
-    assert str(serial.read_canonical(json.loads(json.dumps(data)), constants)) == str(canonical)
-    data = serial.write_explanation(explanation)
-    assert str(serial.read_explanation(json.loads(json.dumps(data)), canonical)) == str(explanation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from torch.utils import _pytree as pytree
 
 from agf_fx.emit import Streams, interpret
 from agf_fx.frontend.capture import capture
+from agf_fx.ir import serial
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.operations import storable
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import TRANSPOSED_CONVOLUTIONS, Family, family_of, operands
 from agf_fx.methods.agf import attribution_guided_factorization
@@ -334,3 +337,18 @@ def as_function(case: Run, node: fx.Node) -> tuple[Callable[..., Tensor], list[f
         return output[0] if isinstance(output, tuple) else output
 
     return function, [leaves[i] for i in signals]
+
+
+@each_op
+def test_what_is_emitted_can_be_stored_and_read_back(op):
+    """If this fails for a new operation, add it to ``agf_fx.ir.operations``."""
+    explanation, canonical = run(op).explanation, run(op).canonical
+    calls = [node for graph in (explanation, canonical) for node in graph.graph.nodes if node.op == "call_function"]
+    assert not {op_name(node.target) for node in calls if not storable(node.target)}
+    data, constants = serial.write_canonical(canonical)
+    assert str(serial.read_canonical(json.loads(json.dumps(data)), constants)) == str(canonical)
+    data = serial.write_explanation(explanation)
+    found = serial.read_explanation(json.loads(json.dumps(data)), canonical)
+    assert [node.format_node() for node in found.graph.nodes] == [
+        node.format_node() for node in explanation.graph.nodes
+    ]

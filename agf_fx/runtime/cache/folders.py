@@ -29,13 +29,14 @@ def folder() -> Path:
         OptionsError: ``AGF_FX_CACHE_DIR`` begins with ``~`` and there is no such user.
     """
     named = os.environ.get(FOLDER_VARIABLE)
+    if not named:
+        import platformdirs
+
+        return Path(platformdirs.user_cache_dir("agf-fx", appauthor=False))
     try:
-        if named:
-            return Path(named).expanduser()
+        return Path(named).expanduser()
     except RuntimeError as error:
-        raise OptionsError(
-            f"{FOLDER_VARIABLE} is {named!r}, and there is no such home folder; name another."
-        ) from error
+        raise OptionsError(f"{FOLDER_VARIABLE} is {named!r}: no such home folder; name another.") from error
 
 
 def made(path: Path) -> Path:

@@ -87,7 +87,7 @@ def prune(disk: Disk, *, max_bytes: int | None = None, older_than: float | None 
 
 
 def _own_files(part: Path) -> Iterator[tuple[Path, int, float]]:
-    """Path, bytes and time of last use of the files of the cache in a folder; links are neither followed nor counted."""
+    """Path, bytes and time of last use of the cache's own files in a folder; links are not followed."""
     if part.is_symlink() or not part.is_dir():
         return
     with os.scandir(part) as found:
