@@ -37,6 +37,7 @@ def explain(
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
+    channels: options.Channels = None,
     class_names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
     ] = None,
@@ -90,6 +91,7 @@ def explain(
         weights=weights,
         checkpoint=checkpoint,
         num_classes=num_classes,
+        channels=channels,
         class_names=class_names,
         output=output,
         size=size,

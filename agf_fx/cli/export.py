@@ -16,14 +16,14 @@ def export(
     model: Annotated[str, typer.Argument(help=options.MODEL_NAMES)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")],
     format: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
             "-f",
             help="torchscript (Python, C++), export (torch.export), aoti (compiled for this kind of machine; Python, "
-            "C++) or onnx.",
+            "C++) or onnx. [default: by the file's name: .pt torchscript, .pt2 export, .onnx onnx]",
         ),
-    ] = "torchscript",
+    ] = None,
     input_size: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="HEIGHT WIDTH", min=1, help="Image size; default: the model's own."),
@@ -31,6 +31,7 @@ def export(
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
+    channels: options.Channels = None,
     class_names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
     ] = None,
@@ -49,17 +50,18 @@ def export(
     The file holds the weights, and runs where agf-fx is not installed, for any number of images and targets.
     Class names and preprocessing are kept in its metadata. agf_fx.load reads it back.
     """
-    from agf_fx.runtime.exports.formats import check_format
+    from agf_fx.runtime.exports.formats import format_of
 
     console = error_console()
     with expected_errors(console, status=WRONG_USAGE):
-        check_format(format)
+        format = format_of(out, format)
     loaded = options.load(
         console,
         model,
         weights=weights,
         checkpoint=checkpoint,
         num_classes=num_classes,
+        channels=channels,
         class_names=class_names,
         output=output,
         untrained=untrained,
@@ -68,10 +70,11 @@ def export(
 
     import agf_fx
 
-    example = torch.zeros(1, 3, *(input_size or loaded.preprocessing.crop))
+    example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
         explainer = agf_fx.compile(
             loaded.model, example, method=method, precision=precision, output=loaded.select, unknown_ops=unknown_ops
         )
         explainer.export(out, format, class_names=loaded.class_names, preprocessing=loaded.preprocessing)
-    typer.echo(f"{out}: {format}, {decimal(out.stat().st_size)}, images 3x{example.shape[2]}x{example.shape[3]}")
+    size = "x".join(map(str, example.shape[1:]))
+    typer.echo(f"{out}: {format}, {decimal(out.stat().st_size)}, images {size}")

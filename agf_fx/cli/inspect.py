@@ -22,6 +22,7 @@ def inspect(
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
+    channels: options.Channels = None,
     output: options.Output = None,
     unknown_ops: options.UnknownOps = "refuse",
     method: options.Method = "agf",
@@ -36,6 +37,7 @@ def inspect(
         weights=weights,
         checkpoint=checkpoint,
         num_classes=num_classes,
+        channels=channels,
         output=output,
         untrained=True,
     )
@@ -43,7 +45,7 @@ def inspect(
 
     import agf_fx
 
-    example = torch.zeros(1, 3, *(input_size or loaded.preprocessing.crop))
+    example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
         explanation = agf_fx.compile(
             loaded.model, example, method=method, output=loaded.select, unknown_ops=unknown_ops

@@ -26,6 +26,10 @@ Output = Annotated[
     str | None,
     typer.Option(help="Where the model returns more than logits: the key, attribute, index or dotted path of them."),
 ]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Channels of the network's images, 3 or 1 (grey). [default: as its first layer has them]"),
+]
 UnknownOps = Annotated[
     str, typer.Option("--unknown-ops", help="Operations without a rule: refuse, or explain them by their gradient.")
 ]

@@ -135,7 +135,7 @@ def _targets(request: Request, model: LoadedModel, reporter: _Reporter) -> Targe
 
 
 def _example(model: LoadedModel) -> torch.Tensor:
-    return torch.zeros(2, 3, *model.preprocessing.crop)
+    return torch.zeros(2, model.preprocessing.channels, *model.preprocessing.crop)
 
 
 class _Writer:

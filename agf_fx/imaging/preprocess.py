@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the means of these
 
 _MAX_RESIZED_PIXELS = 100_000_000
 
@@ -30,8 +31,8 @@ class Preprocessing:
     Attributes:
         resize: length in pixels that the shorter side is resized to; None leaves the size.
         crop: (height, width) of the centre that is cut out; a smaller image is padded with black. None keeps all.
-        mean: subtracted per channel, in units of the 0..1 scale.
-        std: divided by per channel, in units of the 0..1 scale.
+        mean: subtracted per channel, in units of the 0..1 scale; three numbers, or one for networks of grey pictures.
+        std: divided by per channel, in units of the 0..1 scale; as many.
         interpolation: name of the resampling filter: nearest, bilinear, bicubic, box, hamming or lanczos.
     """
 
@@ -47,13 +48,20 @@ class Preprocessing:
             if size is not None and size < 1:
                 raise OptionsError(f"an image size of {size} pixels is not possible; give 1 or more")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise OptionsError(f"{name} must be three finite numbers (red, green, blue), not {values}")
+            if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+                raise OptionsError(f"{name} must be three finite numbers (red, green, blue), or one, not {values}")
+        if len(self.mean) != len(self.std):
+            raise OptionsError(f"mean {self.mean} and std {self.std} are for different numbers of channels")
         if min(self.std) <= 0:
             raise OptionsError(f"std must be above zero in every channel, not {self.std}")
         names = [mode.value for mode in InterpolationMode]
         if self.interpolation not in names:
             raise OptionsError(f"unknown interpolation {self.interpolation!r}; choose from {', '.join(names)}")
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network's images have: 3 for colour, 1 for grey."""
+        return len(self.mean)
 
     @classmethod
     def square(cls, size: int, *, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
@@ -81,7 +89,7 @@ class Preprocessing:
 
     def describe(self) -> str:
         """The steps in words, on one line."""
-        steps = []
+        steps = [] if self.channels == 3 else ["turn to grey"]
         if self.resize is not None:
             steps.append(f"resize the shorter side to {self.resize} ({self.interpolation})")
         if self.crop is not None:
@@ -100,14 +108,14 @@ class Preprocessing:
             image: Pillow image in mode ``"RGB"``, as `agf_fx.imaging.read.read_image` returns.
 
         Returns:
-            The normalised image, float32 (3, H, W), and the same pixels before normalisation, uint8 (H, W, 3):
+            The normalised image, float32 (channels, H, W), and the same pixels before normalisation, uint8 (H, W, 3):
             what the network sees, for display.
 
         Raises:
             ImageError: the picture is so long and thin that resizing its shorter side makes it huge.
         """
-        seen = self._crop(self._resize(image))
-        pixels = np.array(seen, dtype=np.uint8)
+        seen = self._crop(self._resize(image if self.channels == 3 else image.convert("L")))
+        pixels = np.array(seen.convert("RGB"), dtype=np.uint8)
         tensor = F.convert_image_dtype(F.pil_to_tensor(seen), torch.float32)
         return F.normalize(tensor, mean=list(self.mean), std=list(self.std)), pixels
 

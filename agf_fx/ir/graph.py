@@ -31,7 +31,7 @@ class Signature:
     constants: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CanonicalGraph:
     """A classifier as a graph of vocabulary operations: ``(images, *weights, *constants) -> logits``.
 
@@ -83,8 +83,14 @@ class CanonicalGraph:
     def __str__(self) -> str:
         return text.canonical_text(self)
 
+    def __repr__(self) -> str:
+        logits = self.logits.meta["type"]
+        return (
+            f"CanonicalGraph({self.name}: {self.image_type} -> {logits}, {len(self.calls)} calls; print it to read it)"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ExplanationGraph:
     """A compiled explanation: ``(images, target, *weights, *constants) -> (maps, logits)``.
 
@@ -146,6 +152,13 @@ class ExplanationGraph:
     def __str__(self) -> str:
         self.infer_types()
         return text.explanation_text(self)
+
+    def __repr__(self) -> str:
+        images, hoisted = self.canonical.image_type, len(self.prepare.graph.nodes) if self.prepare else 0
+        return (
+            f"ExplanationGraph({self.canonical.name} by {self.method}: images {images}, {len(self)} nodes, "
+            f"{hoisted} prepared once; print it to read it)"
+        )
 
     def __len__(self) -> int:
         return len(self.graph.nodes)

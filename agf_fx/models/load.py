@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from agf_fx.errors import ModelLoadError, OptionsError
-from agf_fx.imaging.preprocess import Preprocessing
+from agf_fx.imaging.preprocess import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from agf_fx.models import sources
 from agf_fx.models.checkpoint import load_checkpoint
 
@@ -22,7 +22,7 @@ class LoadedModel:
     """A classifier in evaluation mode with what is needed to feed it and to read it.
 
     Attributes:
-        model: maps float32 images (N, 3, H, W) to logits (N, C).
+        model: maps float32 images (N, channels, H, W) to logits (N, C); 3 channels, or 1 for grey pictures.
         name: the name it was asked for by.
         class_names: the C class names, ``("0", "1", ...)`` where they are not known.
         preprocessing: how a picture becomes an input.
@@ -40,7 +40,7 @@ class LoadedModel:
     select: Callable[[Any], torch.Tensor] | None = None
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, C) of images (N, 3, H, W)."""
+        """Logits (N, C) of images (N, channels, H, W)."""
         output = self.model(images)
         return output if self.select is None else self.select(output)
 
@@ -103,6 +103,7 @@ def load_model(
     multi_label: bool = False,
     untrained: bool = False,
     select: Callable[[Any], torch.Tensor] | None = None,
+    channels: int | None = None,
 ) -> LoadedModel:
     """Load a classifier with its preprocessing and class names.
 
@@ -117,12 +118,13 @@ def load_model(
         class_names: one name per output; by default those of the weights, else ``"0"``, ``"1"``, ...
         size: resize the shorter side to this many pixels and crop the centre to a square of it; by default
             as the weights say, 64 for the bundled models and 224 for a factory.
-        mean: three numbers subtracted from the channels on the 0..1 scale; by default as the weights say, and
-            those of ImageNet for a factory.
+        mean: three numbers subtracted from the channels on the 0..1 scale, or one for grey pictures; by default as the
+            weights say, and those of ImageNet for a factory.
         std: three numbers the channels are divided by; defaults as for ``mean``.
         multi_label: classes do not exclude each other (the bundled models know it).
         untrained: allow random weights (torchvision, EfficientNet-Lite), to look at the structure.
         select: a function of what the model returns, for the logits; by default that is the logits alone.
+        channels: of the images, 3 or 1 (grey); by default as the model's first layer has them.
 
     Returns:
         The model in evaluation mode.
@@ -140,7 +142,13 @@ def load_model(
     if built.checkpoint is not None:
         load_checkpoint(built.model, built.checkpoint)
     model = built.model.eval()
-    preprocessing = _adjusted(built.preprocessing, size, mean, std)
+    count = _channels(name, model) if channels is None else channels
+    if count not in (1, 3):
+        raise OptionsError(
+            f"{name} takes images of {count} channels, and pictures have 3, or 1 as grey ones. Say it with channels if "
+            "that is wrong; else call agf_fx.compile with the model and tensors."
+        )
+    preprocessing = _adjusted(built.preprocessing, size, mean, std, count)
     classes = _count_classes(name, model, preprocessing, select)
     names = _names(name, classes, built.class_names if class_names is None else tuple(class_names))
     return LoadedModel(model, name, names, preprocessing, multi_label or built.multi_label, built.weights, select)
@@ -156,10 +164,25 @@ def _build(name: str, weights: str | None, num_classes: int | None, *, trained: 
     return sources.from_torchvision(name, weights, num_classes)
 
 
+def _channels(name: str, model: nn.Module) -> int:
+    """Channels of the images, by the first convolution; 3 where there is none."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    return next((layer.in_channels for layer in model.modules() if isinstance(layer, kinds)), 3)
+
+
 def _adjusted(
-    base: Preprocessing, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
+    base: Preprocessing,
+    size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    channels: int,
 ) -> Preprocessing:
     changes: dict = {} if size is None else {"resize": size, "crop": (size, size)}
+    if channels != base.channels:
+        changes |= (
+            {"mean": GREY_MEAN, "std": GREY_STD} if channels == 1 else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        )
+        mean, std = (value and _averaged(value, channels) for value in (mean, std))
     if mean is not None:
         changes["mean"] = tuple(mean)
     if std is not None:
@@ -167,18 +190,23 @@ def _adjusted(
     return replace(base, **changes)
 
 
+def _averaged(values: Sequence[float], channels: int) -> Sequence[float]:
+    """Three numbers as one, for grey pictures."""
+    return (sum(values) / len(values),) if channels == 1 else values
+
+
 def _count_classes(
     name: str, model: nn.Module, preprocessing: Preprocessing, select: Callable[[Any], torch.Tensor] | None
 ) -> int:
     """Number of logits, found by running one black image."""
-    shape = (1, 3, *preprocessing.crop) if preprocessing.crop else (1, 3, 224, 224)
+    shape = (1, preprocessing.channels, *(preprocessing.crop or (224, 224)))
     try:
         with torch.inference_mode():
             logits = model(torch.zeros(shape))
     except Exception as error:  # foreign code may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ModelLoadError(
-            f"{name} fails on a float32 image {shape} ({reason}); give the size it is made for"
+            f"{name} fails on a float32 image {shape} ({reason}); give the size, and the channels, it is made for"
         ) from error
     logits = logits if select is None else select(logits)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 1:

@@ -70,7 +70,7 @@ class Flow:
         return self.handed_on - self.received
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConservationReport:
     """The sums of relevance from the heads to the images.
 
@@ -93,6 +93,11 @@ class ConservationReport:
     def largest_changes(self, count: int = 10) -> list[Flow]:
         """The calls that change the sum most, for any image and target."""
         return sorted(self.flows, key=lambda flow: -flow.change.abs().max().item())[:count]
+
+    def __repr__(self) -> str:
+        ratio = self.ratio
+        span = f"{float(ratio.min()):.4g} to {float(ratio.max()):.4g}"
+        return f"ConservationReport({len(self.flows)} calls, final / initial relevance {span}; print it to read it)"
 
     def __str__(self) -> str:
         lines = [

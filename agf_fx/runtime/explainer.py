@@ -23,7 +23,7 @@ from agf_fx.runtime.cache.counters import Counters
 from agf_fx.runtime.conservation import ConservationReport, conservation
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
-from agf_fx.runtime.inputs import check_images, maps_as_asked, requested_targets
+from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
 from agf_fx.runtime.precision import relative_difference, warn_of_rounding
 from agf_fx.runtime.recipe import Recipe
 
@@ -143,6 +143,7 @@ class Explainer:
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
+        images = as_batch(images)
         check_concrete(images)
         with shielded():
             return self._explain(images, target, top_k, check)
@@ -257,7 +258,7 @@ class Explainer:
     def export(
         self,
         path: str | os.PathLike[str],
-        format: str = "torchscript",
+        format: str | None = None,
         *,
         class_names: Sequence[str] | None = None,
         preprocessing: Any = None,
@@ -270,7 +271,8 @@ class Explainer:
 
         Args:
             path: the file to write; it appears whole or not at all.
-            format: ``"torchscript"`` (for ``torch.jit.load`` and C++), ``"export"`` (for ``torch.export.load``),
+            format: by default as the ending says: .pt TorchScript, .pt2 torch.export, .onnx ONNX.
+                ``"torchscript"`` (for ``torch.jit.load`` and C++), ``"export"`` (for ``torch.export.load``),
                 ``"aoti"`` (compiled for this kind of machine; Python and C++) or ``"onnx"``.
             class_names: one for each class, kept in the file's metadata.
             preprocessing: how a picture becomes an input, a `Preprocessing` or a dictionary, kept there too.

@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+_REPR_ROWS = 4
+_PICTURE_ROWS, _PICTURE_TARGETS = 4, 5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Heat maps of N images for K targets each.
 
@@ -27,6 +30,25 @@ class Explanation:
     logits: Tensor
     images: Tensor
     precision: Tensor | None = None
+
+    def __repr__(self) -> str:
+        form = f"{str(self.maps.dtype).removeprefix('torch.')} {tuple(self.maps.shape)}"
+        count, each = self.target.shape
+        shown = ", ".join(str(row) for row in self.target[:_REPR_ROWS].tolist())
+        more = ", ..." if count > _REPR_ROWS else ""
+        checked = "" if self.precision is None else f", precision up to {float(self.precision.max()):.1g}"
+        return f"Explanation({count} images, {each} targets each: [{shown}{more}]; maps {form}{checked})"
+
+    def _repr_png_(self) -> bytes:
+        """A picture for notebooks: the first images and targets."""
+        import io
+
+        from agf_fx.imaging import figure
+
+        few = Explanation(self.maps[:, :_PICTURE_TARGETS], self.target[:, :_PICTURE_TARGETS], self.logits, self.images)
+        file = io.BytesIO()
+        figure.figure(few, max_rows=_PICTURE_ROWS).savefig(file, format="png", dpi=80)
+        return file.getvalue()
 
     def show(self, **options: Any) -> Any:
         """Draw the images and their maps, with a colour bar centred at zero; see `agf_fx.imaging.figure.show`."""

@@ -12,6 +12,34 @@ from agf_fx.frontend.examples import check_placement
 from agf_fx.ir.graph import CanonicalGraph
 
 
+def as_batch(images: object) -> Tensor:
+    """What users hand over as images, as one batch: a tensor, an array, or a list of images of one size.
+
+    Raises:
+        InputError: it is none of these; what to do.
+    """
+    if isinstance(images, Tensor):
+        return images
+    kind = type(images)
+    if kind.__module__.partition(".")[0] == "PIL":
+        raise InputError(
+            "images is a picture of Pillow; make it the tensor that the model takes, as "
+            "loaded.preprocessing.prepare(picture)[0][None] or torchvision's transforms do."
+        )
+    if kind.__module__ == "numpy" and hasattr(images, "__array__"):
+        return torch.from_numpy(images)
+    if isinstance(images, list | tuple) and images and all(isinstance(item, Tensor) for item in images):
+        if len(images) == 1 and images[0].dim() > 3:
+            return images[0]
+        if len({(item.shape, item.dtype, item.device) for item in images}) == 1 and images[0].dim() < 4:
+            return torch.stack([*images])
+        raise InputError(
+            "images is a list of tensors that are not single images of one size; join batches with torch.cat(images), "
+            "and images of one size with torch.stack(images)."
+        )
+    raise InputError(f"images is a {kind.__name__}; give a tensor (N, C, H, W) of floating-point numbers.")
+
+
 def check_images(images: Tensor, canonical: CanonicalGraph, weights: Iterable[Tensor]) -> None:
     """Check a batch against the captured model.
 

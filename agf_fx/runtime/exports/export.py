@@ -12,7 +12,7 @@ from torch import Tensor
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.methods.method import Method
 from agf_fx.pipeline import Step, lower, optimisations
-from agf_fx.runtime.exports.formats import check_format, write
+from agf_fx.runtime.exports.formats import format_of, write
 from agf_fx.runtime.exports.metadata import metadata
 from agf_fx.runtime.exports.standalone import standalone
 from agf_fx.runtime.weights import REDUCED
@@ -23,7 +23,7 @@ def export(
     method: Method,
     weights: Mapping[str, Tensor],
     path: str | os.PathLike[str],
-    format: str,
+    format: str | None,
     *,
     fingerprint: str,
     options: Mapping[str, Any],
@@ -40,12 +40,12 @@ def export(
         method: the method to compile.
         weights: placeholder name -> weight or constant, in the dtype in which the graph is to run.
         path: the file to write.
-        format: its format.
+        format: its format; None: as the ending of ``path`` says.
         fingerprint, options: for the metadata.
         precision: of products in the reverse walk, as in `agf_fx.compile`.
         class_names, preprocessing: for the metadata.
     """
-    check_format(format)
+    format = format_of(path, format)
     ready = standalone(lower(canonical, method, optimisations=_optimisations(precision, format)), weights)
     description = metadata(
         canonical,

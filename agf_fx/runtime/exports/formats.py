@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from agf_fx.atomic import atomic_path
@@ -22,12 +23,29 @@ _MODULES = {
 FORMATS = tuple(_MODULES)
 
 
-def check_format(format: str) -> None:
-    """Raise an ExportError that lists the formats, unless ``format`` is one."""
+# Endings that say what a file is, and the formats that may have them, the usual one first.
+_ENDINGS = {".pt": ("torchscript",), ".pt2": ("export", "aoti"), ".onnx": ("onnx",)}
+
+
+def format_of(path: str | os.PathLike[str], format: str | None) -> str:
+    """The format of a file: as it is asked for, or else as the name's ending says; TorchScript for other endings.
+
+    Raises:
+        ExportError: an unknown format, listing those there are; or one that the ending contradicts.
+    """
+    usual = _ENDINGS.get(Path(path).suffix.lower())
+    if format is None:
+        return usual[0] if usual else "torchscript"
     try:
         require_one_of("format", format, FORMATS)
     except ValueError as error:
         raise ExportError(str(error)) from error
+    if usual and format not in usual:
+        raise ExportError(
+            f"{os.fspath(path)} is to be {format}, and its ending is that of {' or '.join(usual)}; leave the format "
+            "out, or give the file another ending."
+        )
+    return format
 
 
 def write(explainer: Standalone, metadata: dict[str, Any], path: str | os.PathLike[str]) -> None:
