@@ -139,3 +139,78 @@ def test_the_command_line_explains_and_exports_them(folder):
     )
     assert done.exit_code == 1
     assert "channels" in done.output
+
+
+# Figures of signals, volumes, dense outputs and other forms
+
+
+class Net(nn.Module):
+    def __init__(self, first, head, forward):
+        super().__init__()
+        self.first, self.head, self.function = first, head, (forward,)
+
+    def forward(self, x):
+        return self.function[0](self.head, torch.relu(self.first(x)))
+
+
+FORMS = {
+    "a signal": (Net(nn.Conv1d(2, 4, 3), nn.Linear(4, 3), lambda head, f: head(f.mean(2))), (2, 2, 20)),
+    "a volume": (Net(nn.Conv3d(1, 4, 3), nn.Linear(4, 3), lambda head, f: head(f.mean((2, 3, 4)))), (2, 1, 12, 8, 6)),
+    "a dense output": (Net(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 1), lambda head, f: head(f)), (2, 3, 9, 8)),
+    "a vector": (Net(nn.Linear(30, 4), nn.Linear(4, 3), lambda head, f: head(f)), (2, 30)),
+}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_figures_of_every_form(case, tmp_path):
+    torch.manual_seed(0)
+    model, shape = FORMS[case]
+    result = agf_fx.compile(model.eval()).explain(torch.randn(shape), [[0, 1], [2, 1]])
+    result.save(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 3000
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
+def test_dense_outputs_are_titled_with_the_mean_logit():
+    from agf_fx.imaging.figure import figure
+
+    model, shape = FORMS["a dense output"]
+    result = agf_fx.compile(model.eval()).explain(torch.randn(shape), 1)
+    titles = [axis.get_title() for axis in figure(result).axes]
+    assert f"class 1 (mean logit {result.logits[0, 1].mean():.2f})" in titles
+
+
+def test_channels_last_images_are_drawn_as_they_are():
+    from agf_fx.imaging.figure import figure
+
+    torch.manual_seed(0)
+    last = Net(nn.Conv2d(3, 4, 3), nn.Linear(4, 3), lambda head, f: head(f.mean((2, 3))))
+    model = nn.Sequential(Permute(), last).eval()
+    images = torch.rand(1, 8, 9, 3)
+    drawn = figure(agf_fx.compile(model).explain(images, 1))
+    assert drawn.axes[0].images[0].get_array().shape == (8, 9, 3)
+
+
+class Permute(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2)
+
+
+def test_slices_are_spread_over_a_volume():
+    from agf_fx.imaging.forms import MAX_SLICES, sheet
+
+    volume = np.arange(20.0)[:, None, None] * np.ones((1, 2, 3))
+    page = sheet(volume)
+    assert page.shape == (6, 9)
+    assert {page[0, 0], page[-1, -1]} == {0.0, 19.0}
+    assert len(np.unique(page)) == MAX_SLICES
+    assert sheet(volume[:1]).shape == (2, 3)
+
+
+@pytest.mark.parametrize("form", [lambda g: g, lambda g: g[..., None], lambda g: g[:, None], list])
+def test_grey_pixels_are_shown_as_grey(form):
+    from agf_fx.imaging.pixels import display_pixels
+
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 9), dtype=np.uint8)
+    shown = display_pixels(torch.zeros(2, 1, 8, 9), form(pixels))
+    assert np.array_equal(shown, pixels[..., None].repeat(3, axis=-1))

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from agf_fx.atomic import atomic_write
 from agf_fx.errors import InputError, OptionsError
+from agf_fx.imaging.forms import channels_first, grey, sheet
 from agf_fx.imaging.pixels import display_pixels
 from agf_fx.imaging.render import COLORMAP, diverging_colormap, symmetric_limit
 from agf_fx.imaging.smooth import smoothed
@@ -34,10 +35,10 @@ class ExplanationLike(Protocol):
     """What is drawn: an explanation of N images for K targets each.
 
     Attributes:
-        maps: (N, K, H, W) float, signed relevance.
+        maps: (N, K, *spatial) float, signed relevance.
         target: (N, K) int64, class of each map.
-        logits: (N, C) float.
-        images: (N, 3, H, W) float, the batch that was explained.
+        logits: (N, C) float, or (N, C, *positions).
+        images: the batch that was explained, float: (N, 3, H, W), (N, C, L), (N, C, D, H, W) or another form.
     """
 
     maps: torch.Tensor
@@ -59,7 +60,7 @@ def figure(
 
     Each map is divided by its own largest ``|relevance|`` and drawn on a diverging scale whose middle is
     zero: red speaks for the class, blue against it. The figure is made without pyplot, so no window opens
-    and no backend is chosen.
+    and no backend is chosen. Maps of signals are drawn as lines, of volumes as a sheet of slices.
 
     Args:
         result: the explanation (see `ExplanationLike`).
@@ -149,15 +150,16 @@ def _draw(
 ) -> None:
     rows = _rows(len(result.maps), indices, max_rows)
     maps = result.maps.detach().to("cpu", torch.float64).numpy()
-    pixels = display_pixels(result.images, images)
+    batch = channels_first(result.images, maps.shape[2:])
+    flat = maps.ndim == 4
+    pixels = display_pixels(batch, images) if flat else batch.detach().to("cpu", torch.float64).numpy()
     columns = 1 + maps.shape[1]
     drawn.set_size_inches(_CELL * columns + 0.8, (_CELL + 0.35) * len(rows) + 0.3)
     axes = drawn.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        _picture(line[0], pixels[row], f"image {row}")
+        _image(line[0], pixels[row], flat, f"image {row}")
         for axis, one, title in zip(line[1:], maps[row], _titles(result, row, class_names), strict=True):
-            relevance = smoothed(one, smooth)
-            _picture(axis, relevance / symmetric_limit(relevance), title)
+            _map(axis, one, title, smooth)
     _colour_bar(drawn, axes, smooth)
     if indices is None and len(rows) < len(maps):
         drawn.supxlabel(f"the first {len(rows)} of {len(maps)} images (max_rows={max_rows})", fontsize=8)
@@ -180,12 +182,44 @@ def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
     axis.set_axis_off()
 
 
+def _image(axis: Axes, pixels: np.ndarray, flat: bool, title: str) -> None:
+    """What was explained: pixels (H, W, 3), a signal (C, L) or a volume (C, ..., H, W)."""
+    if flat:
+        _picture(axis, pixels, title)
+    elif pixels.ndim == 2:
+        axis.plot(pixels.T, linewidth=0.8)
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=6)
+    else:
+        _picture(axis, grey(sheet(pixels.mean(0))), title)
+
+
+def _map(axis: Axes, relevance: np.ndarray, title: str, smooth: float) -> None:
+    """A map (L,), (H, W) or (..., H, W), divided by its largest size."""
+    if relevance.ndim == 1:
+        scaled = relevance / symmetric_limit(relevance)
+        colours = diverging_colormap(COLORMAP)
+        positions = np.arange(len(scaled))
+        for part, end in ((scaled.clip(min=0), 1.0), (scaled.clip(max=0), 0.0)):
+            axis.fill_between(positions, part, step="mid", color=colours(end))
+        axis.axhline(0, color="black", linewidth=0.5)
+        axis.set_ylim(-1.05, 1.05)
+        axis.set_title(textwrap.fill(title, _TITLE), fontsize=9)
+        axis.tick_params(labelsize=6)
+        return
+    page = smoothed(relevance if relevance.ndim == 2 else sheet(relevance), smooth)
+    _picture(axis, page / symmetric_limit(page), title)
+
+
 def _titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None) -> list[str]:
     classes = result.logits.shape[1]
     if class_names is not None and len(class_names) != classes:
         raise OptionsError(f"{len(class_names)} class names for {classes} classes; give one per class")
     names = class_names or [f"class {index}" for index in range(classes)]
-    return [f"{names[index]} (logit {result.logits[row, index]:.2f})" for index in result.target[row].tolist()]
+    dense = result.logits.dim() > 2
+    means = result.logits[row].flatten(1).mean(1) if dense else result.logits[row]
+    word = "mean logit" if dense else "logit"
+    return [f"{names[index]} ({word} {means[index]:.2f})" for index in result.target[row].tolist()]
 
 
 def _colour_bar(drawn: Figure, axes: np.ndarray, smooth: float) -> None:

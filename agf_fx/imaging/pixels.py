@@ -17,7 +17,8 @@ def display_pixels(batch: torch.Tensor, images: Any = None) -> np.ndarray:
     Args:
         batch: (N, 3, H, W) or (N, 1, H, W) float, the images that were explained.
         images: what to show for them, of the same height and width: (N, H, W, 3) uint8 or float 0..1,
-            (N, 3, H, W) uint8 or float 0..1 (tensors or arrays), or a sequence of N Pillow images or of N such arrays.
+            (N, 3, H, W) uint8 or float 0..1 (tensors or arrays), or a sequence of N Pillow images or of N such arrays;
+            grey ones as (N, H, W), or with one channel in either place.
             None shows ``batch`` itself, each image stretched from its smallest to its largest value.
 
     Returns:
@@ -29,7 +30,7 @@ def display_pixels(batch: torch.Tensor, images: Any = None) -> np.ndarray:
     """
     if images is None:
         return np.stack([_stretch(image) for image in _colours(batch)])
-    pixels = _channels_last(_stack(images))
+    pixels = _channels_last(_coloured(_stack(images), tuple(batch.shape[2:])))
     expected = (batch.shape[0], *batch.shape[2:], 3)
     if pixels.shape != expected:
         raise InputError(f"images to display have shape {pixels.shape}; give one of {expected} for this batch")
@@ -59,6 +60,15 @@ def _array(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     return image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+
+
+def _coloured(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Grey pixels of height and width ``size`` with three equal channels, others as they are."""
+    if pixels.shape[1:] == size:
+        pixels = pixels[..., None]
+    elif pixels.shape[1:] == (1, *size):
+        pixels = np.moveaxis(pixels, 1, -1)
+    return pixels.repeat(3, axis=-1) if pixels.shape[1:] == (*size, 1) else pixels
 
 
 def _channels_last(pixels: np.ndarray) -> np.ndarray:

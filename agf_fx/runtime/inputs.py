@@ -37,7 +37,7 @@ def as_batch(images: object) -> Tensor:
             "images is a list of tensors that are not single images of one size; join batches with torch.cat(images), "
             "and images of one size with torch.stack(images)."
         )
-    raise InputError(f"images is a {kind.__name__}; give a tensor (N, C, H, W) of floating-point numbers.")
+    raise InputError(f"images is a {kind.__name__}; give one batch, a floating-point tensor (N, C, H, W).")
 
 
 def check_images(images: Tensor, canonical: CanonicalGraph, weights: Iterable[Tensor]) -> None:
