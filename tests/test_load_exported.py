@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import time
 import warnings
 import zipfile
 
@@ -105,22 +107,92 @@ def test_models_of_one_architecture_have_one_fingerprint(exported):
 
 
 @pytest.mark.parametrize("format", READABLE)
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize("damage", ["truncated", "appended", *range(12)])
 def test_a_damaged_file_is_refused(exported, format, damage, tmp_path):
     content = bytearray(exported[1][format].read_bytes())
     if damage == "truncated":
         content = content[: len(content) * 2 // 3]
+    elif damage == "appended":
+        content += content[:100]
     else:
-        content[len(content) // 3] ^= 255
+        content[len(content) * damage // 12] ^= 1 << damage % 8
     path = tmp_path / "file"
     path.write_bytes(content)
     try:
         loaded = agf_fx.load(path)
     except ExportLoadError:
         return
-    assert format == "onnx"  # which has no checksums: a flipped bit of a weight is another weight
-    assert damage == "flipped"
-    assert loaded.description.format == "onnx"
+    assert format != "onnx"  # archives have bytes that nothing reads
+    assert torch.equal(loaded(images(), 1), agf_fx.load(exported[1][format])(images(), 1))
+
+
+def test_an_onnx_model_with_another_weight_is_refused(exported, tmp_path):
+    import onnx
+
+    model = onnx.load(exported[1]["onnx"])
+    weight = model.graph.initializer[0]
+    weight.raw_data = bytes(len(weight.raw_data))
+    onnx.save(model, tmp_path / "file")
+    with pytest.raises(ExportLoadError, match="has been changed"):
+        agf_fx.load(tmp_path / "file")
+
+
+def test_a_graph_that_cannot_be_run_is_a_typed_error(exported):
+    def broken(images, target):
+        raise RuntimeError("size mismatch")
+
+    description = agf_fx.load(exported[1]["torchscript"]).description
+    for run, reason in ((broken, "size mismatch"), (lambda images, target: (images, target), "other results")):
+        with pytest.raises(ExportLoadError, match=reason):
+            loading.ExportedExplainer(run, description)(images())
+
+
+def odd(kind, source, path):
+    """What stands in the place of a file, or an archive with a member that is none."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "large":
+        with open(path, "wb") as file:
+            file.write(b"\x08\x08")
+            file.truncate(2**40)
+    elif kind == "encrypted":
+        content = bytearray(source.read_bytes())
+        for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            start = content.find(mark)
+            while start >= 0:
+                content[start + place] |= 1
+                start = content.find(mark, start + 4)
+        path.write_bytes(content)
+    else:
+        texts = {
+            "no text": b'{"kind": "\xff"}',
+            "deep": b"[" * 10**5,
+            "long": b" " * 2**28,
+            "list": b"[1]",
+            "number": b"9" * 5000,
+        }
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a/constants.pkl", b"")
+            archive.writestr("a/extra/agf_fx.json", texts[kind])
+
+
+ODD = ["pipe", "device", "large", "encrypted", "no text", "deep", "long", "list", "number"]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_files_are_refused_at_once(exported, kind, tmp_path):
+    path, started = tmp_path / "file", time.monotonic()
+    odd(kind, exported[1]["torchscript"], path)
+    with pytest.raises(ExportLoadError):
+        agf_fx.load(path)
+    assert time.monotonic() - started < 5
+
+
+def test_a_path_that_no_file_can_have_is_refused():
+    with pytest.raises(ExportLoadError, match="cannot be read"):
+        agf_fx.load("a\0b")
 
 
 def foreign(kind, path):
@@ -179,6 +251,14 @@ def rewritten(source, path, change):
         ({"dtype": "load"}, "dtype"),
         ({"image_shape": None}, "nothing that can be loaded"),
         ({"format": "aoti"}, "says that it is aoti and is torchscript"),
+        *(({"classes": value}, "classes") for value in ("5", float("nan"), 5.0, True, 0, -1, None, 10**30)),
+        *(({"class_names": value}, "class_names") for value in (["a"], "abcde", [1, 2, 3, 4, 5], {}, [["a"]] * 5)),
+        *(({"positions": value}, "positions") for value in (["a"], None, [0], [1.5], "ab", [[1]], [1] * 99)),
+        *(({"image_shape": value}, "image_shape") for value in ([], [3, "2"], {"a": 1}, [True, 2, 2])),
+        *(({"versions": value}, "versions") for value in (None, [], {"torch": None}, {"torch": ["2"]})),
+        *(({"options": value}, "options") for value in (None, [])),
+        *(({name: 5}, name) for name in ("format", "model", "method", "fingerprint", "device", "dtype")),
+        ({"preprocessing": [1]}, "preprocessing"),
     ],
     ids=str,
 )

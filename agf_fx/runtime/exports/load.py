@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> Exp
             for another version of PyTorch or another kind of device.
         MissingDependencyError: ONNX files need the package onnxruntime.
     """
-    path = Path(path)
+    path = Path(os.fspath(path))
     description = read_description(path)
     if fingerprint is not None and fingerprint != description.fingerprint:
         raise ExportLoadError(
@@ -81,6 +81,7 @@ class ExportedExplainer:
 
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
+            ExportLoadError: the file cannot be run.
         """
         with shielded():
             return self._explain(images, target, top_k)
@@ -88,9 +89,31 @@ class ExportedExplainer:
     def _explain(self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None) -> Explanation:
         self._check(images)
         codes = requested_targets(target, top_k, images, self.description.classes, self.description.positions)
-        maps, logits = self._run(images.contiguous(), codes.contiguous())  # machine code reads them as they lie
+        maps, logits = self._results(images, codes)
         warn_of_degenerate(maps)
         return Explanation(maps, explained_classes(logits, codes), logits, images)
+
+    def _results(self, images: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps and logits, if they are such.
+
+        Raises:
+            ExportLoadError: the file cannot be run, or gives something else.
+        """
+        wanted = self.description
+        try:
+            results = self._run(images.contiguous(), codes.contiguous())  # machine code reads them as they lie
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever PyTorch or ONNX Runtime raises while it runs a foreign graph
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ExportLoadError(
+                f"{self!r} cannot be run on {len(images)} images ({reason}); give fewer images, or export it again."
+            ) from error
+        shape = (len(images), wanted.classes, *wanted.positions)
+        pair = isinstance(results, tuple | list) and len(results) == 2 and all(isinstance(x, Tensor) for x in results)
+        if not pair or results[0].shape[:2] != codes.shape[:2] or results[1].shape != shape:
+            raise ExportLoadError(f"{self!r} gives other results than it says; export it again.")
+        return results[0], results[1]
 
     def _check(self, images: Tensor) -> None:
         wanted = self.description

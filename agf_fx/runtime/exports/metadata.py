@@ -60,25 +60,52 @@ def described(content: Mapping[str, Any]) -> Description:
     Raises:
         ValueError, KeyError, TypeError: it is none that this version writes.
     """
-    if content["kind"] != KIND:
-        raise ValueError(f"it is a {content['kind']!r}")
+    if not isinstance(content, dict) or content["kind"] != KIND:
+        raise ValueError(f"it is a {content['kind']!r}" if isinstance(content, dict) else "it is no object")
     if content["layout"] != LAYOUT:
-        raise ValueError(f"its layout is {content['layout']}, and this version of agf-fx knows {LAYOUT}")
-    dtype = getattr(torch, content["dtype"], None)
-    if not isinstance(dtype, torch.dtype) or not re.fullmatch("[0-9a-f]{64}", content["fingerprint"]):
+        raise ValueError(f"its layout is {content['layout']!r}, and this version of agf-fx knows {LAYOUT}")
+    dtype = getattr(torch, _text(content, "dtype"), None)
+    if not isinstance(dtype, torch.dtype) or not re.fullmatch("[0-9a-f]{64}", _text(content, "fingerprint")):
         raise ValueError("a dtype or a fingerprint is none")
-    names = content["class_names"]
+    names, preprocessing, classes = content["class_names"], content["preprocessing"], content["classes"]
+    _require(_count(classes), "classes")
+    _require(names is None or (isinstance(names, list) and len(names) == classes), "class_names")
+    _require(names is None or all(isinstance(name, str) for name in names), "class_names")
+    _require(preprocessing is None or isinstance(preprocessing, dict), "preprocessing")
+    _require(isinstance(content["options"], dict), "options")
+    versions = content["versions"]
+    _require(isinstance(versions, dict) and all(isinstance(value, str) for value in versions.values()), "versions")
     return Description(
-        **{
-            name: content[name] for name in ("format", "model", "method", "options", "fingerprint", "device", "classes")
-        },
-        image_shape=tuple(content["image_shape"]),
+        **{name: _text(content, name) for name in ("format", "model", "method", "fingerprint", "device")},
+        classes=classes,
+        options=content["options"],
+        image_shape=_sizes(content, "image_shape", fewest=1),
         dtype=dtype,
-        positions=tuple(content["positions"]),
+        positions=_sizes(content, "positions", fewest=0),
         class_names=None if names is None else tuple(names),
-        preprocessing=content["preprocessing"],
-        versions=content["versions"],
+        preprocessing=preprocessing,
+        versions=versions,
     )
+
+
+def _text(content: Mapping[str, Any], name: str) -> str:
+    _require(isinstance(content[name], str) and len(content[name]) <= 1000, name)
+    return content[name]
+
+
+def _sizes(content: Mapping[str, Any], name: str, fewest: int) -> tuple[int, ...]:
+    sizes = content[name]
+    _require(isinstance(sizes, list) and fewest <= len(sizes) <= 8 and all(map(_count, sizes)), name)
+    return tuple(sizes)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _require(holds: bool, name: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is none that agf-fx writes")
 
 
 def metadata(

@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from agf_fx.errors import ExportError
 from agf_fx.runtime.exports.metadata import MEMBER
 from agf_fx.runtime.exports.onnx.lowering import INPUTS, lower
+from agf_fx.runtime.exports.onnx.sealing import sealed
 from agf_fx.runtime.exports.onnx.sizes import Type
 from agf_fx.runtime.exports.onnx.values import Writer, onnx_dtype, to_proto
 from agf_fx.runtime.exports.standalone import Standalone
@@ -59,13 +60,15 @@ def onnx_model(explainer: Standalone, metadata: str) -> ModelProto:
 
 
 def save(model: ModelProto, path: str | os.PathLike[str]) -> None:
-    """Check a model and write it.
+    """Check a model and write it, with a digest of it and of its metadata; see `agf_fx.runtime.exports.onnx.sealing`.
 
     Raises:
         ExportError: the checker finds a mistake, such as a sum of two dtypes.
         OSError: it cannot be written.
     """
-    content = model.SerializeToString()
+    (metadata,) = model.metadata_props
+    model.ClearField("metadata_props")
+    content = sealed(model.SerializeToString(), metadata.value)
     try:
         onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
