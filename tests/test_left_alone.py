@@ -52,9 +52,10 @@ RANDOM = {
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_lines_that_draw_constants_are_named_and_no_numbers_used_up(name):
+    model = net(RANDOM[name])
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[2]
     with pytest.raises(CaptureError, match="draws at random") as caught:
-        agf_fx.capture(net(RANDOM[name]), IMAGES, unknown_ops="gradient")
+        agf_fx.capture(model, IMAGES, unknown_ops="gradient")
     assert "training=self.training" in str(caught.value)
     if name not in ("Python's", "NumPy's"):
         assert f"{__file__}:" in str(caught.value)
@@ -264,3 +265,55 @@ def test_models_made_under_inference_mode():
 def test_images_without_numbers_are_refused():
     with pytest.raises(InputError, match="without numbers"):
         agf_fx.compile(net(), IMAGES)(IMAGES.to("meta"), 1)
+
+
+class MakesLayers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), None
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).flatten(1)
+        if self.fc is None:
+            self.fc = nn.Linear(x.shape[1], 4, dtype=x.dtype)
+        return self.fc(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ll]azy")
+@pytest.mark.parametrize(
+    "model", [MakesLayers(), nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))]
+)
+def test_layers_without_weights_as_yet(model):
+    model = model.double().eval()
+    with pytest.raises(CaptureError, match="once on a batch"):
+        agf_fx.compile(model, IMAGES)
+    expected = model(IMAGES).detach()
+    torch.testing.assert_close(agf_fx.compile(model).explain(IMAGES, 1).logits, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_programs_exported_for_one_batch_size(batch):
+    program = torch.export.export(net(), (IMAGES[:1].repeat(batch, 1, 1, 1),)).module()
+    with pytest.raises(CaptureError, match=r"Export it with dynamic_shapes=\(\{0"):
+        agf_fx.compile(program, IMAGES)
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, g):  # the line that is named
+        return g
+
+
+def test_a_function_with_a_backward_of_its_own_is_no_hit_in_the_cache():
+    agf_fx.compile(net(lambda s, x: x.sign() + x), IMAGES)
+    with pytest.raises(CaptureError, match=r"test_left_alone.py:\d+: Sign.backward"):
+        agf_fx.compile(net(lambda s, x: Sign.apply(x) + x), IMAGES)
+
+
+def test_a_part_that_stops_gradients_is_looked_through_and_said():
+    with pytest.warns(UserWarning, match="stops gradients in a part"):
+        agf_fx.capture(net(lambda s, x: x + s.side(x).detach(), side=nn.Conv2d(3, 3, 3, padding=1)), IMAGES)

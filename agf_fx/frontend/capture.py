@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from agf_fx.ambient import autocast_left_out, capturing
+from agf_fx.errors import CaptureError
 from agf_fx.frontend.adopt import adopt
 from agf_fx.frontend.apart import check_samples_apart
 from agf_fx.frontend.baked import Places, places
@@ -21,6 +22,7 @@ from agf_fx.frontend.copying import structural_copy, widened
 from agf_fx.frontend.examples import check_placement, doubled, only_batch, telling
 from agf_fx.frontend.final import explained_from_logits, warn_of_final
 from agf_fx.frontend.identity import trace_digest
+from agf_fx.frontend.made import check_layers_made, check_layers_made_by_running
 from agf_fx.frontend.outputs import Output, Root, check_output
 from agf_fx.frontend.tracing import export, trace
 from agf_fx.frontend.trust import check_program
@@ -111,10 +113,11 @@ class Subject:
         images = only_batch(example_inputs, model)
         check_placement(images, model.parameters(), type(model).__name__)
         root = Root(structural_copy(model), output)
-        before = places(model, buffers=False)
+        before = places(model, buffers=False, output=output)
         with autocast_left_out() as autocasts, Draws() as draws:
             traced, read_buffers = trace(root)
-        baked = places(model, buffers=True) if read_buffers else before
+        check_layers_made(model, root.model)
+        baked = places(model, buffers=True, output=output) if read_buffers else before
         example, samples = widened(doubled(images)), widened(telling(images))
         return Subject(model, root, traced, example, samples, unknown_ops, baked, autocasts, draws.lines)
 
@@ -139,8 +142,12 @@ class Subject:
 
     def _captured(self) -> CanonicalGraph:
         twin = self.root.model
-        exported = export(self.root, self.traced, self.images)
-        refuse_random(exported, type(self.model).__name__)
+        try:
+            exported = export(self.root, self.traced, self.images)
+            refuse_random(exported, type(self.model).__name__)  # layers made in forward() are drawn, too
+        except CaptureError:
+            check_layers_made_by_running(self.model, self.telling)
+            raise
         adopted = adopt(exported, self.model)
         teach = Teacher(adopted, twin, self.images.device).teach if self.unknown_ops == "gradient" else None
         canonical = canonicalise(adopted, teach)

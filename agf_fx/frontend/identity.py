@@ -65,7 +65,8 @@ def _lines(traced: fx.GraphModule, model: nn.Module, baked: Iterable[Tensor], im
     yield f"{type(model).__name__} {tuple(images.shape[1:])} {images.dtype} {images.device.type}"
     positions: dict[fx.Node, int] = {}
     for node in traced.graph.nodes:
-        yield f"{node.op} {_target(traced, node)} {_value((node.args, node.kwargs), positions)} {_place(node)}"
+        call = f"{node.op} {_target(traced, node)} {_value((node.args, node.kwargs), positions)}"
+        yield f"{call} {_place(node)} {_gradient(node)}"
         positions[node] = len(positions)
     yield from _tensor_lines(model)
     yield from map(tensor_digest, baked)
@@ -85,6 +86,13 @@ def _target(traced: fx.GraphModule, node: fx.Node) -> str:
 
 def _place(node: fx.Node) -> str:
     return (node.meta.get("custom") or {}).get("agf_fx", {}).get("module", "")
+
+
+def _gradient(node: fx.Node) -> str:
+    """Whether the gradient is stopped; an ``autograd.Function`` may have any backward, which a trace does not tell."""
+    if node.meta.get("gradient") == "custom":
+        raise _Unsure
+    return node.meta.get("gradient", "")
 
 
 def _function(function: Any) -> str:

@@ -13,10 +13,11 @@ from agf_fx.frontend.outputs import Root
 from agf_fx.frontend.running import run
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
+from agf_fx.notices import warn
 
 aten = torch.ops.aten
 
-_STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch._C._set_grad_enabled)
+_STOPS = (Tensor.detach, torch.detach, Tensor.detach_, Tensor.data.__get__, torch._C._set_grad_enabled)
 _TOLERANCE = 1e-3  # of the largest gradient
 
 
@@ -35,11 +36,11 @@ class Trained(NamedTuple):
 
     Attributes:
         gradient: of the mean of logits weighted by 1, 2, 3, …; 0 where autograd does not reach the images.
-        custom: whether an ``autograd.Function`` takes part.
+        custom: each ``autograd.Function`` that takes part, and where it stands.
     """
 
     gradient: Tensor
-    custom: bool
+    custom: list[str]
 
 
 def observed_logits(root: Root, images: Tensor) -> tuple[Tensor, Trained | None]:
@@ -57,7 +58,7 @@ def observed_logits(root: Root, images: Tensor) -> tuple[Tensor, Trained | None]
     except RuntimeError:  # it writes in place where autograd does not let it
         with torch.no_grad():
             return root(images.clone()).clone(), None
-    custom = _has_custom_function(logits)
+    custom = _custom_functions(logits)
     suspicious = (custom or stops.found) and logits.is_floating_point()
     gradient = _gradient(logits, leaf) if suspicious else None
     return logits.detach().clone(), None if gradient is None else Trained(gradient, custom)
@@ -91,13 +92,20 @@ def check_gradient(canonical: CanonicalGraph, model: nn.Module, images: Tensor, 
         return
     place = _cancelling(canonical)
     if place is None and not trained.custom:
+        warn(
+            f"{canonical.name} stops gradients in a part of its forward pass (detach or no_grad), which is looked "
+            "through: what is explained is the function that it computes, whose derivative is not the gradient that it "
+            "trains with.",
+            UserWarning,
+        )
         return
-    line = f"\n  at {place.meta['source']}" if place is not None and place.meta.get("source") else ""
+    lines = [place.meta["source"]] if place is not None and place.meta.get("source") else []
+    lines = "".join(f"\n  at {line}" for line in lines + trained.custom)
     raise CaptureError(
         f"the gradient that {canonical.name} trains with is not the derivative of what it computes: it has a "
         "straight-through estimator, x + (f(x) - x).detach(), or an autograd.Function with a backward of its own. An "
         "explanation would be of the derivative, which is 0 where f has steps. Put a function with a derivative in its "
-        f"place, such as the one that the backward belongs to.{line}"
+        f"place, such as the one that the backward belongs to.{lines}"
     )
 
 
@@ -114,19 +122,26 @@ def _gradient(logits: Tensor, leaf: Tensor) -> Tensor | None:
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
-def _has_custom_function(logits: Tensor) -> bool:
-    """Whether an ``autograd.Function`` took part in computing a tensor."""
+def _custom_functions(logits: Tensor) -> list[str]:
+    """Each ``autograd.Function`` that took part in computing a tensor, and the line of its backward."""
     seen: set[object] = set()
+    found: dict[str, None] = {}
     pending = [logits.grad_fn]
     while pending:
         node = pending.pop()
         if node is None or node in seen:
             continue
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return True
+            found.setdefault(_described(node._forward_cls))
         seen.add(node)
         pending.extend(parent for parent, _ in node.next_functions)
-    return False
+    return list(found)
+
+
+def _described(function: type[torch.autograd.Function]) -> str:
+    code = getattr(function.backward, "__code__", None)
+    place = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
+    return f"{place}{function.__qualname__}.backward"
 
 
 def _cancelling(canonical: CanonicalGraph) -> fx.Node | None:

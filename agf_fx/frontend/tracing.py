@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import linecache
 import operator
+import re
 import sys
 import traceback
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
 def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
     name, cause = type(model).__name__, str(error).strip() or type(error).__name__
     cause = "\n".join(cause.splitlines()[:12])
+    if isinstance(model, fx.GraphModule) and re.search(r"\.size\(\)\[0\] == \d|specialized it to be a constant", cause):
+        return (
+            f"{name} was exported for one batch size, and an explanation graph serves every batch size. Export it with "
+            "dynamic_shapes=({0: torch.export.Dim('N')},), or give the model that was exported. torch.export says:\n"
+            f"{cause}"
+        )
     line = _failing_line(error)
     where = f" at {line}" if line else ""
     if "Constraints violated" in cause or "specialized" in cause:
@@ -114,6 +122,11 @@ def trace(root: Root) -> tuple[fx.GraphModule | None, bool]:
 class _Proxy(fx.Proxy):
     """Keeps ``a += b`` in place; torch.fx's own makes it ``a = a + b``, and other names of a keep the old value."""
 
+    @property
+    def data(self) -> fx.Proxy:
+        """An older spelling of ``detach``, which torch.export cannot follow."""
+        return self.detach()
+
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
@@ -132,6 +145,10 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._custom = _custom_forwards()
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
@@ -140,7 +157,25 @@ class _Tracer(fx.Tracer):
         path = next(reversed(self.module_stack), "").split("@")[0]  # "relu@1" is the second call of "relu"
         path = own_path(path)
         node.meta["custom"] = {"agf_fx": {"module": path, "source": user_line()}}
+        node.meta["gradient"] = _gradient(self._custom)
         return node
+
+
+def _gradient(custom: set[types.CodeType]) -> str:
+    """What is special about the gradient of what is traced at this moment; a trace cannot tell it from its calls."""
+    frame = sys._getframe(2)
+    while frame and not (frame.f_code.co_filename.startswith(_OURS) and frame.f_code.co_name == "trace"):
+        if frame.f_code in custom:
+            return "custom"
+        frame = frame.f_back
+    return "" if torch.is_grad_enabled() else "stopped"
+
+
+def _custom_forwards(kind: type = torch.autograd.Function) -> set[types.CodeType]:
+    """The code of the forward of every ``autograd.Function`` but PyTorch's own."""
+    found = {code for other in kind.__subclasses__() for code in _custom_forwards(other)}
+    code = getattr(kind.forward, "__code__", None)
+    return found if code is None or kind.__module__.startswith("torch.") else found | {code}
 
 
 class _BufferReader(_Tracer):

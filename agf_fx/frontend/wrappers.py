@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import jit, nn
+from torch.nn.parameter import is_lazy
 
 from agf_fx.errors import CaptureError
 
@@ -38,6 +39,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 f"{where} is quantised ({type(module).__name__}); give the floating-point model it was made from."
             )
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise CaptureError(
+                f"{path} has no shape yet (a lazy module); call the model once on a batch, then compile."
+            )
         if tensor.is_meta:
             raise CaptureError(
                 f"{path} is on the meta device and has no values; call model.to_empty(device=...) and load the weights."

@@ -32,11 +32,13 @@ class Bound:
         compiled: the program, shared with other models.
         weights: reads and prepares the model's weights.
         baked: state of the model's tensors whose values the program may contain.
+        settings: plain values that it may contain: which modules there are, their settings, what functions hold.
     """
 
     compiled: Compiled
     weights: WeightInputs
     baked: TensorState
+    settings: list[Any]
 
     @property
     def program(self) -> Program:
@@ -53,8 +55,8 @@ class Bound:
 
     def up_to_date(self, model: nn.Module) -> bool:
         """Whether the values that the program contains are still the model's."""
-        places = self.compiled.baked
-        return not places.names or self.baked.same_as(TensorState.of(places.tensors(model)))
+        tensors, settings = self.compiled.baked.now(model)
+        return self.settings == settings and (not tensors or self.baked.same_as(TensorState.of(tensors)))
 
 
 class Binding:
@@ -122,7 +124,8 @@ class Binding:
         found = compiled(self.model, images, self._recipe, self._rules, self._counters)
         program, prepared = found.program, functools.partial(count, "prepares", self._counters)
         weights = WeightInputs(program.canonical, program.explanation, prepared)
-        return Bound(found, weights, TensorState.of(found.baked.tensors(self.model)))
+        tensors, settings = found.baked.now(self.model)
+        return Bound(found, weights, TensorState.of(tensors), settings)
 
     def _bind_like(self, kind: Kind) -> Bound:
         shape, dtype, device = kind

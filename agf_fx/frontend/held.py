@@ -1,0 +1,117 @@
+"""Values that functions hold, in closures, defaults and globals: what was captured is out of date when they change."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_LIBRARIES = frozenset({"torch", "torchvision", "numpy", "agf_fx", *sys.stdlib_module_names} - {"__main__"})
+_ARRAY = 2**16  # elements of a NumPy array up to which it is compared
+
+
+def functions_of(model: nn.Module, output: Any) -> tuple[types.FunctionType, ...]:
+    """The functions of a user's that take part in a forward pass: methods, functions in attributes, what these name.
+
+    Args:
+        model: the model.
+        output: the choice of its logits.
+    """
+    found: dict[int, types.FunctionType] = {}
+    pending = list(_functions(output))
+    for module in model.modules():
+        own = [kind for kind in type(module).__mro__ if not known(kind.__module__)]
+        pending += [function for kind in own for member in vars(kind).values() for function in _functions(member)]
+        pending += [function for leaf in pytree.tree_leaves(vars(module)) for function in _functions(leaf)]
+    while pending:
+        function = pending.pop()
+        if id(function) not in found and not known(function.__module__ or ""):
+            found[id(function)] = function
+            pending += [other for _, value in _references(function) for other in _functions(value)]
+    return tuple(found.values())
+
+
+def held(functions: tuple[types.FunctionType, ...], model: nn.Module) -> tuple[list[Tensor], list[Any]]:
+    """The tensors, and the plain values, that functions hold now; modules of the model itself are not held."""
+    own = {id(module) for module in model.modules()} if functions else set()
+    leaves = [
+        leaf
+        for function in functions
+        for name, value in _references(function)
+        for leaf in _leaves(value, function.__code__.co_names, own)
+    ]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [leaf for leaf in leaves if isinstance(leaf, PLAIN)]
+
+
+def known(home: str) -> bool:
+    """Whether a module belongs to a library whose functions hold nothing of a user's."""
+    return home.partition(".")[0] in _LIBRARIES
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    if isinstance(value, types.FunctionType):
+        yield value
+    elif isinstance(value, types.MethodType | staticmethod | classmethod):
+        yield from _functions(value.__func__)
+    elif isinstance(value, functools.partial):
+        yield from _functions(value.func)
+    elif isinstance(value, property):
+        yield from _functions(value.fget)
+    elif callable(value) and not isinstance(value, nn.Module | type) and hasattr(value, "__dict__"):
+        yield from _functions(vars(type(value)).get("__call__"))
+
+
+def _references(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function can read: closed-over values, globals that its code names, defaults."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # empty as yet
+            continue
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+    yield from enumerate(function.__defaults__ or ())
+    yield from (function.__kwdefaults__ or {}).items()
+
+
+@functools.cache
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """The names that code looks up, functions inside it included."""
+    inside = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
+    return tuple(dict.fromkeys((*code.co_names, *inside)))
+
+
+def _leaves(value: Any, names: tuple[str, ...], own: set[int], depth: int = 0) -> Iterator[Any]:
+    """Tensors and plain values in containers, in attributes of objects and of Python modules, and in hidden modules."""
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, (Tensor, *PLAIN)):
+            yield leaf
+        elif isinstance(leaf, nn.Module):
+            if id(leaf) not in own:
+                yield from (*leaf.parameters(), *leaf.buffers())
+        elif isinstance(leaf, types.ModuleType):
+            if not known(leaf.__name__):
+                for name in names:
+                    if depth == 0 and name in vars(leaf):
+                        yield from _leaves(vars(leaf)[name], names, own, 1)
+        elif type(leaf).__module__ == "numpy" and type(leaf).__name__ == "ndarray":
+            if leaf.size <= _ARRAY and not leaf.dtype.hasobject:
+                yield f"{leaf.shape} {leaf.dtype} {zlib.crc32(leaf.tobytes())}"
+        elif depth == 0 and isinstance(leaf, functools.partial):
+            yield from _leaves([leaf.args, leaf.keywords], names, own, 1)
+        elif depth == 0 and _is_users_object(leaf):
+            yield from _leaves(dict(vars(leaf)), names, own, 1)
+
+
+def _is_users_object(value: Any) -> bool:
+    if isinstance(value, types.FunctionType) or not hasattr(value, "__dict__"):
+        return False
+    return not known(getattr(value, "__module__", None) or type(value).__module__)
