@@ -47,8 +47,15 @@ def output_stem(stem: str, index: int, name: str) -> str:
 
 def clean(text: str) -> str:
     """``text`` as a part of a file name that every usual file system takes."""
-    text = _FORBIDDEN.sub("_", text.encode("utf-8", "replace").decode()).lstrip(".").strip() or "image"
+    text = "".join(map(_visible, _FORBIDDEN.sub("_", text.encode("utf-8", "replace").decode())))
+    text = text.lstrip(".").strip() or "image"
     return text.encode()[:_MAX_BYTES].decode(errors="ignore")
+
+
+def _visible(character: str) -> str:
+    """A character as it is, or "_" for one that controls, turns or hides text, as U+202E does."""
+    category = unicodedata.category(character)
+    return "_" if category in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
 
 
 def _key(stem: str) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from agf_fx.errors import ModelLoadError, OptionsError
 from agf_fx.imaging.preprocess import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from agf_fx.models import sources
-from agf_fx.models.checkpoint import load_checkpoint
+from agf_fx.models.checkpoint import check_finite, load_checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,8 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
-        ModelLoadError: the model is unknown, cannot be built or downloaded, or does not map images to logits.
+        ModelLoadError: the model is unknown, cannot be built or downloaded, does not map images to logits, or has NaN
+            or infinite weights.
         CheckpointError: the checkpoint is missing, damaged or does not fit.
         MissingDependencyError: the package with the weights is not installed.
         OptionsError: options contradict each other or have values they cannot have.
@@ -142,6 +143,7 @@ def load_model(
     if built.checkpoint is not None:
         load_checkpoint(built.model, built.checkpoint)
     model = built.model.eval()
+    check_finite(name, model)
     count = _channels(name, model) if channels is None else channels
     if count not in (1, 3):
         raise OptionsError(

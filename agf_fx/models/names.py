@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agf_fx.errors import ModelLoadError, TargetError
+from agf_fx.regular import read_regular
+
+_LONGEST = 64 * 2**20  # bytes of a file of class names
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -27,8 +30,8 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(path, _LONGEST).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path}: class names cannot be read ({error}); give a UTF-8 text or JSON file") from error
     names = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
@@ -60,7 +63,7 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
         raise TargetError(f"several classes are called {text!r}; give one of the indices {_list(matches)}")
     if matches:
         return matches[0]
-    if text.isascii() and text.isdecimal() and int(text) < len(class_names):
+    if text.isascii() and text.isdecimal() and len(text) <= 12 and int(text) < len(class_names):
         return int(text)
     raise TargetError(f"unknown class {text!r}; {_advice(text, class_names)}")
 
@@ -81,7 +84,7 @@ def _from_lines(text: str) -> list[str]:
 def _from_json(path: Path, text: str) -> list[Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path}: is not valid JSON ({error}); correct it") from error
     if isinstance(value, dict):
         indices = [str(index) for index in range(len(value))]

@@ -150,7 +150,7 @@ def from_factory(name: str, num_classes: int | None) -> Built:
         factory = _factory(name)
         try:
             model = factory() if num_classes is None else factory(num_classes=num_classes)
-        except Exception as error:  # foreign code may raise anything
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
             raise ModelLoadError(f"{name} failed ({_shown(error)}); correct the factory") from error
     if not isinstance(model, nn.Module):
         raise ModelLoadError(f"{name} returned {type(model).__name__}, not a torch.nn.Module; return the model")

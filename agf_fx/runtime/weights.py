@@ -91,6 +91,9 @@ class WeightInputs:
         Args:
             weights: from `current`.
             placement: dtype and memory format of the result.
+
+        Raises:
+            InputError: a parameter is NaN or infinite, or a buffer NaN.
         """
         state = TensorState.of(weights.values())
         found = self._known(state, placement)
@@ -114,10 +117,24 @@ class WeightInputs:
         self._on_prepare()
         with shielded():
             found = {name: placement.cast(weight.detach()) for name, weight in weights.items()}
+            self._check_finite(weights, found)
             if self.explanation.prepare:
                 constants = self.explanation.prepare.forward(*(found[name] for name in self.shapes))
                 found |= dict(zip(self.explanation.prepared, constants, strict=True))
             return [placement.arrange(found[name]) for name in self.explanation.inputs]
+
+    def _check_finite(self, weights: dict[str, Tensor], cast: dict[str, Tensor]) -> None:
+        """Refuse what makes every map NaN. Buffers may be infinite, as masks are."""
+        for name, value in cast.items():
+            if not value.is_floating_point():
+                continue
+            wrong = ~value.isfinite() if isinstance(weights[name], nn.Parameter) else value.isnan()
+            if bool(wrong.any()):
+                path, dtype = self.canonical.signature.weights.get(name, name), str(value.dtype).removeprefix("torch.")
+                raise InputError(
+                    f"{path} of {self.canonical.name} is NaN or infinite as {dtype}, in {int(wrong.sum())} of "
+                    f"{value.numel()} entries, and so would be every map. Load finite weights."
+                )
 
     def _weight(self, model: nn.Module, name: str, path: str) -> Tensor:
         weight = tensor_at(model, path)
