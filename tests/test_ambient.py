@@ -123,6 +123,7 @@ def test_files_run_inside_a_state_as_outside(state, network, expected, tmp_path_
     outside = loaded.explain(images, 1)
     with STATES[state]():
         bits(loaded.explain(images, 1), outside)
+        bits(agf_fx.load(path).explain(images, 1), outside)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -174,3 +175,14 @@ def test_images_of_other_layouts_are_refused(network):
         agf_fx.compile(model)(images.to_sparse(), 1)
     with pytest.raises(InputError, match=r"_mkldnn.*to_dense"):
         agf_fx.compile(model)(images.to_mkldnn(), 1)
+
+
+@pytest.mark.parametrize("state", ["meta by default", "bfloat16 by default", "a function mode"])
+def test_files_written_and_models_bound_inside_a_state(state, network, tmp_path):
+    model, images = network
+    explainer = agf_fx.compile(model, images)
+    explainer.export(tmp_path / "outside.pt")
+    expected = agf_fx.load(tmp_path / "outside.pt").explain(images, 1)
+    with STATES[state]():
+        explainer.bind(model).export(tmp_path / "inside.pt")
+    bits(agf_fx.load(tmp_path / "inside.pt").explain(images, 1), expected)

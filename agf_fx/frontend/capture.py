@@ -153,10 +153,26 @@ class Subject:
         canonical = canonicalise(adopted, teach)
         verify_canonical(canonical)
         check_samples_apart(canonical, twin, self.images)
-        # Tracing may have left values in the copy that was traced, and this one writes where it likes.
-        untraced = Root(structural_copy(self.model, own_tensors=True), self.root.output)
-        check_program(canonical, untraced, self.telling, self.drawing)
+        self._look(canonical)
         return canonical
+
+    def _look(self, canonical: CanonicalGraph) -> None:
+        """`check_program` on one image; on two where that fails, as a model may treat a single one in its own way."""
+        failure: Exception | None = None
+        for images in (self.telling[:1], self.telling):
+            # Tracing may have left values in the copy that was traced, and this one writes where it likes.
+            untraced = Root(structural_copy(self.model, own_tensors=True), self.root.output)
+            try:
+                return check_program(canonical, untraced, images, self.drawing)
+            except Exception as error:  # whatever the model raises
+                failure = error
+        if isinstance(failure, CaptureError):
+            raise failure
+        reason = " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
+        raise CaptureError(
+            f"{canonical.name} was traced, and fails when it is called on images of shape "
+            f"{tuple(self.images.shape[1:])} ({reason}). Check that model(images) works."
+        ) from failure
 
     def warn(self) -> None:
         """Warn if the model is in training mode, or casts by itself."""

@@ -21,13 +21,13 @@ _DRAWS = 8  # runs of a model that draws random numbers: what it decides by them
 def check_program(canonical: CanonicalGraph, root: Root, images: Tensor, drawing: list[str]) -> None:
     """Compare the program's logits with those of the model, which runs twice, so that chance and state are noticed.
 
-    Done once for an architecture; it costs what three forward passes of two images cost, and more only if the model
+    Done once for an architecture; it costs what three forward passes of them cost, and more only if the model
     draws random numbers, or stops gradients.
 
     Args:
         canonical: the program.
         root: a private copy of the model, which may write where it likes.
-        images: two.
+        images: one or two.
         drawing: the user's lines that drew random numbers while the model was traced.
 
     Raises:

@@ -218,6 +218,7 @@ class Explainer:
             raise _of_other_input(error, binding.model) from None
         return bound, weights, codes
 
+    @shielded()
     def bind(self, model: nn.Module) -> Explainer:
         """Explain another model of the same architecture from now on: only its weights are prepared.
 
@@ -255,6 +256,7 @@ class Explainer:
         """
         return self._captured().program.explanation
 
+    @shielded()
     def export(
         self,
         path: str | os.PathLike[str],

@@ -27,6 +27,7 @@ class VersionWarning(UserWarning):
     """A file was written with another version of PyTorch."""
 
 
+@shielded()
 def load(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> ExportedExplainer:
     """Load a file that `agf_fx.Explainer.export` has written, in any format.
 
