@@ -46,7 +46,7 @@ def capture(
 ) -> CanonicalGraph:
     """Capture a classifier as a canonical graph.
 
-    The model is not touched: tracing runs on a structural copy that shares its parameters and buffers. ``detach`` and
+    The model is not touched: tracing runs on a structural copy that shares its parameters. ``detach`` and
     ``no_grad`` in its forward pass are looked through: the graph is the function that the model computes.
 
     Args:
