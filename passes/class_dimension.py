@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agf_fx.errors import CaptureError
-from agf_fx.ir.axes import axes, sources
+from agf_fx.ir.axes import WEIGHTS, axes, sources
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 
@@ -35,6 +35,12 @@ def check_class_dimension(canonical: CanonicalGraph) -> CanonicalGraph:
                 "of one task."
             )
         return canonical
+    if second == {WEIGHTS}:
+        raise CaptureError(
+            f"the classes of {canonical.name} are made by products or distances with weights behind its last layer, so "
+            "there is no layer whose features are classes, and no head to start from. Write the head as a linear layer "
+            "or a convolution, or explain its features: output=..."
+        )
     if elsewhere:
         dim = elsewhere[0]
         raise CaptureError(

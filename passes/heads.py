@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+from torch import fx
+
 from agf_fx.errors import CaptureError
 from agf_fx.ir.facts import mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import is_parametrised, signals
+
+aten = torch.ops.aten
 
 
 def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
@@ -27,7 +32,7 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
             heads.append(node)
         elif node not in tail:
             tail.add(node)
-            pending.extend(signals(node) if node.op == "call_function" else [])
+            pending.extend(_followed(node) if node.op == "call_function" else [])
     if not heads:
         raise CaptureError(f"{canonical.name} has no convolution or linear layer between images and logits.")
     import networkx as nx  # takes longer to import than a cached graph to load
@@ -45,3 +50,11 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
     for node in tail:
         mark(node, tail=True)
     return canonical
+
+
+def _followed(node: fx.Node) -> list[fx.Node]:
+    """The operands on the way to the heads: not a number by which all logits of an image are divided."""
+    found = signals(node)
+    if node.target is aten.div.Tensor and len(found) == 2 and found[1].target is aten.expand.default:
+        return found[:1]
+    return found

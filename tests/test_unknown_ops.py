@@ -287,15 +287,15 @@ def test_other_choices_are_refused_at_once():
         agf_fx.compile(network(torch.sinh), unknown_ops="autograd")
 
 
-def test_the_example_of_the_read_me_runs():
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_example_of_the_guide_runs():
+    text = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
     (example,) = (
         code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "agf_fx.register_rule(" in code
     )
     before = dict(VOCABULARY)
     try:
         names: dict[str, object] = {}
-        exec(compile(example, "README.md", "exec"), names)
+        exec(compile(example, "guide.md", "exec"), names)
         assert names["maps"].shape == (2, 16, 16)
         assert names["maps"].any()
     finally:

@@ -23,7 +23,15 @@ from agf_fx.errors import CaptureError
 from agf_fx.frontend.outputs import Root, own_path
 
 # Operations that PyTorch itself writes as others, which then need no rewrite of their own.
-_CONVENIENCES = (torch.ops.aten.einsum.default, torch.ops.aten.pad.default)
+aten = torch.ops.aten
+_CONVENIENCES = (
+    *(aten.einsum.default, aten.pad.default, aten.t.default, aten.frac.default, aten.diff.default),
+    *(aten.inner.default, aten.tensordot.default, aten.kron.default, aten.outer.default, aten.ger.default),
+    *(aten.dot.default, aten.chain_matmul.default, aten.linalg_multi_dot.default, aten.linalg_matmul.default),
+    *(aten.var_mean.default, aten.var_mean.dim, aten.std_mean.default, aten.std_mean.dim, aten.std_mean.correction),
+    *(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input),
+    *(aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default),
+)
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
@@ -52,7 +60,16 @@ def export(root: Root, traced: fx.GraphModule | None, images: Tensor) -> Exporte
         root.failure = None
         return _exported(root, images)
     except Exception as error:
-        raise (root.failure or CaptureError(_export_failure(root.model, images, error))) from error
+        raise (root.failure or _said(error) or CaptureError(_export_failure(root.model, images, error))) from error
+
+
+def _said(error: BaseException | None) -> CaptureError | None:
+    """A refusal of our own that PyTorch has wrapped."""
+    while error is not None:
+        if isinstance(error, CaptureError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
@@ -77,8 +94,9 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
     where = f" at {line}" if line else ""
     if "Constraints violated" in cause or "specialized" in cause:
         return (
-            f"{name} fixes its batch size{where}, and an explanation graph serves every batch size. Replace the fixed "
-            f"number by x.shape[0] or -1. torch.export says:\n{cause}"
+            f"{name} works with one batch size only{where}, and an explanation graph serves every batch size. Replace "
+            "a fixed number by x.shape[0] or -1; do not go through a batch image by image (for image in x, unbind(0)), "
+            f"and do not join or split along it (cat, chunk, cdist). torch.export says:\n{cause}"
         )
     if isinstance(error, _DATA_DEPENDENT) or "data-dependent" in cause:
         return (
@@ -86,12 +104,26 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
             "removed or moved out of forward(): compute both cases and combine them, as with torch.where, or decide "
             f"before the model is called. torch.export says:\n{cause}"
         )
+    if isinstance(error, TypeError) and "positional argument" in cause and "forward()" in cause:
+        return (
+            f"{name}.forward takes more than images ({cause.splitlines()[0]}). Wrap the model in a module whose "
+            "forward takes the images and hands on what else it needs."
+        )
+    if not _about_shapes(error, cause):
+        return f"{name} could not be captured ({type(error).__name__}{where}). torch.export says:\n{cause}"
     shape = f"(N, {', '.join(map(str, images.shape[1:]))})"
     hint = "; for a single image use image.unsqueeze(0)" if images.dim() == 3 else ""
     return (
         f"{name} could not be captured on images of shape {shape} ({type(error).__name__}{where}). Check that it "
         f"accepts images of this shape{hint}. torch.export says:\n{cause}"
     )
+
+
+def _about_shapes(error: BaseException, cause: str) -> bool:
+    """Whether an error may come from images of a shape that the model cannot take."""
+    words = ("shape", "size", "dimension", "channels", "expected", "must match", "out of range", "too small")
+    kinds = (RuntimeError, ValueError, IndexError, AssertionError)
+    return isinstance(error, kinds) and any(word in cause.lower() for word in words)
 
 
 def _failing_line(error: BaseException | None) -> str:

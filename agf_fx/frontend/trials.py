@@ -59,7 +59,9 @@ class Trial:
                 parts = zip(call.tensors, values, strict=True)
                 alone = [_sample(v, n.meta["type"], i) if _varies(n) else self._value(n, 1, draw) for n, v in parts]
                 if not _close(call.run(alone), _sample(y, carried_type(call.node), i)):
-                    raise Unfit("it mixes the samples of a batch, or is random.")
+                    raise Unfit(
+                        "a sample alone gives another result: it mixes the samples of a batch, or keeps a state."
+                    )
         g = torch.rand((_TARGETS, *y.shape), generator=self._random, dtype=y.dtype).to(y.device)
         with torch.no_grad():
             together = captured(values, g, _TARGETS)

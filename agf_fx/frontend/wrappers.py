@@ -11,6 +11,10 @@ from agf_fx.errors import CaptureError
 _INSIDE = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic")
+_FLOATING = ("FloatFunctional", "FXFloatFunctional")  # sums and products that wait to be quantised
+
+
 def inside(module: nn.Module) -> str | None:
     """The attribute of a wrapper that holds the model inside; None where ``module`` is no wrapper."""
     return next((_INSIDE[base.__name__] for base in type(module).__mro__ if base.__name__ in _INSIDE), None)
@@ -34,7 +38,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise CaptureError(
                 f"{where} holds shards of its weights; load the full state_dict into an unsharded model."
             )
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic")):
+        quantised = type(module).__module__.startswith(_QUANTISED) and type(module).__name__ not in _FLOATING
+        if quantised:
             raise CaptureError(
                 f"{where} is quantised ({type(module).__name__}); give the floating-point model it was made from."
             )

@@ -20,6 +20,8 @@ from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Family, 
 
 aten = torch.ops.aten
 
+WEIGHTS = "weights"  # the source of what a dimension of parameters, or of other constants, is repeated along
+
 _PRIME = 1_000_003  # stands for the batch size, so that no other size is a multiple of it
 
 _POOLING = {
@@ -47,8 +49,8 @@ class Axis(NamedTuple):
     """A part of a dimension.
 
     Attributes:
-        sources: dimensions of the images, by number (0 is the batch), and features of layers, by node name; empty where
-            nothing is known, as of what is made of constants.
+        sources: dimensions of the images, by number (0 is the batch), and features of layers, by node name; `WEIGHTS`
+            where it is only one of weights; empty where nothing is known.
         size: how many entries.
     """
 
@@ -110,7 +112,20 @@ def _followed(node: fx.Node, found: dict[fx.Node, tuple[Dimension, ...]]) -> tup
         return (x[0], _whole(shape[1], {node.name}), *map(_resized, x[2:], shape[2:]))
     if node.target in _POOLING:
         return (*x[:2], *map(_resized, x[2:], shape[2:]))
-    return _aligned(known, shape)
+    return _by_weights(node, _aligned(known, shape), shape)
+
+
+def _by_weights(node: fx.Node, dimensions: tuple[Dimension, ...], shape: Sequence[int]) -> tuple[Dimension, ...]:
+    """Dimensions that only the constant operands of an operation on single entries have come from those."""
+    fixed = [source.meta["type"] for source in node.all_input_nodes if not depends_on_images(source)]
+    result = list(dimensions)
+    for position, size in enumerate(shape, start=-len(shape)):
+        there = any(
+            isinstance(kind, TensorType) and -position <= kind.rank and kind.shape[position] == size for kind in fixed
+        )
+        if size > 1 and there and not sources(result[position]):
+            result[position] = _whole(size, {WEIGHTS})
+    return tuple(result)
 
 
 def _aligned(known: Sequence[tuple[Dimension, ...]], shape: Sequence[int]) -> tuple[Dimension, ...]:

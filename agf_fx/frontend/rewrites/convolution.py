@@ -44,9 +44,26 @@ def _named_padding(convolution: torch._ops.OpOverload) -> Callable[[fx.Node], No
     return rewrite
 
 
+def _any_convolution(node: fx.Node) -> None:
+    """What decompositions write for every convolution."""
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args
+    dims = kind_of(weight).rank - 2
+    if not 1 <= dims <= len(CONVOLUTIONS):
+        return
+    if transposed:
+        become(
+            node, TRANSPOSED_CONVOLUTIONS[dims - 1], x, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+        _transposed_convolution(node)
+    else:
+        become(node, CONVOLUTIONS[dims - 1], x, weight, bias, stride, padding, dilation, groups)
+        _convolution(node)
+
+
 CONVOLUTION: dict[Callable[..., object], Callable[[fx.Node], None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     **dict.fromkeys(TRANSPOSED_CONVOLUTIONS, _transposed_convolution),
+    aten.convolution.default: _any_convolution,
     aten.conv1d.padding: _named_padding(aten.conv1d.default),
     aten.conv2d.padding: _named_padding(aten.conv2d.default),
     aten.conv3d.padding: _named_padding(aten.conv3d.default),

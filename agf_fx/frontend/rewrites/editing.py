@@ -112,10 +112,10 @@ def broadcast(before: fx.Node, x: fx.Node, shape: list[int]) -> fx.Node:
     """``x`` repeated to ``shape``, which has -1 for the batch size."""
     kind = kind_of(x)
     aligned = [1] * (len(shape) - kind.rank) + kind.free_batch
-    if aligned == shape:
-        return x
     if kind.rank < len(shape):
         x = insert(before, aten.reshape.default, x, aligned)
+    if aligned == shape:
+        return x
     return insert(before, aten.expand.default, x, shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import getitem
 from typing import Any
 
 import torch
@@ -129,6 +130,25 @@ def _cosine_similarity(node: fx.Node) -> None:
     become(node, aten.sum.dim_IntList, similarity, dims, False)
 
 
+def _variance_and_mean(node: fx.Node) -> None:
+    """Each of the two results by its own operation."""
+    x, dims = node.args
+    if not depends_on_images(x) or any(reader.target is not getitem for reader in node.users):
+        return
+    dims, keepdim = every_dim(x, dims), node.kwargs.get("keepdim", False)
+    correction = node.kwargs.get("correction")
+    for reader in list(node.users):
+        if reader.args[1]:
+            give_way(reader, insert(reader, aten.mean.dim, x, dims, keepdim))
+            continue
+        with node.graph.inserting_before(reader):
+            options = {"correction": correction, "keepdim": keepdim}
+            variance = node.graph.call_function(aten.var.correction, (x, dims), options)
+        variance.meta = dict(reader.meta)
+        give_way(reader, variance)
+        _variance(root=False)(variance)
+
+
 NORMALISATION: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.instance_norm.default: _instance_norm,
@@ -138,6 +158,7 @@ NORMALISATION: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.linalg_vector_norm.default: _length,
     aten.linalg_norm.default: _matrix_length,
     **dict.fromkeys((aten.var.dim, aten.var.correction), _variance(root=False)),
+    aten.var_mean.correction: _variance_and_mean,
     **dict.fromkeys((aten.std.dim, aten.std.correction), _variance(root=True)),
     aten.cosine_similarity.default: _cosine_similarity,
 }
