@@ -24,15 +24,15 @@ def test_layers_that_read_the_image_are_found_by_dataflow():
     assert [n.name for n in canonical.calls if facts(n).input_layer] == ["a_conv2d", "b_conv2d"]
 
 
-def test_a_layer_that_reads_single_positions_is_left_out():
-    class Pointwise(nn.Module):
+def test_a_layer_that_reads_parts_counted_with_the_batch_is_left_out():
+    class Parts(nn.Module):
         def __init__(self):
             super().__init__()
-            self.mix, self.fc = nn.Linear(2, 4), nn.Linear(4, 3)
+            self.mix, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
 
         def forward(self, x):
-            positions = x.permute(0, 2, 3, 1).reshape(-1, 2)
-            return self.fc(self.mix(positions).reshape(-1, 64, 4).mean(1))
+            parts = self.mix(x.reshape(-1, 1, 8, 8)).amax((2, 3))
+            return self.fc(parts.reshape(-1, 2, 4).mean(1))
 
-    canonical = mark_input_layers(agf_fx.capture(Pointwise().eval(), torch.zeros(1, 2, 8, 8)))
+    canonical = mark_input_layers(agf_fx.capture(Parts().eval(), torch.zeros(1, 2, 8, 8)))
     assert not any(facts(n).input_layer for n in canonical.calls)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from agf_fx.ir.facts import facts
 from agf_fx.ir.text import op_name
 from agf_fx.rules.targets import chosen_classes
 from random_networks.capturing import Case, cases
@@ -65,15 +66,30 @@ def _check(case: Case) -> None:
         check_one(case)
 
 
+def _map_shape(case: Case) -> list[int]:
+    """The images' shape without the dimension of channels."""
+    channels = facts(case.canonical.images).channel_dim
+    return [size for dim, size in enumerate(case.images.shape) if dim not in (0, channels)]
+
+
 # The checks
+
+# What a model has behind the logits that are explained.
+FINISHED = {
+    "": lambda logits: logits,
+    "softmax": lambda logits: logits.softmax(1),
+    "log_softmax": lambda logits: logits.log_softmax(1),
+    "sigmoid": torch.sigmoid,
+}
 
 
 def graph_equals_model(case: Case) -> None:
     with torch.no_grad():
         expected = case.model(case.images)
     _, logits = case.explain()
-    close(case.forward(case.images), expected, 1e-10, "the captured graph's logits differ from the model's")
-    close(logits, expected, 1e-10, "the explanation graph's logits differ from the model's")
+    finish = FINISHED[facts(case.canonical.logits).taken_off]
+    close(finish(case.forward(case.images)), expected, 1e-10, "the captured graph's logits differ from the model's")
+    close(finish(logits), expected, 1e-10, "the explanation graph's logits differ from the model's")
 
 
 def interpreter_equals_emitted_graph(case: Case) -> None:
@@ -107,7 +123,8 @@ def gradient_equals_autograd(case: Case) -> None:
     """From the logits to the images; by the captured graph where the model overwrites what autograd needs."""
     seed = case.streams.gradient[case.canonical.logits.name]
     found = case.streams.gradient[case.canonical.images.name]
-    for forward in (case.model, case.forward):
+    whole = not facts(case.canonical.logits).taken_off
+    for forward in (case.model, case.forward) if whole else (case.forward,):
         images = case.images.clone().requires_grad_()
         try:
             y = forward(images)
@@ -146,7 +163,7 @@ def relevance_is_finite(case: Case) -> None:
 
 def optimised_equals_emitted_graph(case: Case) -> None:
     maps, (expected, _) = case.explain_optimised(), case.explain()
-    require(maps.shape == (*case.target.shape, *case.images.shape[2:]), f"the maps have shape {tuple(maps.shape)}")
+    require(maps.shape == (*case.target.shape, *_map_shape(case)), f"the maps have shape {tuple(maps.shape)}")
     require(bool(maps.isfinite().all()), "the maps are not finite")
     _equal_to_rounding(case, maps, expected, "the optimisations change the maps")
 

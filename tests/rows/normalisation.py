@@ -134,9 +134,10 @@ ROWS: list[Row] = [
     *[
         Row(op, "behind the head", kind, build, behind_head=True)
         for op, kind, build in (
-            (aten.sigmoid.default, Family.PASS_THROUGH, nn.Sigmoid),
-            (aten.softmax.int, Family.SOFTMAX, lambda: nn.Softmax(dim=-1)),
-            (aten.log_softmax.int, Family.GRADIENT_ONLY, lambda: nn.LogSoftmax(dim=1)),
+            # Scaled, for what stands last is left out of explanations.
+            (aten.sigmoid.default, Family.PASS_THROUGH, lambda: Apply(lambda y: 2 * torch.sigmoid(y))),
+            (aten.softmax.int, Family.SOFTMAX, lambda: Apply(lambda y: 2 * y.softmax(-1))),
+            (aten.log_softmax.int, Family.GRADIENT_ONLY, lambda: Apply(lambda y: 2 * y.log_softmax(1))),
         )
     ],
 ]
