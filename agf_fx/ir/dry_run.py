@@ -11,6 +11,9 @@ from torch import fx
 from agf_fx.ir.operations import IN_PLACE
 from agf_fx.ir.sizes import BadSize, value_at
 from agf_fx.ir.types import TensorType
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+
+aten = torch.ops.aten
 
 IMAGES, TARGETS = 3, 2  # sizes above 1 that differ
 _MOST_ENTRIES = 2**42  # of one value
@@ -107,6 +110,9 @@ def _resolved(argument: Any, forms: Mapping[fx.Node, Any]) -> Any:
 
 def _made(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     target: Callable[..., Any] = node.target
+    for position, channels in _per_channel(target, args):
+        if position < len(args) and args[position] is not None and args[position].shape != (channels,):
+            raise WrongGraph(f"%{node.name} reads {args[position]} for {channels} channels")
     try:
         with torch.no_grad():
             result = target(*map(_tensors, args), **{name: _tensors(value) for name, value in kwargs.items()})
@@ -114,6 +120,21 @@ def _made(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise WrongGraph(f"%{node.name} cannot be computed ({type(error).__name__}: {reason})") from error
     return _form(result)
+
+
+def _per_channel(target: Callable[..., Any], args: Sequence[Any]) -> list[tuple[int, int]]:
+    """Positions of arguments with an entry for every channel, and their number: PyTorch's shapes do not tell."""
+    if target in CONVOLUTIONS:
+        return [(2, args[1].shape[0])]
+    if target in TRANSPOSED_CONVOLUTIONS:
+        return [(2, args[1].shape[1] * (args[6] if len(args) > 6 else 1))]
+    if target is aten.batch_norm.default:
+        return [(position, args[0].shape[1]) for position in range(1, 5)]
+    if target is aten.group_norm.default:
+        return [(position, args[0].shape[1]) for position in (2, 3)]
+    if target is aten.linear.default:
+        return [(2, args[1].shape[0])]
+    return []
 
 
 def _tensors(value: Any) -> Any:

@@ -103,7 +103,7 @@ class _Stages:
 
     def _read(self, entry: Entry) -> Architecture:
         canonical = serial.read_canonical(entry.data["canonical"], entry.tensors)
-        _check_subject(canonical, self.subject)
+        check_subject(canonical, self.subject.model, self.subject.images)
         return canonical, keys.canonical_digest(canonical)
 
     def _capture(self) -> Architecture:
@@ -169,18 +169,18 @@ class _Stages:
         return found, bool(emitted)
 
 
-def _check_subject(canonical: CanonicalGraph, subject: Subject) -> None:
+def check_subject(canonical: CanonicalGraph, model: nn.Module, images: Tensor) -> None:
     """Check that a stored graph takes the images and the weights that are there.
 
     Raises:
         Unreadable: it does not.
     """
     image_type = canonical.image_type
-    if image_type.sample_shape != tuple(subject.images.shape[1:]) or image_type.dtype != subject.images.dtype:
+    if image_type.sample_shape != tuple(images.shape[1:]) or image_type.dtype != images.dtype:
         raise serial.Unreadable(f"it takes images {image_type}")
     types = {node.name: node.meta["type"] for node in canonical.graph.find_nodes(op="placeholder")}
     for name, path in canonical.signature.weights.items():
-        weight = tensor_at(subject.model, path)
+        weight = tensor_at(model, path)
         if weight is None or not typed_like(types[name], weight):
             raise serial.Unreadable(f"the model has no {path} of type {types[name]}")
 
