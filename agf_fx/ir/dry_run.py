@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +31,9 @@ class WrongGraph(Exception):
     """A graph cannot run, or gives something else than it says."""
 
 
-_ENTRYWISE = frozenset({*IN_PLACE, *IN_PLACE.values()})
+_WRITING = frozenset(IN_PLACE.values())
+_FUNCTIONS = (aten.clamp_min, aten.clamp_max, aten.exp, aten.reciprocal, aten.rsqrt, aten.sqrt)
+_ENTRYWISE = {*IN_PLACE, *_WRITING, aten.threshold_backward.default, *(function.default for function in _FUNCTIONS)}
 _KNOWN: dict[Any, Any] = {}  # results of calls met before; cleared when there are many
 _MANY = 20000
 
@@ -81,8 +84,10 @@ def dry_run(graph: fx.Graph, inputs: Mapping[str, Any]) -> dict[fx.Node, Any]:
 def _call(node: fx.Node, forms: Mapping[fx.Node, Any]) -> Any:
     """The form of one call; equal calls are made once."""
     args = tuple([_resolved(argument, forms) for argument in node.args])
-    if node.target in _ENTRYWISE and not node.kwargs and _alike(args):
-        return args[0]
+    if node.target in _ENTRYWISE and not node.kwargs:
+        form = _entrywise(node.target, args[:2] if node.target is aten.threshold_backward.default else args)
+        if form is not None:
+            return form
     kwargs = tuple((name, _resolved(value, forms)) for name, value in node.kwargs.items())
     if node.target.__name__ == "getitem":
         return args[0][args[1]]
@@ -94,10 +99,23 @@ def _call(node: fx.Node, forms: Mapping[fx.Node, Any]) -> Any:
     return _KNOWN[key]
 
 
-def _alike(args: tuple[Any, ...]) -> bool:
-    """Whether an operation on every entry keeps the form of its first operand: the second is alike, or a number."""
+def _entrywise(target: Callable[..., Any], args: tuple[Any, ...]) -> Form | None:
+    """The form of an operation on every entry, where that is plain: on numbers of one dtype, which broadcast."""
     first, second = args[0], args[-1]
-    return len(args) <= 2 and first[1].is_floating_point and (second == first or type(second) in (int, float))
+    if type(first) is not Form or not first.dtype.is_floating_point or len(args) > 2:
+        return None
+    if second is first or second == first or type(second) in (int, float):
+        return first
+    if type(second) is not Form or second.dtype != first.dtype:
+        return None
+    rank = max(len(first.shape), len(second.shape))
+    one, other = ((1,) * (rank - len(form.shape)) + form.shape for form in (first, second))
+    if any(a != b and a != 1 and b != 1 for a, b in zip(one, other, strict=True)):
+        return None  # PyTorch says it in its own words
+    shape = tuple([b if a == 1 else a for a, b in zip(one, other, strict=True)])
+    if math.prod(shape) > _MOST_ENTRIES or (target in _WRITING and shape != first.shape):
+        return None
+    return Form(shape, first.dtype)
 
 
 def _resolved(argument: Any, forms: Mapping[fx.Node, Any]) -> Any:
@@ -113,6 +131,8 @@ def _made(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     for position, channels in _per_channel(target, args):
         if position < len(args) and args[position] is not None and args[position].shape != (channels,):
             raise WrongGraph(f"%{node.name} reads {args[position]} for {channels} channels")
+    if target is aten.batch_norm.default:
+        return args[0]
     try:
         with torch.no_grad():
             result = target(*map(_tensors, args), **{name: _tensors(value) for name, value in kwargs.items()})

@@ -93,14 +93,16 @@ def verify_memory(graph: fx.Graph, forms: Mapping[fx.Node, Any], *, in_place: bo
     owner = owners(graph)
     position = {node: place for place, node in enumerate(graph.nodes)}
     written: dict[fx.Node, int] = {}  # the last write to a memory
-    for node in graph.nodes:
-        for source in node.all_input_nodes:
+    for node in position:
+        sources = node.all_input_nodes
+        for source in sources if written else ():
             fresh = position[source] >= written.get(owner[source], 0)
-            _check(fresh, graph, node, f"reads %{source.name}, which is overwritten")
+            if not fresh:
+                _check(False, graph, node, f"reads %{source.name}, which is overwritten")
         if node.op == "call_function" and _mutates(node):
             _check(in_place and node.target in _WRITERS, graph, node, "has no right to write")
             memory = owner[node.args[0]]
-            alone = sum(owner[source] is memory for source in node.all_input_nodes) == 1
+            alone = sum(owner[source] is memory for source in sources) == 1
             own = memory.op == "call_function" and alone and not _repeats(node.args[0], memory)
             _check(own, graph, node, "writes what is not its own")
             written[memory] = position[node]

@@ -24,6 +24,7 @@ from agf_fx.runtime.cache import keys
 from agf_fx.runtime.cache.counters import Counters, count
 from agf_fx.runtime.cache.disk import Disk, Entry, folder
 from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS
+from agf_fx.runtime.collector import collector_waiting
 from agf_fx.runtime.locks import COMPILER
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
@@ -58,9 +59,9 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
     Raises:
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
     """
-    with COMPILER, capturing():
+    with COMPILER, capturing(), collector_waiting() as takes_long:
         subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
-        stages = _Stages(subject, recipe, method, counters)
+        stages = _Stages(subject, recipe, method, counters, takes_long)
         trace = subject.digest()
         trace_key = trace and keys.digest(trace=trace)
         canonical, fingerprint = stages.architecture(trace_key)
@@ -78,6 +79,7 @@ class _Stages:
     recipe: Recipe
     method: Method
     counters: Counters
+    takes_long: Callable[[], None]  # called before work of seconds
 
     @property
     def _in_memory(self) -> bool:
@@ -104,9 +106,10 @@ class _Stages:
     def _read(self, entry: Entry) -> Architecture:
         canonical = serial.read_canonical(entry.data["canonical"], entry.tensors)
         check_subject(canonical, self.subject.model, self.subject.images)
-        return canonical, keys.canonical_digest(canonical)
+        return canonical, keys.checked(entry.data["fingerprint"])
 
     def _capture(self) -> Architecture:
+        self.takes_long()
         self.count("captures")()
         canonical = self.subject.capture()
         return analyse(canonical), keys.canonical_digest(canonical)
@@ -154,6 +157,7 @@ class _Stages:
         emitted: list[ExplanationGraph] = []
 
         def emit() -> ExplanationGraph:
+            self.takes_long()
             self.count("emissions")()
             steps = optimisations(self.recipe.reduced, channels_last=placement.channels_last, in_place=eager)
             emitted.append(lower(canonical, self.method, optimisations=steps))
@@ -186,14 +190,14 @@ def check_subject(canonical: CanonicalGraph, model: nn.Module, images: Tensor) -
 
 
 def _write_architecture(architecture: Architecture) -> Entry | None:
-    canonical, _ = architecture
+    canonical, fingerprint = architecture
     if _holds_taught(canonical):
         return None
     try:
         data, constants = serial.write_canonical(canonical)
     except serial.Unwritable:
         return None
-    return Entry({"canonical": data}, constants)
+    return Entry({"canonical": data, "fingerprint": fingerprint}, constants)
 
 
 def _write_explanation(explanation: ExplanationGraph) -> Entry | None:

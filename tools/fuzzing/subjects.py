@@ -87,7 +87,7 @@ class Cache(Kind):
         self.expected = self.maps(self.canonical, self.explanation)
         data, constants = serial.write_canonical(self.canonical)
         self.written = (
-            entries.Entry({"canonical": data}, constants),
+            entries.Entry({"canonical": data, "fingerprint": "0" * 64}, constants),
             entries.Entry(serial.write_explanation(self.explanation), {}),
         )
         self.disk.fetch(self.key, lambda entry: None, lambda: 0, lambda value: self.written[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +32,17 @@ def canonical_digest(canonical: CanonicalGraph) -> str:
     """What identifies an architecture: its canonical graph as text, and the values of its constants."""
     constants = {name: tensor_digest(value) for name, value in canonical.signature.constants.items()}
     return digest(canonical=str(canonical), constants=constants)
+
+
+def checked(value: Any) -> str:
+    """A key that was read from a file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("a key that is none")
+    return value
 
 
 def _environment() -> Mapping[str, Any]:
