@@ -102,3 +102,42 @@ def test_relevance_at_zeros_is_spread_over_the_rest_of_its_sample():
     assert torch.equal(settled(phi, b, [-1]), phi)
     with division(exact=True):
         assert torch.equal(settled(phi, b, [-1]), torch.tensor([[[0.0, 2.5, 4.5], [0.0, 0.0, 0.0]]]))
+
+
+def test_an_operation_explained_by_its_gradient_promises_nothing():
+    import torchvision
+
+    class Deformed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 18, 3, padding=1), nn.Linear(4, 3)
+            self.kernel = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+        def forward(self, x):
+            y = torchvision.ops.deform_conv2d(x * 1.0, torch.zeros_like(self.conv(x)), self.kernel, padding=1)
+            return self.fc(torch.relu(y).mean((2, 3)))
+
+    torch.manual_seed(0)
+    explainer, images = agf_fx.compile(Deformed().double().eval(), unknown_ops="gradient"), torch.randn(1, 3, 6, 6)
+    with pytest.warns(UserWarning, match="explained by its gradient"):
+        report = explainer.conservation(images.double(), 1)
+    promises = {flow.op: flow.promise for flow in report.flows}
+    assert [promise for op, promise in promises.items() if "deform" in op] == ["none: explained by its gradient"]
+
+
+def test_a_blank_modality_keeps_its_relevance():
+    class TwoModalities(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.colour, self.depth, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(1, 4, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            both = [torch.relu(self.colour(x[:, :3])), torch.relu(self.depth(x[:, 3:]))]
+            return self.fc(torch.cat(both, 1).mean((2, 3)))
+
+    torch.manual_seed(0)
+    images = torch.randn(1, 4, 6, 7).double()
+    images[:, 3] = 0.5
+    explainer = agf_fx.compile(TwoModalities().double().eval(), options=agf_fx.AGFOptions(division="exact"))
+    report = explainer.conservation(images, [[0, 1, 2]])
+    torch.testing.assert_close(report.final, report.initial, rtol=1e-9, atol=1e-12)

@@ -140,3 +140,31 @@ def test_errors_say_what_is_wrong_and_speak_of_shape_only_where_it_is(model, mes
 def test_a_wrong_shape_is_still_called_that():
     with pytest.raises(CaptureError, match="accepts images of this shape"):
         agf_fx.compile(PLAIN)(images(5, 6, 7), 1)
+
+
+def at_bounds(net, x):
+    return net.fc(net.features(x.clamp(-1, 1)))
+
+
+def tied(net, x):
+    return net.fc(net.features(x * x.amax(1, keepdim=True)))
+
+
+def uncorrected(net, x):
+    return net.fc(net.features(x * torch.var(x, (2, 3), correction=None, keepdim=True)))
+
+
+def grouped(net, x):
+    q = x.reshape(-1, 4, 3, 6)
+    k, v = q[:, :2] * 2, q[:, 1:3].flip(3)
+    mixed = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    return net.fc(net.features(mixed.reshape(-1, 3, 4, 6) + x))
+
+
+@pytest.mark.parametrize(("function", "shape"), [(at_bounds, ()), (tied, ()), (uncorrected, ()), (grouped, (3, 4, 6))])
+def test_bounds_ties_and_groups_have_the_gradient_of_autograd(function, shape):
+    """Entries are whole numbers, so that they are equal, and at bounds, where it matters."""
+    model, x = net(function), images(*shape).mul(1.5).round()
+    result = agf_fx.compile(model, method="gradient_x_input", channel_dim=1).explain(x, 1)
+    torch.testing.assert_close(result.logits, model(x).detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(result.maps[:, 0], gradient_times_input(model, x, 1), rtol=1e-8, atol=1e-10)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-import mutations  # noqa: E402
+import mutations
 
 
 @pytest.mark.parametrize("mutation", mutations.read_mutations(), ids=lambda mutation: mutation.title[:80])

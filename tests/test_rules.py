@@ -22,7 +22,7 @@ from agf_fx.options import AGFOptions
 from agf_fx.rules import agf, factorisation, linear_maps, numerics, propagation
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.site import Site
-from agf_fx.rules.targets import chosen_classes
+from agf_fx.rules.targets import chosen_classes, class_of
 
 aten = torch.ops.aten
 torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
@@ -617,6 +617,28 @@ def test_samples_and_targets_of_a_convolution_are_independent(rule):
         close(together[:, i], problem.sample(i).rule(rule)[:, 0], tolerance=1e-12)
     for k in range(TARGETS):
         close(together[k], problem.target(k).rule(rule)[0], tolerance=1e-12)
+
+
+def test_nearly_parallel_regions_keep_their_small_difference():
+    """Far above what is taken for parallel, and far below what is plainly not: 1e-6 of |R_f|² lies between them."""
+    R_b = random(1, 6).abs() + 0.5
+    across = random(1, 6)
+    across = across - (across * R_b).sum() / (R_b * R_b).sum() * R_b
+    R_f = R_b + 1e-3 * across / across.norm() * R_b.norm()
+    H = random(6, 7).abs()
+    W_b, W_f = factorisation._least_squares(R_b, R_f, H)
+    expected = torch.linalg.lstsq(torch.cat([R_b, R_f]).T, H, driver="gelsd").solution
+    torch.testing.assert_close(torch.cat([W_b, W_f]), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_map_of_one_position_is_no_residual_in_single_precision():
+    problem = linear_problem(5, facts=Facts(flatten_boundary=FlattenBoundary((5, 1, 1), 1)))
+    assert torch.equal(problem.rule(agf.flatten_boundary), problem.rule(propagation.flat))
+
+
+def test_class_0_at_position_0_is_class_0():
+    target = torch.tensor([[4, 5, 9, 10, -1]])
+    assert class_of(target, 5).tolist() == [[4, 0, 4, 0, -1]]
 
 
 def test_samples_and_targets_of_a_flatten_boundary_are_independent():

@@ -121,6 +121,8 @@ def flat(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Val
 def z_box(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """The input layer's rule for bounded pixels (Montavon et al. 2017); l, h: the sample's extreme input values.
 
+    In exact division, relevance of a layer that sees a constant image goes by the weights alone (eq. 10).
+
     L⁺l = l·L⁺1, and L⁺1 depends on the weights alone; LᵀS is written as L⁺ᵀS + L⁻ᵀS, which saves a product.
     """
     x, weight, dims = site.x, site.weight, site.x_type.sample_dims
@@ -131,7 +133,12 @@ def z_box(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Va
     else:
         Z = apply(site, x, weight) - _at_extreme(site, low, positive) - _at_extreme(site, high, negative)
     S = div(site.settled(phi, Z), Z)
-    return to_first(site, (x - low) * adjoint(site, S, positive) + (x - high) * adjoint(site, S, negative))
+    relevance = (x - low) * adjoint(site, S, positive) + (x - high) * adjoint(site, S, negative)
+    if divides_exactly():  # of a constant image every pixel is an extreme one, and all Z are 0
+        blank = -torch.sign(torch.sum(nonzero(Z), site.output_dims, True)) + 1.0
+        size = torch.abs(weight)
+        relevance = relevance + adjoint(site, div(phi * blank, apply(site, ones_like_input(site), size)), size)
+    return to_first(site, relevance)
 
 
 def _at_extreme(site: Site, extreme: Value, weight: Value) -> Value:

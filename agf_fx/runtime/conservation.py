@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.emit import Streams, interpret
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import depends_on_images, operands
@@ -169,7 +170,7 @@ def _of_one(
                 module=node.meta["module"],
                 op=op_name(node.target),
                 rule=rule,
-                promise=_promise(rule, method.exact_division),
+                promise=_promise(rule, method.exact_division, facts(node).captured_vjp is not None),
                 received=handed_on if own is None else received[node.name],
                 relevance=handed_on if own is None else _total(own),
                 handed_on=handed_on,
@@ -179,7 +180,9 @@ def _of_one(
     return ConservationReport(initial, _total(streams.relevance[canonical.images.name]), tuple(flows))
 
 
-def _promise(rule: str, exact: bool) -> str:
+def _promise(rule: str, exact: bool, captured: bool) -> str:
+    if captured:
+        return "none: explained by its gradient"
     promise = _PROMISES.get(rule, "unknown")
     if exact:
         return promise

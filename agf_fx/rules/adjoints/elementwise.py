@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -39,14 +40,23 @@ def _prelu(site: Site) -> Value:
     return positive + (-positive + 1.0) * slope
 
 
+@functools.cache
+def clamp_keeps_bounds() -> bool:
+    """Whether this version of PyTorch hands a gradient to entries exactly at a bound of a clamp; versions differ."""
+    with torch.inference_mode(False), torch.enable_grad():
+        bound = torch.ones(1, dtype=torch.float32, device="cpu", requires_grad=True)
+        (gradient,) = torch.autograd.grad(bound.clamp(0, 1), bound)
+    return bool(gradient)
+
+
 def _clamp(site: Site) -> Value:
-    """1 from bound to bound, 0 beyond them."""
+    """1 between the bounds, 0 beyond them, and at them as PyTorch has it: a white pixel may lie at one."""
     _, low, high = site.args
-    inside = []
-    if low is not None:
-        inside.append(-torch.relu(torch.sign(-site.x + low)) + 1.0)
-    if high is not None:
-        inside.append(-torch.relu(torch.sign(site.x - high)) + 1.0)
+    beyond = ([] if low is None else [site.x - low]) + ([] if high is None else [-site.x + high])
+    if clamp_keeps_bounds():
+        inside = [-torch.relu(torch.sign(-distance)) + 1.0 for distance in beyond]
+    else:
+        inside = [torch.relu(torch.sign(distance)) for distance in beyond]
     return inside[0] * inside[1] if len(inside) == 2 else inside[0]
 
 
