@@ -109,6 +109,7 @@ def verify_memory(graph: fx.Graph, forms: Mapping[fx.Node, Any], *, in_place: bo
         if node.target in BY_INDICES:
             pooled = _pooled(node.args[-1])
             inside = pooled is not None and _plane(forms[pooled]) == _plane(forms[node.args[1]])
+            inside = inside and forms[node.args[0]].shape == forms[node.args[-1]].shape
             _check(inside, graph, node, "reads indices that no pooling of such maps has found")
 
 
