@@ -130,5 +130,5 @@ def test_threads_share_an_explainer(subject, device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_images_elsewhere_are_refused(subject, device):
     model, images, _ = subject
-    with pytest.raises(InputError, match=rf"images.to\('{device}"):
+    with pytest.raises(InputError, match="without numbers"):
         agf_fx.compile(copied(model, device))(images.to("meta"))

@@ -205,8 +205,7 @@ def test_a_changed_architecture_is_noticed():
     model = small_vgg()
     explainer = agf_fx.compile(model, images())
     model.features[0] = nn.Conv2d(3, 4, 5, padding=2).double()
-    with pytest.raises(InputError, match=r"features\.0\.weight"):
-        explainer(images())
+    assert torch.equal(explainer(images()), agf_fx.compile(model)(images()))
 
 
 def test_one_explainer_serves_several_image_sizes_and_precisions():

@@ -121,7 +121,7 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
 
 def _about_shapes(error: BaseException, cause: str) -> bool:
     """Whether an error may come from images of a shape that the model cannot take."""
-    words = ("shape", "size", "dimension", "channels", "expected", "must match", "out of range", "too small")
+    words = ("shape", "size", "dim", "channels", "expected", "must match", "out of range", "too small")
     kinds = (RuntimeError, ValueError, IndexError, AssertionError)
     return isinstance(error, kinds) and any(word in cause.lower() for word in words)
 
