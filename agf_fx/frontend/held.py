@@ -39,7 +39,7 @@ def functions_of(model: nn.Module, output: Any) -> tuple[types.FunctionType, ...
 
 
 def held(functions: tuple[types.FunctionType, ...], model: nn.Module) -> tuple[list[Tensor], list[Any]]:
-    """The tensors, and the plain values, that functions hold now; modules of the model itself are not held."""
+    """The tensors, and the plain values, that functions hold now; parameters of the model itself are no such values."""
     own = {id(module) for module in model.modules()} if functions else set()
     leaves = [
         leaf
@@ -95,8 +95,9 @@ def _leaves(value: Any, names: tuple[str, ...], own: set[int], depth: int = 0) -
         if isinstance(leaf, (Tensor, *PLAIN)):
             yield leaf
         elif isinstance(leaf, nn.Module):
+            yield from leaf.buffers()  # the copy that is traced has its own
             if id(leaf) not in own:
-                yield from (*leaf.parameters(), *leaf.buffers())
+                yield from leaf.parameters()
         elif isinstance(leaf, types.ModuleType):
             if not known(leaf.__name__):
                 for name in names:
