@@ -65,7 +65,9 @@ _ON_CONSTANTS = {  # that models compute their weights with
     aten._weight_norm.default,
     aten.dot.default,
     aten.mv.default,
+    aten.std_mean.correction,
     aten.std_mean.dim,
+    aten.var_mean.correction,
     aten.var_mean.dim,
     aten.vdot.default,
 }
