@@ -17,6 +17,12 @@ def _quiet_torch_logs(caplog):
     caplog.set_level("ERROR", logger="torch.__trace")
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     """The networks are tiny: threads would wait for each other longer than they work."""

@@ -62,7 +62,7 @@ class FakeExplainer:
         self.model = model
         self.batches: list[int] = []
 
-    def explain(self, images, target=None, top_k=None):
+    def explain(self, images, target=None, top_k=None, check=False):
         self.batches.append(len(images))
         with torch.inference_mode():
             logits = self.model(images)
@@ -71,7 +71,8 @@ class FakeExplainer:
         assert target.shape[0] == len(images)
         value = images.sum((1, 2, 3))[:, None] + 1000 * target
         maps = value[..., None, None].expand(*target.shape, *images.shape[2:])
-        return SimpleNamespace(maps=maps, target=target, logits=logits, images=images)
+        precision = 10.0**-target if check else None  # class 4 is exact to 1e-4
+        return SimpleNamespace(maps=maps, target=target, logits=logits, images=images, precision=precision)
 
 
 def small_net() -> nn.Module:
@@ -290,6 +291,35 @@ def test_nothing_to_explain(tmp_path, fake):
     assert result.exit_code == 1
     assert errors(result) == [f"error: {tmp_path}/gone: no such file or folder; check the path"]
     assert not (tmp_path / "o").exists()
+
+
+def test_missing_files_and_folders_that_take_no_files_are_named_before_any_work(tmp_path, pictures):
+    started = "import sys; from agf_fx.cli import app; sys.argv[1:] = {}; app(standalone_mode=True)"
+    (tmp_path / "file").touch()
+    for arguments in (["gone"], [str(pictures), "-o", "file/o"], [str(pictures), "-o", "/proc/o"]):
+        line = ["explain", *arguments, *DIGITS]
+        code = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {started.format(line)}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stdout == "False\n"
+        assert len(done.stderr.splitlines()) == 1
+        assert arguments[-1] in done.stderr
+
+
+def test_a_folder_in_which_nothing_was_written_is_gone_again(tmp_path, fake):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert explain(tmp_path / "broken.png", *DIGITS, "-o", tmp_path / "new" / "o").exit_code == 1
+    assert names(tmp_path) == ["broken.png"]
+
+
+def test_maps_are_checked_against_float64(tmp_path, pictures, fake):
+    result = explain(pictures, *DIGITS, "-t", 2, "-t", 4, "--check", "-o", tmp_path / "o", "--json")
+    assert result.exit_code == 0
+    maps = json.loads(result.stdout)["images"][0]["maps"]
+    assert [made["precision"] for made in maps] == [pytest.approx(1e-2), pytest.approx(1e-4)]
+    warned = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == len(json.loads(result.stdout)["images"])
+    assert "the map of class 2 is 0.01 of its largest value away" in warned[0]
 
 
 def test_max_pixels(tmp_path, pictures, fake):

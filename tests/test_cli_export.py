@@ -13,6 +13,7 @@ import agf_fx
 def cached(tmp_path, monkeypatch):
     monkeypatch.setenv("AGF_FX_CACHE", "disk")
     monkeypatch.setenv("AGF_FX_CACHE_DIR", str(tmp_path / "cache"))
+    agf_fx.cache.forget()  # what earlier tests compiled was kept in memory only
     yield
     agf_fx.cache.forget()
 

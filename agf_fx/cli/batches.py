@@ -42,6 +42,7 @@ class Explained(NamedTuple):
         target: the K classes explained, each once.
         maps: (K, H, W) float32, signed.
         logits: (C,) float32.
+        precision: how far each map is from float64's, as in `agf_fx.Explanation`; None where that was not asked for.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Explained(NamedTuple):
     target: list[int]
     maps: np.ndarray
     logits: torch.Tensor
+    precision: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def explain_files(
     *,
     batch_size: int,
     max_pixels: int,
+    check: bool = False,
     on_error: OnError,
 ) -> Iterator[Explained]:
     """Read, preprocess and explain image files, in order.
@@ -92,15 +95,20 @@ def explain_files(
         targets: the classes to explain.
         batch_size: images explained at a time.
         max_pixels: as in `read_image`.
+        check: also compute every map in float64, and say how far they are apart.
         on_error: called with each file that fails and why; the others go on. When a batch fails, its images
             are explained one by one.
 
     Yields:
         The files that could be explained.
     """
+
+    def explain(batch: Sequence[Prepared]) -> list[Explained]:
+        return _explain_together(batch, explainer, model, targets, check)
+
     prepared = _prepare(paths, model.preprocessing, max_pixels, on_error)
     while batch := list(islice(prepared, batch_size)):
-        yield from _explain(batch, explainer, model, targets, on_error)
+        yield from _explain(batch, explain, on_error)
 
 
 def _prepare(
@@ -122,34 +130,38 @@ def _prepare_one(path: Path, image: Any, preprocessing: Preprocessing) -> tuple[
 
 
 def _explain(
-    batch: Sequence[Prepared], explainer: Any, model: LoadedModel, targets: Targets, on_error: OnError
+    batch: Sequence[Prepared], explain: Callable[[Sequence[Prepared]], list[Explained]], on_error: OnError
 ) -> Iterator[Explained]:
     try:
-        explained = _explain_together(batch, explainer, model, targets)
+        explained = explain(batch)
     except Exception as error:  # whatever a model or the compiler raises on one image must not cost the others
         if len(batch) == 1:
             on_error(batch[0].path, error)
             return
         for item in batch:
-            yield from _explain([item], explainer, model, targets, on_error)
+            yield from _explain([item], explain, on_error)
     else:
         yield from explained
 
 
 def _explain_together(
-    batch: Sequence[Prepared], explainer: Any, model: LoadedModel, targets: Targets
+    batch: Sequence[Prepared], explainer: Any, model: LoadedModel, targets: Targets, check: bool
 ) -> list[Explained]:
     images = torch.stack([item.tensor for item in batch])
     images = images.to(next((weight.device for weight in model.model.parameters()), images.device))
-    result = explainer.explain(images, **targets.arguments(model, images))
+    result = explainer.explain(images, **targets.arguments(model, images), check=check)
     maps = result.maps.detach().to("cpu", torch.float32).numpy()
     logits = result.logits.detach().to("cpu", torch.float32)
-    rows = zip(batch, result.target.tolist(), maps, logits, strict=True)
-    return [_without_repeats(item, target, row, logit) for item, target, row, logit in rows]
+    precisions = [None] * len(batch) if result.precision is None else result.precision.tolist()
+    rows = zip(batch, result.target.tolist(), maps, logits, precisions, strict=True)
+    return [_without_repeats(*row) for row in rows]
 
 
-def _without_repeats(item: Prepared, target: list[int], maps: np.ndarray, logits: torch.Tensor) -> Explained:
+def _without_repeats(
+    item: Prepared, target: list[int], maps: np.ndarray, logits: torch.Tensor, precision: list[float] | None
+) -> Explained:
     """Keep each class once: one that is asked for can also be among the strongest."""
     first = {index: position for position, index in reversed([*enumerate(target)])}
     kept = sorted(first.values())
-    return Explained(item.path, item.shown, [target[position] for position in kept], maps[kept], logits)
+    checked = None if precision is None else [precision[position] for position in kept]
+    return Explained(item.path, item.shown, [target[position] for position in kept], maps[kept], logits, checked)

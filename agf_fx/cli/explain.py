@@ -11,6 +11,8 @@ from rich.console import Console
 
 from agf_fx.cli import options
 from agf_fx.cli.console import FAILED, INTERRUPTED, error_console, expected_errors, say
+from agf_fx.cli.folder import writable_folder
+from agf_fx.imaging.find import find_images
 
 if TYPE_CHECKING:
     from agf_fx.cli.report import Summary
@@ -75,6 +77,9 @@ def explain(
         float,
         typer.Option(min=0, help="Blur maps in pictures by so many pixels (deviation of a Gaussian); .npy stay raw."),
     ] = 0.0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also compute each map in float64, and warn of those that rounding changed.")
+    ] = False,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger images. [default: 100 million]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
 ) -> None:
@@ -85,26 +90,31 @@ def explain(
     """
     console = error_console()
     _check_out(out, images)
-    loaded = options.load(
-        console,
-        model,
-        weights=weights,
-        checkpoint=checkpoint,
-        num_classes=num_classes,
-        channels=channels,
-        class_names=class_names,
-        output=output,
-        size=size,
-        mean=mean,
-        std=std,
-        multi_label=multi_label,
-    )
-    from agf_fx.cli.report import print_table, to_json
-    from agf_fx.cli.run import Execution, Request, run
+    found = find_images(images, skip=out)
+    for problem in found.problems:
+        say(console, f"error: {problem}")
+    if not found.paths and not json:
+        raise typer.Exit(FAILED)
+    with expected_errors(console), writable_folder(out):
+        loaded = options.load(
+            console,
+            model,
+            weights=weights,
+            checkpoint=checkpoint,
+            num_classes=num_classes,
+            channels=channels,
+            class_names=class_names,
+            output=output,
+            size=size,
+            mean=mean,
+            std=std,
+            multi_label=multi_label,
+        )
+        from agf_fx.cli.report import print_table, to_json
+        from agf_fx.cli.run import Execution, Request, run
 
-    with expected_errors(console):
         request = Request(
-            paths=tuple(images),
+            found=found,
             targets=tuple(target or ()),
             top_k=top_k,
             out=out,
@@ -115,6 +125,7 @@ def explain(
             max_pixels=max_pixels,
             contact_sheet=contact_sheet,
             smooth=smooth,
+            check=check,
         )
         summary = run(request, loaded, console)
     if json:

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from agf_fx.cli import options
 from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors, stdout_kept_clean
+from agf_fx.cli.folder import check_writable
 
 
 def export(
@@ -55,6 +56,8 @@ def export(
     console = error_console()
     with expected_errors(console, status=WRONG_USAGE):
         format = format_of(out, format)
+    with expected_errors(console):
+        check_writable(out.parent)
     loaded = options.load(
         console,
         model,

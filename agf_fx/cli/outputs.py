@@ -45,6 +45,7 @@ class MapRecord:
         array: the ``.npy`` file, float32 (H, W).
         positive: sum of the relevance above zero.
         negative: sum of the relevance below zero.
+        precision: how far the map is from the same map in float64, as in `agf_fx.Explanation`; None if not checked.
     """
 
     prediction: Prediction
@@ -52,6 +53,7 @@ class MapRecord:
     array: Path
     positive: float
     negative: float
+    precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def write_image(
     predictions = _predictions(explained.logits, model)
     picture = picture_panel(explained.shown)
     panels, records = [Panel(stem, picture)], []
-    for index, relevance in zip(explained.target, explained.maps, strict=True):
+    checked = explained.precision or [None] * len(explained.target)
+    for index, relevance, precision in zip(explained.target, explained.maps, checked, strict=True):
         prediction = predictions[index]
         heat = map_panel(explained.shown, relevance, smooth=smooth)
         base = folder / output_stem(stem, index, prediction.name)
@@ -94,7 +97,7 @@ def write_image(
         save_image(overlay, side_by_side([picture, heat]))
         save_array(array, relevance)
         positive, negative = float(relevance.clip(min=0).sum()), float(relevance.clip(max=0).sum())
-        records.append(MapRecord(prediction, overlay, array, positive, negative))
+        records.append(MapRecord(prediction, overlay, array, positive, negative, precision))
         panels.append(Panel(f"{prediction.label} ({prediction.probability:.1%})", heat))
     strongest = explained.logits.argsort(descending=True)[:_SHOWN].tolist()
     return ImageRecord(explained.path, tuple(predictions[i] for i in strongest), tuple(records)), panels

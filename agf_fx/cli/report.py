@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,8 @@ def to_json(summary: Summary) -> str:
     (each with path, predictions of the strongest classes, and maps), ``contact_sheets``, ``errors`` (each with
     source, null for a path that was not found, and message), ``warnings`` (the same) and ``interrupted``. A
     prediction has class (index), name, logit and probability; a map has those of its class, overlay and map (paths
-    of the PNG and .npy files), and positive and negative (sums of its relevance above and below zero).
+    of the PNG and .npy files), positive and negative (sums of its relevance above and below zero), and precision (how
+    far it is from the same map in float64, as a part of that one's largest value; null unless checked, or where that is zero everywhere).
     """
     model = summary.model
     value = {
@@ -121,7 +123,9 @@ def _image(record: ImageRecord) -> dict[str, Any]:
 
 def _map(made: MapRecord) -> dict[str, Any]:
     sums = {"positive": made.positive, "negative": made.negative}
-    return {**_prediction(made.prediction), "overlay": str(made.overlay), "map": str(made.array), **sums}
+    precision = made.precision if made.precision is not None and math.isfinite(made.precision) else None
+    files = {"overlay": str(made.overlay), "map": str(made.array)}
+    return {**_prediction(made.prediction), **files, **sums, "precision": precision}
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from agf_fx.cli.naming import unique_stems
 from agf_fx.cli.outputs import ContactSheets, write_image
 from agf_fx.cli.report import Summary
 from agf_fx.errors import AgfFxError, OptionsError, TargetError
-from agf_fx.imaging.find import find_images
+from agf_fx.imaging.find import FoundImages
 from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
 from agf_fx.imaging.smooth import check_smooth
 from agf_fx.models import LoadedModel, class_index
 from agf_fx.runtime.degenerate import DegenerateMapWarning
+from agf_fx.runtime.precision import TRUSTED, PrecisionWarning
 
 _ZERO = "as for an image of one colour or a score whose gradient vanishes; check image and preprocessing"
 _FEW = 4  # images for which a progress bar is not worth it
@@ -51,9 +52,9 @@ class Execution:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for (see ``agf-fx explain --help``)."""
+    """What the user asked for (see ``agf-fx explain --help``); what was not found has been said, ``out`` exists."""
 
-    paths: tuple[Path, ...]
+    found: FoundImages
     targets: tuple[str, ...]
     top_k: int | None
     out: Path
@@ -64,6 +65,7 @@ class Request:
     contact_sheet: bool
     unknown_ops: str = "refuse"
     smooth: float = 0.0
+    check: bool = False
 
 
 def run(request: Request, model: LoadedModel, console: Console) -> Summary:
@@ -72,19 +74,18 @@ def run(request: Request, model: LoadedModel, console: Console) -> Summary:
     Raises:
         OptionsError: an option has a value that this model does not allow.
         CaptureError: the model cannot be compiled.
-        OSError: the output folder cannot be made.
     """
     check_smooth(request.smooth, model.preprocessing.crop)
     summary = Summary(model, request.method, request.out)
+    summary.errors.extend((None, printable(str(problem))) for problem in request.found.problems)
     reporter = _Reporter(summary, console)
     targets = _targets(request, model, reporter)
-    found = find_images(request.paths, skip=request.out)
-    for problem in found.problems:
-        reporter.add(None, problem)
-    if targets is None or not found.paths:
+    paths = request.found.paths
+    if targets is None or not paths:
         return summary
     with stdout_kept_clean(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateMapWarning)  # told of each image by name, see _Writer
+        for told in (DegenerateMapWarning, PrecisionWarning):  # of each image by name, see _Writer
+            warnings.simplefilter("ignore", told)
         execution = request.execution
         explainer = agf_fx.compile(
             execution.place(model.model),
@@ -95,8 +96,7 @@ def run(request: Request, model: LoadedModel, console: Console) -> Summary:
             output=model.select,
             unknown_ops=request.unknown_ops,
         )
-        request.out.mkdir(parents=True, exist_ok=True)
-        _explain_all(request, model, explainer, targets, found.paths, reporter)
+        _explain_all(request, model, explainer, targets, paths, reporter)
     return summary
 
 
@@ -158,6 +158,12 @@ class _Writer:
                     self.reporter.warn(
                         explained.path, f"the map of {made.prediction.label} is zero everywhere, {_ZERO}"
                     )
+                if made.precision is not None and made.precision > TRUSTED:
+                    self.reporter.warn(
+                        explained.path,
+                        f"the map of {made.prediction.label} is {made.precision:.1g} of its largest value away from "
+                        "the same map in float64; explain this image with --precision float64",
+                    )
             if self.sheets is not None:
                 self.sheets.add(panels)
         except (AgfFxError, OSError) as error:
@@ -184,6 +190,7 @@ def _explain_all(
 ) -> None:
     writer = _Writer(request, model, paths, reporter)
     limits = {"batch_size": request.batch_size, "max_pixels": request.max_pixels or DEFAULT_MAX_PIXELS}
+    limits["check"] = request.check
     with _progress(reporter.console, len(paths)) as progress:
         task = progress.add_task("explaining", total=len(paths))
 
