@@ -54,7 +54,8 @@ def to_json(summary: Summary) -> str:
     source, null for a path that was not found, and message), ``warnings`` (the same) and ``interrupted``. A
     prediction has class (index), name, logit and probability; a map has those of its class, overlay and map (paths
     of the PNG and .npy files), positive and negative (sums of its relevance above and below zero), and precision (how
-    far it is from the same map in float64, as a part of that one's largest value; null unless checked, or where that is zero everywhere).
+    far it is from the same map in float64, as a part of that one's largest value; null unless checked, or where that
+    is zero everywhere).
     """
     model = summary.model
     value = {
