@@ -151,3 +151,8 @@ class Reuse(nn.Module):
 def reuse(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return _lively(Reuse())
+
+
+def flat(x):
+    """Everything of an image in one row."""
+    return x.reshape(len(x), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networks
 import pytest
 import torch
 import torchvision
@@ -43,6 +44,11 @@ SAME = {
     "t": lambda net, x: net.fc(net.features(x).t().t()),
     "inner": lambda net, x: torch.inner(net.features(x), net.fc.weight) + net.fc.bias,
     "tensordot": lambda net, x: torch.tensordot(net.features(x), net.fc.weight, ([1], [1])) + net.fc.bias,
+    "the number of images as len": lambda net, x: net.fc(
+        torch.relu(net.conv(x)).reshape(len(x), 4, -1).mean(2) + torch.zeros(len(x), 4).double()
+    ),
+    "len in a function of elsewhere": lambda net, x: net.fc(networks.flat(net.features(x))),
+    "len of a shape": lambda net, x: net.fc(torch.relu(net.conv(x)).mean([*range(2, len(x.shape))])),
     "a decomposed convolution": lambda net, x: net.fc(
         torch.relu(
             aten.convolution.default(x, net.conv.weight, net.conv.bias, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
@@ -127,7 +133,14 @@ class TwoInputs(Net):
     [
         (TwoInputs(None).double().eval(), r"forward takes more than images.*argument: 'y'"),
         (net(lambda net, x: (net.fc(net.features(x)),) * 2), r"must return one tensor.*output=\.\.\."),
-        (net(lambda net, x: torch.stack([net.fc(net.features(i[None]))[0] for i in x])), "one batch size only"),
+        (
+            net(lambda net, x: torch.stack([net.fc(net.features(i[None]))[0] for i in x])),
+            r"one batch size only at .*test_more_functions.*for i in x",
+        ),
+        (
+            net(lambda net, x: torch.cat(net.fc(net.features(torch.cat([x, x.flip(3)]))).chunk(2), 1)),
+            r"one batch size only at .*test_more_functions.*chunk",
+        ),
         (net(lambda net, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255)), "could not be captured"),
     ],
 )

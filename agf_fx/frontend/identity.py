@@ -13,7 +13,15 @@ from torch.utils import _pytree as pytree
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
-_KNOWN_LIBRARIES = ("torch", "torchvision", "math", "_operator", "operator", "builtins")  # their versions are known
+_KNOWN_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "math",
+    "_operator",
+    "operator",
+    "builtins",
+    "agf_fx",
+)  # their versions are known
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _STATE = (
     *("_parameters", "_buffers", "_modules", "_backward_hooks", "_backward_pre_hooks"),

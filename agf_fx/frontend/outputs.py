@@ -109,12 +109,16 @@ class Root(nn.Module):
     Attributes:
         model: the model; its weights and modules have its name in front of their dotted paths, see `own_path`.
         failure: why no logits could be chosen, in the words for the user.
+        measured: global names of functions that may take the ``len`` of a tensor, see `agf_fx.frontend.lengths`.
+        unrolled: lines of the user's code that go through a tensor entry by entry.
     """
 
     def __init__(self, model: nn.Module, output: Output) -> None:
         super().__init__()
         self.model = model
         self.failure: CaptureError | None = None
+        self.measured: list[dict[str, Any]] = []
+        self.unrolled: list[str] = []
         self._output = (output,)  # a tuple, for a module assigned as it is would become a part of this one
 
     @property

@@ -10,6 +10,7 @@ import sys
 import traceback
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from agf_fx.errors import CaptureError
+from agf_fx.frontend.lengths import Namespace, followed, namespaces_of
 from agf_fx.frontend.outputs import Root, own_path
 
 # Operations that PyTorch itself writes as others, which then need no rewrite of their own.
@@ -37,6 +39,9 @@ _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # what torch.export writes where it knows none
 _NOT_THE_USERS = (_TORCH, _OURS, "<")
+
+_ALONG = ("unbind", "chunk", "split", "tensor_split", "cat", "concat", "cdist")
+"""Operations that join or split the batch, where their dimension is 0."""
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException)
 
@@ -58,9 +63,12 @@ def export(root: Root, traced: fx.GraphModule | None, images: Tensor) -> Exporte
             with contextlib.suppress(Exception):  # the model itself may pass; if not, its error names the user's line
                 return _exported(traced, images)
         root.failure = None
-        return _exported(root, images)
+        with followed(root.measured):
+            return _exported(root, images)
     except Exception as error:
-        raise (root.failure or _said(error) or CaptureError(_export_failure(root.model, images, error))) from error
+        line = _failing_line(error) or _through_the_batch(root, traced)
+        refusal = root.failure or _said(error) or CaptureError(_export_failure(root.model, images, error, line))
+        raise refusal from error
 
 
 def _said(error: BaseException | None) -> CaptureError | None:
@@ -81,7 +89,19 @@ def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
         return program.run_decompositions({op: standard[op] for op in _CONVENIENCES})
 
 
-def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
+def _through_the_batch(root: Root, traced: fx.GraphModule | None) -> str:
+    """A line of the user's code that goes through a batch image by image, or joins or splits it; empty if none does."""
+    nodes = [] if traced is None else traced.graph.nodes
+    along = [node for node in nodes if getattr(node.target, "__name__", node.target) in _ALONG and _dim(node) == 0]
+    return "; ".join(dict.fromkeys([*root.unrolled, *(node.meta["custom"]["agf_fx"]["source"] for node in along)]))
+
+
+def _dim(node: fx.Node) -> object:
+    position = 1 if node.target == "unbind" or getattr(node.target, "__name__", "") in ("unbind", "cat") else 2
+    return node.kwargs.get("dim", node.args[position] if len(node.args) > position else 0)
+
+
+def _export_failure(model: nn.Module, images: Tensor, error: Exception, line: str) -> str:
     name, cause = type(model).__name__, str(error).strip() or type(error).__name__
     cause = "\n".join(cause.splitlines()[:12])
     if isinstance(model, fx.GraphModule) and re.search(r"\.size\(\)\[0\] == \d|specialized it to be a constant", cause):
@@ -90,7 +110,6 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception) -> str:
             "dynamic_shapes=({0: torch.export.Dim('N')},), or give the model that was exported. torch.export says:\n"
             f"{cause}"
         )
-    line = _failing_line(error)
     where = f" at {line}" if line else ""
     if "Constraints violated" in cause or "specialized" in cause:
         return (
@@ -142,12 +161,20 @@ def trace(root: Root) -> tuple[fx.GraphModule | None, bool]:
     Buffers are traced like parameters, so that nothing computed from them becomes a constant of the graph. A model that
     decides by their values is traced with the values that they have.
     """
-    for tracer in (_Tracer(), _BufferReader()):
-        try:
-            traced = fx.GraphModule(root, tracer.trace(root), type(root.model).__name__)
-        except Exception:  # whatever user code raises on proxies; torch.export judges, and names the cause
-            continue
-        return traced, not tracer.proxy_buffer_attributes
+    root.measured = namespaces_of(root.model)
+    for kind in (_Tracer, _BufferReader):
+        while True:
+            tracer, known = kind(), len(root.measured)
+            try:
+                with followed(root.measured):
+                    traced = fx.GraphModule(root, tracer.trace(root), type(root.model).__name__)
+            except Exception:  # whatever user code raises on proxies; torch.export judges, and names the cause
+                root.unrolled = tracer.unrolled
+                root.measured += [names for names in tracer.measured if all(names is not old for old in root.measured)]
+                if len(root.measured) > known:
+                    continue
+                break
+            return traced, not tracer.proxy_buffer_attributes
     return None, False
 
 
@@ -158,6 +185,10 @@ class _Proxy(fx.Proxy):
     def data(self) -> fx.Proxy:
         """An older spelling of ``detach``, which torch.export cannot follow."""
         return self.detach()
+
+    def __len__(self) -> int:
+        self.tracer.measured.append(sys._getframe(1).f_globals)  # see `agf_fx.frontend.lengths`
+        return super().__len__()
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -180,6 +211,13 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self._custom = _custom_forwards()
+        self.measured: list[Namespace] = []
+        self.unrolled: list[str] = []
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """Remember where a tensor was gone through entry by entry, which cannot be traced."""
+        self.unrolled.append(user_line())
+        return super().iter(obj)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
