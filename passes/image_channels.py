@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from agf_fx.ir.axes import Dimension, axes, sources
+from agf_fx.ir.axes import Dimension, axes
 from agf_fx.ir.facts import UNCLEAR, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images, is_parametrised, signals
@@ -19,12 +19,14 @@ def mark_image_channels(canonical: CanonicalGraph) -> CanonicalGraph:
     the batch as views are, hold no channels. None does where every dimension holds positions, as where a grey image
     (N, H, W) gets its channel in the forward pass. Perceptrons read whole images; then a dimension of a picture is
     taken that has at most 4 entries, and images of up to two dimensions have no channels. Where several dimensions
-    could hold the channels, `UNCLEAR` is marked, and the user is asked.
+    could hold the channels, `UNCLEAR` is marked, and the user is asked; so it is where an operation may have moved
+    everything anywhere, and not one dimension is a picture's.
     """
     shape = canonical.image_type.shape
-    positions = _positions(canonical)
-    candidates = [dim for dim in range(1, len(shape)) if dim not in positions]
-    if not positions and len(shape) < 4:
+    certain, possible = _positions(canonical)
+    candidates = [dim for dim in range(1, len(shape)) if dim not in certain]
+    candidates = [dim for dim in candidates if dim not in possible] or candidates
+    if not possible and len(shape) < 4:
         candidates = []
     for likely in (lambda size: size > 1, lambda size: size <= _FEW):
         if len(candidates) > 1:
@@ -34,16 +36,22 @@ def mark_image_channels(canonical: CanonicalGraph) -> CanonicalGraph:
     return canonical
 
 
-def _positions(canonical: CanonicalGraph) -> set[int | str]:
-    """The images' dimensions that any first layer reads as positions, or as further samples; not the batch itself."""
+def _positions(canonical: CanonicalGraph) -> tuple[set[int | str], set[int | str]]:
+    """The images' dimensions that any first layer reads as positions, or as further samples; not the batch itself.
+
+    And those that it may read so, as they are all in one.
+    """
     known = axes(canonical)
-    found: set[int | str] = set()
+    certain: set[int | str] = set()
+    possible: set[int | str] = set()
     for layer in _first_layers(canonical):
         read: tuple[Dimension, ...] = known[layer.args[0]]
         convolves = layer.target in CONVOLUTIONS or layer.target in TRANSPOSED_CONVOLUTIONS
         features = 1 if convolves else len(read) - 1
-        found |= {source for dim, dimension in enumerate(read) if dim != features for source in sources(dimension)}
-    return found - {0}
+        positions = [axis for dim, dimension in enumerate(read) if dim != features for axis in dimension]
+        certain |= {source for axis in positions if len(axis.sources - {0}) == 1 for source in axis.sources}
+        possible |= {source for axis in positions for source in axis.sources}
+    return certain - {0}, possible - {0}
 
 
 def _first_layers(canonical: CanonicalGraph) -> list[fx.Node]:

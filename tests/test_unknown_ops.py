@@ -255,8 +255,15 @@ def test_nothing_is_learnt_for_other_models():
         agf_fx.capture(model, IMAGES)
 
 
-def test_gradient_times_input():
-    model = network(torch.sinh)
+def transformed(x: Tensor) -> Tensor:
+    """A spatial transformer."""
+    theta = x.mean((2, 3)).repeat(1, 2)[:, :6].reshape(-1, 2, 3)
+    return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.cumsum(2), transformed])
+def test_gradient_times_input(function):
+    model = network(function)
     with pytest.warns(UserWarning, match="no relevance rule"):
         maps = agf_fx.compile(model, method="gradient_x_input", unknown_ops="gradient")(IMAGES, 1)
     images = IMAGES.clone().requires_grad_()
@@ -271,7 +278,7 @@ def test_gradient_times_input():
         (lambda x: torch.ops.agf_unknown.stepped(x), "stepped.*derivative is zero"),
         (lambda x: x.cumsum(0), "aten.cumsum.default.*mixes the samples"),
         (lambda x: torch.ops.agf_unknown.no_derivative(x), "no_derivative.*no derivative"),
-        (lambda x: torch.fft.rfft2(x).abs(), "fft_rfft2.*has no derivative"),
+        (lambda x: torch.fft.rfft2(x).abs(), "fft_rfft2.*is complex, and relevance is followed through real numbers"),
     ],
 )
 def test_what_has_no_derivative_of_its_own_is_refused(function, reason):

@@ -47,6 +47,8 @@ class Call:
         if torch.Tag.nondeterministic_seeded in node.target.tags:
             raise Unfit("it is random.")
         kind = carried_type(node)
+        if isinstance(kind, TensorType) and kind.dtype.is_complex:
+            raise Unfit(f"its result ({kind}) is complex, and relevance is followed through real numbers only.")
         if not isinstance(kind, TensorType) or not kind.dtype.is_floating_point:
             raise Unfit(f"its result ({kind}) has no derivative.")
         if any(_reads_further(user) for user in node.users if isinstance(node.meta["type"], tuple)):

@@ -28,6 +28,7 @@ from agf_fx.frontend.outputs import Root, own_path
 aten = torch.ops.aten
 _CONVENIENCES = (
     *(aten.einsum.default, aten.pad.default, aten.t.default, aten.frac.default, aten.diff.default),
+    aten.affine_grid_generator.default,
     *(aten.inner.default, aten.tensordot.default, aten.kron.default, aten.outer.default, aten.ger.default),
     *(aten.dot.default, aten.chain_matmul.default, aten.linalg_multi_dot.default, aten.linalg_matmul.default),
     *(aten.var_mean.default, aten.var_mean.dim, aten.std_mean.default, aten.std_mean.dim, aten.std_mean.correction),

@@ -16,7 +16,15 @@ from torch import fx
 
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.types import BATCH, TensorType, carried_type
-from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Family, depends_on_images, family_of, signals
+from agf_fx.ir.vocabulary import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    VOCABULARY,
+    Family,
+    depends_on_images,
+    family_of,
+    signals,
+)
 
 aten = torch.ops.aten
 
@@ -93,6 +101,8 @@ def _followed(node: fx.Node, found: dict[fx.Node, tuple[Dimension, ...]]) -> tup
     if not known:
         return tuple(map(_whole, shape))
     x = known[0]
+    if node.target not in VOCABULARY:
+        return _changed(x, shape)
     match node.target:
         case aten.reshape.default:
             return _reshaped(x, shape)
@@ -164,6 +174,15 @@ def _reshaped(x: Sequence[Dimension], shape: Sequence[int]) -> tuple[Dimension, 
             size //= common
         result.append(tuple(taken))
     return tuple(result)
+
+
+def _changed(x: Sequence[Dimension], shape: Sequence[int]) -> tuple[Dimension, ...]:
+    """Of an operation that nothing is known of: dimensions whose size it keeps are kept, the others may be anywhere."""
+    if len(x) != len(shape):
+        return _untold(x, shape)
+    kept = [math.prod(axis.size for axis in dimension) == size for dimension, size in zip(x, shape, strict=True)]
+    moved = _untold([dimension for dimension, same in zip(x, kept, strict=True) if not same], shape)
+    return tuple(old if same else new for old, new, same in zip(x, moved, kept, strict=True))
 
 
 def _untold(x: Sequence[Dimension], shape: Sequence[int]) -> tuple[Dimension, ...]:

@@ -49,6 +49,8 @@ CASES = {
     "one channel, selected": (lambda x: x[:, 1][:, None], {"channels": 1}, (3, 8, 12), 1),
     "space to depth": (lambda x: F.pixel_unshuffle(x, 2), {"channels": 12}, (3, 8, 12), 1),
     "every other pixel": (lambda x: torch.cat([x[..., ::2], x[..., 1::2]], 1), {"channels": 6}, (3, 8, 12), 1),
+    "repeated, and shuffled": (lambda x: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2), {}, (3, 8, 12), 1),
+    "shuffled, of many channels": (lambda x: F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2)[:, :3], {}, (9, 8, 12), UNCLEAR),
     "resized": (lambda x: F.interpolate(x, (9, 7), mode="bilinear"), {}, (3, 8, 12), 1),
     "normalised": (lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True), {}, (3, 8, 12), 1),
     "patches": (patches, {"features": 48}, (3, 8, 12), 1),

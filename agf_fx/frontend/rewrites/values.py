@@ -76,7 +76,7 @@ def factor_of(node: Any) -> tuple[fx.Node, float] | None:
     if not is_call(node, aten.mul.Tensor, aten.div.Tensor) or not depends_on_images(node.args[0]):
         return None
     x, number = node.args[0], number_of(node.args[1])
-    if number is None or number == 0 or not same_shape(node, x):
+    if not isinstance(number, int | float) or number == 0 or not same_shape(node, x):
         return None
     return x, float(number) if node.target is aten.mul.Tensor else 1 / number
 
