@@ -49,6 +49,11 @@ CASES = {
     "two clamps": (lambda net, x: torch.relu(x).clamp(max=6), aten.clamp.default, aten.relu.default),
     "larger": (lambda net, x: torch.maximum(x, 0.2 * x), aten.leaky_relu.default, aten.amax.default),
     "quotient": (lambda net, x: 1 / (1 + torch.exp(-x)), aten.sigmoid.default, aten.exp.default),
+    "interpolation": (
+        lambda net, x: x + 0.3 * (x.flatten(2).abs() - x.flatten(2)).reshape(-1, 4, 6, 6),
+        aten.add.Tensor,
+        aten.sub.Tensor,
+    ),
     "total": (
         lambda net, x: x.sum((2, 3), keepdim=True).expand(-1, -1, 6, 6) / 36,
         aten.sum.dim_IntList,

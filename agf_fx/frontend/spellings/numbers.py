@@ -67,6 +67,10 @@ def _moved_alike(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
     if kind_of(x) == kind_of(y):
         total = new(node, node.target, x, y)
         give_way(node, insert(node, first.target, total, first.args[1]))
+        for moved in {first, second}:
+            if not moved.users:
+                moved.graph.erase_node(moved)
+        _sum(total)
 
 
 def _in_one_shape(before: fx.Node, x: fx.Node, y: fx.Node) -> tuple[fx.Node, fx.Node]:
@@ -85,7 +89,7 @@ def _product(node: fx.Node) -> None:
     inner = len(x.users) == 1 and factor_of(x)  # where others read x, it has relevance of its own
     if abs(factor - 1) < 1e-14:
         erase(node)
-    elif inner or _is_own_sum(x):
+    elif inner or _is_own_sum(x) or _is_moved_sum(x):
         give_way(node, _distributed(node, x, factor))
     elif is_call(x, aten.sum.dim_IntList):
         _scaled_mean(node, x, *x.args, factor * _count(x))
@@ -100,11 +104,22 @@ def _is_own_sum(x: fx.Node) -> bool:
     return all(depends_on_images(term) and term.target is not aten.expand.default for term in x.args)
 
 
+def _is_moved_sum(x: fx.Node) -> bool:
+    """Whether ``x`` is a sum, or has a factor, but for movements, and nobody else reads it on the way."""
+    while is_call(x, aten.reshape.default, aten.permute.default) and len(x.users) == 1:
+        x = x.args[0]
+        if len(x.users) == 1 and (factor_of(x) or _is_own_sum(x)):
+            return True
+    return False
+
+
 def _distributed(before: fx.Node, x: fx.Node, factor: float) -> fx.Node:
     """``factor`` · x, with the factor in front of the terms where x is a sum."""
     found = factor_of(x)
     if found and len(x.users) == 1:
         return _distributed(before, found[0], factor * found[1])
+    if _is_moved_sum(x):
+        return insert(before, x.target, _distributed(before, x.args[0], factor), x.args[1])
     if _is_own_sum(x):
         return new(before, x.target, *(_distributed(before, term, factor) for term in x.args))
     return times(before, x, factor)
