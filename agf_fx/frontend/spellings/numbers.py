@@ -44,13 +44,19 @@ def _sum(node: fx.Node) -> None:
 
 
 def _interpolation(node: fx.Node, x: fx.Node, step: fx.Node) -> bool:
-    """x + w·(y - x), which is x + (w·y - w·x) by now, as (1 - w)·x + w·y."""
+    """x + w·(y - x), which is x + (w·y - w·x) by now, as (1 - w)·x + w·y; the difference may have another shape."""
+    shape = None
+    if is_call(step, aten.reshape.default) and len(step.users) == 1:
+        step, shape = step.args
     if not is_call(step, aten.sub.Tensor) or len(step.users) > 1:
         return False
     y, subtracted = step.args
     other, weight = factor_of(subtracted) or (subtracted, 1.0)
+    if shape is not None and is_call(other, aten.reshape.default):
+        other = other.args[0]
     if other is not x or weight == 1 or not depends_on_images(y):
         return False
+    y = y if shape is None else insert(node, aten.reshape.default, y, shape)
     give_way(node, new(node, aten.add.Tensor, times(node, x, 1 - weight), y))
     return True
 
