@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +15,13 @@ from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands,
 aten = torch.ops.aten
 
 # What a gate is made by: functions with values between 0 and a bound; other bounded functions are weaker evidence.
+_SOFTMAX, _SWITCH, _BOUNDED = range(3)
 _SWITCHES = {aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int}
-_BOUNDED = {aten.tanh.default, aten.erf.default, aten.hardtanh.default, aten.clamp.default}
+_FUNCTIONS = {
+    _SOFTMAX: {aten.softmax.int},
+    _SWITCH: _SWITCHES,
+    _BOUNDED: _SWITCHES | {aten.tanh.default, aten.erf.default, aten.hardtanh.default, aten.clamp.default},
+}
 
 # A combination of gates is a gate.
 _COMBINING = (Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.AVERAGE, Family.MERGE, Family.PRODUCT)
@@ -34,23 +38,33 @@ def mark_gates(canonical: CanonicalGraph) -> CanonicalGraph:
       value multiplied by itself, neither is a gate.
     - ``attention`` is the operand of a matrix product that a softmax made, left or right.
     """
-    for node in canonical.calls:
-        if not node.meta["depends_on_images"] or family_of(node) not in (Family.PRODUCT, Family.MERGE):
-            continue
-        first, second = operands(node)
-        if node.target is aten.div.Tensor or (node.target is aten.sub.Tensor and _is_mean_of(second, first)):
-            mark(node, gate=second.name)
-        elif node.target is aten.matmul.default:
-            made = [value for value in (first, second) if _made_by(value, {aten.softmax.int})]
-            if len(made) == 1:
-                mark(node, attention=made[0].name)
-        elif node.target is aten.mul.Tensor and _likeness(first) != _likeness(second):
-            mark(node, gate=max(first, second, key=_likeness).name)
-        elif node.target is aten.mul.Tensor and any(_likeness(first)):
-            made = [value for value, x in ((second, first), (first, second)) if value is not x and _follows(value, x)]
-            if len(made) == 1:
-                mark(node, gate=made[0].name)
+    made: dict[fx.Node, frozenset[int]] = {}
+    for node in filter(depends_on_images, canonical.calls):
+        if family_of(node) in (Family.PRODUCT, Family.MERGE):
+            _mark(node, made)
+        made[node] = _makers(node, made)  # knows the gates of all before it, and its own
     return canonical
+
+
+def _mark(node: fx.Node, made: dict[fx.Node, frozenset[int]]) -> None:
+    def likeness(value: fx.Node) -> tuple[bool, bool, bool]:
+        """How much a value looks like a gate; the larger, the more."""
+        found = made.get(value, frozenset())
+        return _SWITCH in found, value.target is aten.expand.default, _BOUNDED in found
+
+    first, second = operands(node)
+    if node.target is aten.div.Tensor or (node.target is aten.sub.Tensor and _is_mean_of(second, first)):
+        mark(node, gate=second.name)
+    elif node.target is aten.matmul.default:
+        weights = [value for value in (first, second) if _SOFTMAX in made.get(value, ())]
+        if len(weights) == 1:
+            mark(node, attention=weights[0].name)
+    elif node.target is aten.mul.Tensor and likeness(first) != likeness(second):
+        mark(node, gate=max(first, second, key=likeness).name)
+    elif node.target is aten.mul.Tensor and any(likeness(first)):
+        gates = [value for value, x in ((second, first), (first, second)) if value is not x and _follows(value, x)]
+        if len(gates) == 1:
+            mark(node, gate=gates[0].name)
 
 
 def _follows(value: Any, x: Any) -> bool:
@@ -58,23 +72,15 @@ def _follows(value: Any, x: Any) -> bool:
     return depends_on_images(value) and depends_on_images(x) and x < value and is_function_of(value, x)
 
 
-def _likeness(value: fx.Node) -> tuple[bool, bool, bool]:
-    """How much a value looks like a gate; the larger, the more."""
-    switch = _made_by(value, _SWITCHES)
-    return switch, value.target is aten.expand.default, switch or _made_by(value, _SWITCHES | _BOUNDED)
-
-
-def _made_by(value: Any, functions: set[Callable[..., Any]]) -> bool:
-    """Whether ``functions`` made all that ``value`` consists of; they make bounded values wherever they are listed."""
-    if not depends_on_images(value) or value.op != "call_function":
-        return False
-    if value.target in functions:
-        return value.target is not aten.clamp.default or None not in value.args[1:]
-    if family_of(value) not in _COMBINING or value.target is aten.matmul.default:
-        return False
-    if facts(value).gate and value.target in (aten.div.Tensor, aten.sub.Tensor):
-        return _made_by(operands(value)[0], functions)  # weights divided by their sum
-    return all(_made_by(signal, functions) for signal in signals(value))
+def _makers(node: fx.Node, made: dict[fx.Node, frozenset[int]]) -> frozenset[int]:
+    """Which kinds of functions made all that a value consists of; they make bounded values wherever they are listed."""
+    one_sided = node.target is aten.clamp.default and None in node.args[1:]
+    found = frozenset(kind for kind, functions in _FUNCTIONS.items() if node.target in functions and not one_sided)
+    if family_of(node) not in _COMBINING or node.target is aten.matmul.default:
+        return found
+    if facts(node).gate and node.target in (aten.div.Tensor, aten.sub.Tensor):
+        return made.get(operands(node)[0], frozenset())  # weights divided by their sum
+    return found | frozenset.intersection(*(made.get(signal, frozenset()) for signal in signals(node)))
 
 
 def _is_mean_of(value: fx.Node, x: fx.Node) -> bool:

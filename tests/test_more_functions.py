@@ -39,6 +39,12 @@ def images(*shape):
     return torch.randn(2, *(shape or (3, 6, 7)), generator=torch.Generator().manual_seed(1)).double()
 
 
+def hooked(x):
+    x.register_hook(lambda g: g).remove()
+    x.retain_grad()
+    return x
+
+
 PLAIN = net(lambda net, x: net.fc(net.features(x)))
 SAME = {
     "t": lambda net, x: net.fc(net.features(x).t().t()),
@@ -49,6 +55,8 @@ SAME = {
     ),
     "len in a function of elsewhere": lambda net, x: net.fc(networks.flat(net.features(x))),
     "len of a shape": lambda net, x: net.fc(torch.relu(net.conv(x)).mean([*range(2, len(x.shape))])),
+    "with hooks on gradients": lambda net, x: net.fc(hooked(net.features(hooked(x * 1)))),
+    "with hooks on gradients, exported": lambda net, x: net.fc(hooked(net.features(x if x.dim() == 4 else x[None]))),
     "a decomposed convolution": lambda net, x: net.fc(
         torch.relu(
             aten.convolution.default(x, net.conv.weight, net.conv.bias, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)

@@ -21,6 +21,7 @@ from agf_fx.frontend.chance import Draws, refuse_random
 from agf_fx.frontend.copying import structural_copy, widened
 from agf_fx.frontend.examples import check_placement, doubled, only_batch, telling
 from agf_fx.frontend.final import explained_from_logits, warn_of_final
+from agf_fx.frontend.gradient_hooks import GradientHooksIgnored
 from agf_fx.frontend.identity import trace_digest
 from agf_fx.frontend.made import check_layers_made, check_layers_made_by_running
 from agf_fx.frontend.outputs import Output, Root, check_output
@@ -163,7 +164,8 @@ class Subject:
             # Tracing may have left values in the copy that was traced, and this one writes where it likes.
             untraced = Root(structural_copy(self.model, own_tensors=True), self.root.output)
             try:
-                return check_program(canonical, untraced, images, self.drawing)
+                with GradientHooksIgnored():
+                    return check_program(canonical, untraced, images, self.drawing)
             except Exception as error:  # whatever the model raises
                 failure = error
         if isinstance(failure, CaptureError):

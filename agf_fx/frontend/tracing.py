@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from agf_fx.errors import CaptureError
+from agf_fx.frontend.gradient_hooks import GradientHooksIgnored, UnhookedProxy
 from agf_fx.frontend.lengths import Namespace, followed, namespaces_of
 from agf_fx.frontend.outputs import Root, own_path
 
@@ -64,7 +65,7 @@ def export(root: Root, traced: fx.GraphModule | None, images: Tensor) -> Exporte
             with contextlib.suppress(Exception):  # the model itself may pass; if not, its error names the user's line
                 return _exported(traced, images)
         root.failure = None
-        with followed(root.measured):
+        with followed(root.measured), GradientHooksIgnored():
             return _exported(root, images)
     except Exception as error:
         line = _failing_line(error) or _through_the_batch(root, traced)
@@ -179,7 +180,7 @@ def trace(root: Root) -> tuple[fx.GraphModule | None, bool]:
     return None, False
 
 
-class _Proxy(fx.Proxy):
+class _Proxy(UnhookedProxy):
     """Keeps ``a += b`` in place; torch.fx's own makes it ``a = a + b``, and other names of a keep the old value."""
 
     @property
