@@ -70,19 +70,6 @@ OTHER = {
     "std_mean, uncorrected": lambda net, x: net.fc(
         net.features(x / torch.std_mean(x, dim=(2, 3), correction=0, keepdim=True)[0])
     ),
-    "copysign": lambda net, x: net.fc(net.features(torch.copysign(x, x.flip(3) - 0.1))),
-    "xlogy": lambda net, x: net.fc(net.features(torch.xlogy(x, x.flip(3).abs()))),
-    "xlogy, without a logarithm where there is nothing": lambda net, x: net.fc(
-        net.features(torch.xlogy(torch.relu(x), torch.relu(x)))
-    ),
-    "xlog1py": lambda net, x: net.fc(net.features(torch.special.xlog1py(x, x.flip(2) ** 2))),
-    "rounded to decimals": lambda net, x: net.fc(net.features(x + torch.round(x, decimals=1))),
-    "a power of constants": lambda net, x: net.fc(
-        net.features(torch.tensor([[[0.5]], [[2.0]], [[1.0]]]).double() ** x)
-    ),
-    "generalised mean": lambda net, x: net.fc(
-        torch.relu(net.conv(x)).clamp(min=1e-6).pow(net.fc.bias[:1].abs() + 2).mean((2, 3)).pow(1 / 3)
-    ),
     "frac": lambda net, x: net.fc(net.features(torch.frac(x))),
     "a head normalised from before it": lambda net, x: net.fc(net.features(x)) / net.features(x).mean(1, keepdim=True),
 }

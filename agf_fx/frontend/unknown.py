@@ -17,7 +17,7 @@ from agf_fx.ir.captured import CapturedVjp
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.refusal import unsupported
-from agf_fx.ir.vocabulary import VOCABULARY, Family, reads_beside
+from agf_fx.ir.vocabulary import VOCABULARY
 from agf_fx.notices import warn
 
 
@@ -32,15 +32,11 @@ class Teacher:
     def teach(self, canonical: CanonicalGraph, node: fx.Node) -> None:
         """Mark ``node`` with its captured product, if it is an operation on the images that has no rule.
 
-        That goes for functions of entries, too, whose rule knows one signal, where there are two, as in x ** y.
-
         Raises:
             UnsupportedOpError: the operation has no derivative, or treats samples or targets in a way that cannot be
                 captured.
         """
-        known = VOCABULARY.get(node.target)
-        taken_alone = known is not None and known.family is Family.PASS_THROUGH and reads_beside(node)
-        if not node.meta["depends_on_images"] or (known and not taken_alone):
+        if not node.meta["depends_on_images"] or node.target in VOCABULARY:
             return
         try:
             call = Call.of(node)

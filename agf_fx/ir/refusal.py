@@ -11,7 +11,7 @@ from agf_fx.ir import text
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.types import TensorType, carried_type
-from agf_fx.ir.vocabulary import KEYWORDS, VOCABULARY, Family, op_of, operands, reads_beside, signals
+from agf_fx.ir.vocabulary import KEYWORDS, VOCABULARY, depends_on_images, op_of, operands, signals
 
 aten = torch.ops.aten
 
@@ -36,7 +36,7 @@ def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
         raise unsupported(canonical, node, f"no relevance rule for {name} with the batch size as an operand")
     if _mixes_samples(node):
         raise unsupported(canonical, node, f"no relevance rule for {name} that mixes samples of a batch")
-    if reads_beside(node):
+    if any(depends_on_images(other) and other not in operands(node) for other in node.all_input_nodes):
         raise unsupported(canonical, node, f"no relevance rule for {name} with weights computed from the images")
 
 
@@ -94,9 +94,7 @@ def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str) -> Unsup
     if source:
         lines.append(f"  at {source}")
     lines.append(text.excerpt(canonical.graph, node))
-    if node.target in VOCABULARY and VOCABULARY[node.target].family is Family.PASS_THROUGH and reads_beside(node):
-        lines.append('Write the model without it, or explain it by its gradient: unknown_ops="gradient".')
-    elif node.target in VOCABULARY:
+    if node.target in VOCABULARY:
         lines.append("Write the model without this use of it.")
     else:
         lines.append(

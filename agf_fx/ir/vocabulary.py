@@ -77,7 +77,6 @@ SHAPE_ONLY = {aten.sym_size.int, *CREATION}
 STEPS = {
     *(aten.eq.Scalar, aten.ne.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.gt.Scalar, aten.ge.Scalar),
     *(aten.eq.Tensor, aten.ne.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor),
-    *(aten.sgn.default, aten.round.decimals),
     *(aten.sign.default, aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.default),
 }
 
@@ -141,25 +140,8 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
         aten.rsqrt.default,
         aten.reciprocal.default,
         aten.pow.Tensor_Scalar,
-        aten.remainder.Scalar,
-        aten.remainder.Tensor,
-        aten.fmod.Scalar,
-        aten.fmod.Tensor,
         aten.erf.default,
-        aten.erfc.default,
-        aten.tan.default,
-        aten.asin.default,
-        aten.acos.default,
-        aten.atan.default,
-        aten.sinh.default,
-        aten.cosh.default,
-        aten.asinh.default,
-        aten.acosh.default,
-        aten.atanh.default,
-        aten.sinc.default,
-        aten.logit.default,
     ),
-    aten.pow.Tensor_Tensor: Op(Family.PASS_THROUGH),  # of a signal to a constant power
     # Normalisations, scales and shifts.
     **_each(
         Family.PASS_THROUGH,
@@ -189,7 +171,6 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
     # Two signals, or one and a constant.
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), Op(Family.MERGE, (0, 1), alone=Family.PASS_THROUGH)),
     **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), Op(Family.PRODUCT, (0, 1), alone=Family.PASS_THROUGH)),
-    aten.atan2.default: Op(Family.PRODUCT, (0, 1), alone=Family.PASS_THROUGH),
     aten.matmul.default: Op(Family.PRODUCT, (0, 1), alone=Family.LINEAR),
     aten.softmax.int: Op(Family.SOFTMAX),
     aten.log_softmax.int: Op(Family.GRADIENT_ONLY),
@@ -224,11 +205,6 @@ def signals(node: Node) -> list[Node]:
 def depends_on_images(value: Any) -> bool:
     """Whether ``value`` is a node computed from the images."""
     return isinstance(value, Node) and value.meta["depends_on_images"]
-
-
-def reads_beside(node: Node) -> bool:
-    """Whether ``node`` reads something computed from the images that its rule takes for a constant."""
-    return any(depends_on_images(other) and other not in operands(node) for other in node.all_input_nodes)
 
 
 def family_of(node: Node) -> Family:

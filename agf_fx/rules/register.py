@@ -22,14 +22,12 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     """Teach agf-fx an operation.
 
     Rule and vjp are written with Python's operators, functions of ``torch`` and operator overloads
-    (``torch.ops.aten.i0.default``), and branch on no value: the same code runs on tensors and builds the graph.
+    (``torch.ops.aten.sinh.default``), and branch on no value: the same code runs on tensors and builds the graph.
     Forward values have the shape (N, ...), gradients and relevances (K, N, ...) for K targets, so that they broadcast;
-    an adjoint that knows one batch dimension goes through ``site.per_target``. For example, for y = I₀(x)::
+    an adjoint that knows one batch dimension goes through ``site.per_target``. For example, for y = sinh x::
 
         agf_fx.register_rule(
-            torch.ops.aten.i0.default,
-            "proportional",
-            vjp=lambda site, g: (g * torch.ops.aten.special_i1.default(site.x),),
+            torch.ops.aten.sinh.default, "proportional", vjp=lambda site, g: (g * torch.ops.aten.cosh.default(site.x),)
         )
 
     Without a rule of one's own, ``agf_fx.compile(..., unknown_ops="gradient")`` takes PyTorch's derivative.

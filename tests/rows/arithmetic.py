@@ -132,7 +132,7 @@ ROWS: list[Row] = [
             "by a computed constant": lambda: Apply(times_column),
             "by a larger constant": lambda: Apply(lambda x, c: x[:, :, None] * c, random(CHANNELS, 3, 1, 1)),
             "layer scale": lambda: Apply(lambda x, c: x.permute(0, 2, 3, 1) * c, random(CHANNELS)),
-            **{f"by {op_name(op)}, a step": by_step(op) for op in sorted(STEPS - {aten.round.decimals}, key=op_name)},
+            **{f"by {op_name(op)}, a step": by_step(op) for op in sorted(STEPS, key=op_name)},
         },
     ),
     *family(aten.mul.Tensor, Family.PRODUCT, FIRST_IS_GATE, gate=0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from cases import CHANNELS, DTYPE, WIDTH, Apply, Row, family, random
+from cases import CHANNELS, Apply, Row, family, random
 from torch import nn
 
 from agf_fx.ir.vocabulary import Family
@@ -88,40 +88,7 @@ FUNCTIONS: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
     aten.log1p.default: {"function": lambda: Apply(lambda x: torch.log1p(x * x))},
     aten.sin.default: {"function": lambda: Apply(torch.sin)},
     aten.cos.default: {"function": lambda: Apply(torch.cos)},
-    aten.erf.default: {"function": lambda: Apply(torch.erf), "special": lambda: Apply(torch.special.erf)},
-    aten.erfc.default: {
-        "function": lambda: Apply(torch.erfc),
-        "the normal distribution": lambda: Apply(torch.special.ndtr),
-    },
-    aten.tan.default: {"function": lambda: Apply(torch.tan)},
-    aten.asin.default: {"function": lambda: Apply(lambda x: torch.arcsin(0.9 * torch.tanh(x)))},
-    aten.acos.default: {"function": lambda: Apply(lambda x: torch.acos(0.9 * torch.tanh(x)))},
-    aten.atan.default: {"function": lambda: Apply(torch.arctan)},
-    aten.sinh.default: {"function": lambda: Apply(torch.sinh)},
-    aten.cosh.default: {"function": lambda: Apply(torch.cosh)},
-    aten.asinh.default: {"function": lambda: Apply(torch.asinh)},
-    aten.acosh.default: {"function": lambda: Apply(lambda x: torch.acosh(x * x + 1.1))},
-    aten.atanh.default: {"function": lambda: Apply(lambda x: torch.atanh(0.9 * torch.tanh(x)))},
-    aten.sinc.default: {
-        "function": lambda: Apply(torch.sinc),
-        "of zeros": lambda: Apply(lambda x: torch.sinc(torch.relu(x))),
-    },
-    aten.logit.default: {
-        "function": lambda: Apply(lambda x: torch.logit(torch.sigmoid(x))),
-        "with a margin": lambda: Apply(lambda x: torch.logit(0.5 + x / 2, 0.3)),
-    },
-    aten.remainder.Scalar: {"operator": lambda: Apply(lambda x: x % 0.3)},
-    aten.remainder.Tensor: {"of constants": lambda: Apply(torch.remainder, random(CHANNELS, 1, 1) + 0.1)},
-    aten.fmod.Scalar: {"function": lambda: Apply(lambda x: torch.fmod(x, 0.3))},
-    aten.fmod.Tensor: {"of constants": lambda: Apply(torch.fmod, random(CHANNELS, 1, 1) + 0.1)},
-    aten.pow.Tensor_Tensor: {
-        "to constants": lambda: Apply(lambda x: (x * x + 0.1) ** torch.tensor([[[0.5]], [[0.0]], [[2.0]], [[-1.0]]])),
-        "to a power that is trained": lambda: Apply(lambda x, p: (x * x + 0.1) ** p, random(CHANNELS, 1, 1)),
-    },
-    aten.atan2.default: {
-        "and a constant": lambda: Apply(torch.atan2, random(CHANNELS, 1, 1)),
-        "a constant and": lambda: Apply(lambda x: torch.arctan2(torch.tensor(0.5, dtype=DTYPE), x)),
-    },
+    aten.erf.default: {"function": lambda: Apply(torch.erf)},
     aten.sqrt.default: {"function": lambda: Apply(lambda x: torch.sqrt(x * x + 0.1))},
     aten.rsqrt.default: {"function": lambda: Apply(lambda x: torch.rsqrt(x * x + 0.1))},
     aten.reciprocal.default: {
@@ -187,22 +154,4 @@ ROWS: list[Row] = [
         signals=2,
     ),
     Row(aten.amax.default, "the smaller of two", Family.PROPORTIONAL, lambda: Apply(torch.minimum), signals=2),
-    Row(aten.amax.default, "fmin", Family.PROPORTIONAL, lambda: Apply(torch.fmin), signals=2),
-    Row(aten.amax.default, "the soft maximum of two", Family.PROPORTIONAL, lambda: Apply(torch.logaddexp), signals=2),
-    Row(aten.softplus.default, "with a constant", Family.PASS_THROUGH, lambda: Apply(torch.logaddexp2, random(WIDTH))),
-    Row(aten.linalg_vector_norm.default, "hypot", Family.PROPORTIONAL, lambda: Apply(torch.hypot), signals=2),
-    Row(aten.sqrt.default, "hypot", Family.PASS_THROUGH, lambda: Apply(torch.hypot, random(WIDTH))),
-    Row(aten.atan2.default, "of two signals", Family.PRODUCT, lambda: Apply(torch.atan2), signals=2),
-    Row(aten.masked_fill.Scalar, "nan_to_num", Family.DATA_MOVEMENT, lambda: Apply(torch.nan_to_num), times=3),
-    *(
-        Row(aten.log.default, name, Family.PASS_THROUGH, lambda log=log: Apply(lambda x: log(x * x + 0.1)))
-        for name, log in {"base 2": torch.log2, "base 10": torch.log10}.items()
-    ),
-    Row(aten.mul.Tensor, "degrees", Family.PASS_THROUGH, lambda: Apply(torch.deg2rad)),
-    Row(
-        aten.pow.Tensor_Scalar,
-        "float_power",
-        Family.PASS_THROUGH,
-        lambda: Apply(lambda x: torch.float_power(x * x + 0.1, 0.7)),
-    ),
 ]

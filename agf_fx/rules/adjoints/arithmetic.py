@@ -22,14 +22,6 @@ def _quotient(site: Site, g: Value) -> tuple[Value, ...]:
     return (g / b if a_varies else None, -(g * (site.y / b)) if b_varies else None)
 
 
-def _angle(site: Site, g: Value) -> tuple[Value, ...]:
-    """The angle of the point (b, a): (b, -a) / (a² + b²); 0 at the origin, as PyTorch has it."""
-    (a, b), (a_varies, b_varies) = site.operands, site.are_signals
-    square = a * a + b * b
-    part = g / torch.masked_fill(square, square == 0, 1.0)
-    return (part * b if a_varies else None, -(part * a) if b_varies else None)
-
-
 def _matrix_product(site: Site, g: Value) -> tuple[Value, ...]:
     (a, b), (a_varies, b_varies) = site.operands, site.are_signals
     return (
@@ -43,6 +35,5 @@ ARITHMETIC: dict[Callable[..., object], Vjp] = {
     aten.sub.Tensor: lambda site, g: (g, -g),
     aten.mul.Tensor: _product,
     aten.div.Tensor: _quotient,
-    aten.atan2.default: _angle,
     aten.matmul.default: _matrix_product,
 }

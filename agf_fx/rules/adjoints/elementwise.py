@@ -65,22 +65,6 @@ def _power(site: Site) -> Value:
     return torch.pow(site.x, exponent - 1) * exponent
 
 
-def _tensor_power(site: Site) -> Value:
-    """p xᵖ⁻¹; 0 where p = 0, be x what it may."""
-    exponent = site.args[1]
-    return aten.pow.Tensor_Tensor(site.x, torch.masked_fill(exponent - 1.0, exponent == 0, 0.0)) * exponent
-
-
-def _sinc(site: Site) -> Value:
-    """(cos πx - sinc x) / x, 0 at 0, where the difference vanishes as x² does."""
-    x = torch.masked_fill(site.x, site.x == 0, 1.0)
-    return (aten.cos.default(site.x * math.pi) - site.y) / x
-
-
-def _arcsine(site: Site) -> Value:
-    return aten.rsqrt.default(-(site.x * site.x) + 1.0)
-
-
 ELEMENTWISE: dict[Callable[..., object], Vjp] = {
     aten.relu.default: lambda site, g: (aten.threshold_backward.default(g, site.y, 0),),
     aten.sigmoid.default: lambda site, g: (aten.sigmoid_backward.default(g, site.y),),
@@ -108,20 +92,5 @@ ELEMENTWISE: dict[Callable[..., object], Vjp] = {
     aten.rsqrt.default: _by(lambda site: site.y * site.y * site.y * -0.5),
     aten.reciprocal.default: _by(lambda site: -(site.y * site.y)),
     aten.pow.Tensor_Scalar: _by(_power),
-    aten.pow.Tensor_Tensor: _by(_tensor_power),
-    **dict.fromkeys((aten.remainder.Scalar, aten.remainder.Tensor), lambda site, g: (g,)),
-    **dict.fromkeys((aten.fmod.Scalar, aten.fmod.Tensor), lambda site, g: (g,)),
-    aten.tan.default: _by(lambda site: site.y * site.y + 1.0),
-    aten.asin.default: _by(_arcsine),
-    aten.acos.default: _by(lambda site: -_arcsine(site)),
-    aten.atan.default: _by(lambda site: aten.reciprocal.default(site.x * site.x + 1.0)),
-    aten.sinh.default: _by(lambda site: aten.cosh.default(site.x)),
-    aten.cosh.default: _by(lambda site: aten.sinh.default(site.x)),
-    aten.asinh.default: _by(lambda site: aten.rsqrt.default(site.x * site.x + 1.0)),
-    aten.acosh.default: _by(lambda site: aten.rsqrt.default(site.x * site.x - 1.0)),
-    aten.atanh.default: _by(lambda site: aten.reciprocal.default(-(site.x * site.x) + 1.0)),
-    aten.sinc.default: _by(_sinc),
-    aten.logit.default: _by(lambda site: aten.reciprocal.default(site.x * (-site.x + 1.0))),
-    aten.erfc.default: _by(lambda site: torch.exp(-(site.x * site.x)) * (-2 / math.sqrt(math.pi))),
     aten.erf.default: _by(lambda site: torch.exp(-(site.x * site.x)) * (2 / math.sqrt(math.pi))),
 }
