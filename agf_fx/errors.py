@@ -15,7 +15,7 @@ class UnsupportedOpError(CaptureError):
     """The model uses an operation for which no relevance rule is registered.
 
     Attributes:
-        op: name of the operation, as in ``aten.erfinv.default``.
+        op: name of the operation, as in ``aten.digamma.default``.
         module_path: dotted path of the module that uses it (empty for the root module).
         source: the user's source line, ``file:line`` with its text, or an empty string.
     """

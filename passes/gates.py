@@ -20,7 +20,9 @@ _SWITCHES = {aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int}
 _FUNCTIONS = {
     _SOFTMAX: {aten.softmax.int},
     _SWITCH: _SWITCHES,
-    _BOUNDED: _SWITCHES | {aten.tanh.default, aten.erf.default, aten.hardtanh.default, aten.clamp.default},
+    _BOUNDED: _SWITCHES
+    | {aten.tanh.default, aten.erf.default, aten.erfc.default, aten.atan.default}
+    | {aten.hardtanh.default, aten.clamp.default},
 }
 
 # A combination of gates is a gate.

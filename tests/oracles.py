@@ -226,6 +226,12 @@ def average(function: Callable[..., Tensor], x: Tensor, phi: Tensor) -> list[Ten
     return [x.abs() * share]
 
 
+def by_influence(function: Callable[..., Tensor], operands: Sequence[Tensor], phi: Tensor) -> list[Tensor]:
+    """|a J_a| / (|a J_a| + |b J_b|) Φ for each operand a, J_a the diagonal of its dense Jacobian."""
+    slopes = transposed_jacobian(function, operands, torch.ones_like(phi))
+    return by_size([x * slope for x, slope in zip(operands, slopes, strict=True)], phi)
+
+
 def by_size(operands: Sequence[Tensor], phi: Tensor) -> list[Tensor]:
     """|a| / (|a| + |b|) Φ for each operand a."""
     share = div(phi, sum(operand.abs() for operand in operands))

@@ -438,12 +438,12 @@ def test_interrupt_keeps_what_is_done(tmp_path, pictures, fake, monkeypatch):
 
 def test_a_model_that_cannot_be_compiled(tmp_path, pictures, monkeypatch):
     def refuse(*_, **__):
-        raise UnsupportedOpError("aten.erfinv has no rule; register one", op="aten.erfinv")
+        raise UnsupportedOpError("aten.digamma has no rule; register one", op="aten.digamma")
 
     monkeypatch.setattr(agf_fx, "compile", refuse)
     result = explain(pictures, *DIGITS, "-o", tmp_path / "o")
     assert result.exit_code == 1
-    assert errors(result) == ["error: aten.erfinv has no rule; register one"]
+    assert errors(result) == ["error: aten.digamma has no rule; register one"]
     assert not (tmp_path / "o").exists()
 
 

@@ -189,3 +189,69 @@ def test_bounds_ties_and_groups_have_the_gradient_of_autograd(function, shape):
     result = agf_fx.compile(model, method="gradient_x_input", channel_dim=1).explain(x, 1)
     torch.testing.assert_close(result.logits, model(x).detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(result.maps[:, 0], gradient_times_input(model, x, 1), rtol=1e-8, atol=1e-10)
+
+
+RARE = {
+    "fmax": lambda x, y: torch.fmax(x, y),
+    "fmax, of a number": lambda x, y: torch.fmax(x, torch.tensor(0.5)),
+    "fmin": lambda x, y: torch.fmin(x, y[:, :, :1]),
+    "clamp by tensors": lambda x, y: x.clamp(-y.abs(), y.abs() + 1),
+    "clamp_max by a tensor": lambda x, y: torch.clamp_max(x, y),
+    "copysign": torch.copysign,
+    "copysign, of a number": lambda x, y: x * torch.copysign(torch.tensor(2.0), y) - torch.copysign(x, -1.0),
+    "xlogy": lambda x, y: torch.xlogy(x, y.relu() + 1) + torch.xlogy(x.relu(), (x > 0).double() * 2),
+    "xlogy, of numbers": lambda x, y: torch.xlogy(x, 2.5) + torch.xlogy(0.5, y.abs() + 1),
+    "xlog1py": lambda x, y: torch.special.xlog1py(x, y.relu()) + torch.special.xlog1py(x, 0.3),
+    "ldexp": lambda x, y: torch.ldexp(x, y) + torch.ldexp(x, torch.tensor(3)),
+    "hypot": lambda x, y: torch.hypot(x, y + 0.25),
+    "atan2": torch.atan2,
+    "pow": lambda x, y: x.abs() ** (y.abs() + 1) + 2**y,
+    "remainder": lambda x, y: x % 3 + x % (y.abs() + 0.75),
+    "divisions with rounding": lambda x, y: (
+        x * torch.div(y, 0.75, rounding_mode="trunc") + x.div(3, rounding_mode=None)
+    ),
+    "logaddexp": lambda x, y: torch.logaddexp(x * 400, y * 400) + torch.logaddexp2(x, torch.tensor(0.5)),
+    "logsumexp": lambda x, y: torch.logsumexp(torch.stack([x * 400, y * 400]), 0),
+    "sinc": lambda x, y: torch.sinc(x * 1e-3) + torch.sinc(y),
+    "a mask and numbers": lambda x, y: x * ((y > 0) * 2.0 + 0.5) + y * ((x > 0) * 2 + 1),
+    "degrees": lambda x, y: torch.rad2deg(x) + torch.deg2rad(y),
+    "nan_to_num": lambda x, y: (
+        torch.nan_to_num(torch.where(x > 0, y, torch.nan), 1.0)
+        + torch.nan_to_num(torch.where(x > 0, y, torch.inf * (x + 0.5).sign()), 2.0, 3.0, -4.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RARE)
+def test_rare_functions_have_the_gradient_of_autograd_at_edges_too(case):
+    """Entries are whole numbers, so that there are zeros and ties."""
+    model = net(lambda net, x: net.fc(net.features(RARE[case](x, x.flip(1, 2)))))
+    x = images().mul(1.5).round()
+    result = agf_fx.compile(model, method="gradient_x_input").explain(x, 1)
+    torch.testing.assert_close(result.logits, model(x).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.maps[:, 0], gradient_times_input(model, x, 1), rtol=1e-10, atol=1e-12)
+    assert agf_fx.compile(model).explain(x, 1).maps.isfinite().all()
+
+
+def test_where_autograd_has_no_number_the_gradient_is_0():
+    model = net(lambda net, x: net.fc(net.features(torch.hypot(x, 2 * x) + torch.xlogy(x.relu(), x.relu()))))
+    x = images().relu()
+    assert gradient_times_input(model, x, 1).isnan().any()
+    assert agf_fx.compile(model, method="gradient_x_input")(x, 1).isfinite().all()
+
+
+def test_numbers_that_are_missing_are_passed_over():
+    def function(net, x):
+        y = torch.where(x > 1, torch.nan, x)
+        return net.fc(net.features(torch.fmin(torch.fmax(y, x.flip(3)), torch.fmax(y, torch.tensor(1.5)))))
+
+    model, x = net(function), images()
+    result = agf_fx.compile(model, method="gradient_x_input").explain(x, 1)
+    torch.testing.assert_close(result.logits, model(x).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.maps[:, 0], gradient_times_input(model, x, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_heaviside_of_images_alone_is_a_step_and_its_value_at_0_a_constant():
+    model = net(lambda net, x: net.fc(net.features(x * torch.heaviside(x, x))))
+    with pytest.raises(CaptureError, match="takes heaviside's value at 0 from the images"):
+        agf_fx.compile(model)(images(), 1)

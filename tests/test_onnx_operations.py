@@ -32,10 +32,11 @@ FUNCTIONS = (
     *("abs", "neg", "sign", "relu", "exp", "sigmoid", "tanh", "erf", "sin", "cos", "atan", "sinh", "cosh", "asinh"),
     *("floor", "ceil", "round", "trunc", "expm1", "exp2", "square", "silu", "mish", "hardsigmoid", "hardswish"),
     *("gelu", "elu", "softplus", "leaky_relu", "hardtanh", "zeros_like", "ones_like", "reciprocal", "empty_like"),
+    *("erfc", "sinc", "signbit"),
     *("logical_not", "contiguous", "clone", "alias", "detach", "_to_copy", "zero"),
 )
-OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "acosh")
-OF_SMALL = ("asin", "acos", "atanh", "tan")
+OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "acosh", "log2", "log10", "special_entr")
+OF_SMALL = ("asin", "acos", "atanh", "tan", "erfinv")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS + OF_POSITIVE + OF_SMALL)
@@ -90,6 +91,22 @@ CALLS: dict[str, Callable[[Tensor], Any]] = {
         aten.div.Scalar_mode(aten.to.dtype(x, torch.int64), 3, rounding_mode="floor")
         + aten.div.Scalar_mode(aten.to.dtype(x, torch.int64), 3, rounding_mode="trunc") * 100
     ),
+    "logit": lambda x: aten.logit.default(aten.sigmoid.default(x)) + aten.logit.default(aten.sigmoid.default(x), 0.2),
+    "logit_backward": lambda x: (
+        aten.logit_backward.default(x + 1, x * 0.06 + 0.5) + aten.logit_backward.default(x + 1, x * 0.06 + 0.5, 0.2)
+    ),
+    "special_entr": lambda x: aten.special_entr.default(aten.relu.default(x)),
+    "round to decimals": lambda x: aten.round.decimals(x, decimals=1) + aten.round.decimals(x, decimals=-1),
+    "hypot": lambda x: aten.hypot.default(aten.relu.default(x), aten.relu.default(x - 2) * 3),
+    "hypot of large numbers": lambda x: aten.hypot.default(x * 1e30, x * 1e25),
+    "atan2": lambda x: aten.atan2.default(
+        aten.round.default(x), aten.round.default(aten.roll.default(x, [1], [3]) + 2)
+    ),
+    "logaddexp": lambda x: aten.logaddexp.default(x * 30, aten.relu.default(x * 30)) + aten.logaddexp.default(x, -x),
+    "logsumexp": lambda x: aten.logsumexp.default(x * 30, [1, 3], True) + aten.logsumexp.default(x, [-1], True),
+    "heaviside": lambda x: aten.heaviside.default(aten.round.default(x), x * 0.5),
+    "fmod": lambda x: aten.fmod.Scalar(x, 3.0) + aten.fmod.Tensor(x, x * 0.1 - 3),
+    "floor_divide": lambda x: aten.floor_divide.default(x, x * 0.1 - 3),
     "remainder": lambda x: aten.remainder.Scalar(x, 3.0) + aten.remainder.Tensor(x, x * 0.1 - 3),
     "remainder of integers": lambda x: aten.remainder.Scalar(aten.to.dtype(x, torch.int64), 3),
     "larger": lambda x: aten.maximum.default(x, -x) + aten.max.other(x, x * -2) * 10,

@@ -299,6 +299,10 @@ def handed_back(
             return oracles.transposed_jacobian(function, x, phi)
         case Family.MERGE if facts(node).open_merge:
             return oracles.by_size(x, phi)
+        case Family.JOINT:
+            return oracles.by_influence(function, x, phi)
+        case Family.SOFT_MAXIMUM:
+            return oracles.transposed_jacobian(function, x, phi)
         case Family.PROPORTIONAL | Family.SELECTION | Family.MERGE:
             return oracles.proportional(function, x, phi)
         case Family.AVERAGE:

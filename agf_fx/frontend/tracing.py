@@ -34,8 +34,26 @@ _CONVENIENCES = (
     *(aten.dot.default, aten.chain_matmul.default, aten.linalg_multi_dot.default, aten.linalg_matmul.default),
     *(aten.var_mean.default, aten.var_mean.dim, aten.std_mean.default, aten.std_mean.dim, aten.std_mean.correction),
     *(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input),
+    *(aten.arcsin.default, aten.arccos.default, aten.arctan.default, aten.arctan2.default, aten.arcsinh.default),
+    *(aten.arccosh.default, aten.arctanh.default, aten.fix.default, aten.sgn.default, aten.special_round.default),
+    *(aten.special_exp2.default, aten.special_expm1.default, aten.special_log1p.default, aten.special_logit.default),
+    *(aten.special_erf.default, aten.special_erfc.default, aten.special_erfinv.default, aten.special_sinc.default),
+    *(aten.special_xlogy.default, aten.special_xlogy.other_scalar, aten.special_xlogy.self_scalar),
+    *(aten.float_power.Tensor_Tensor, aten.float_power.Tensor_Scalar, aten.float_power.Scalar, aten.clip.Tensor),
+    *(aten.deg2rad.default, aten.rad2deg.default, aten.special_logsumexp.default),
     *(aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default),
 )
+
+
+def _rounded_quotient(a: Tensor, b: Tensor | float, *, rounding_mode: str | None = None) -> Tensor:
+    if rounding_mode == "floor":
+        return aten.floor_divide.default(a, b)
+    quotient = aten.div.Tensor(a, b)
+    return aten.trunc.default(quotient) if rounding_mode == "trunc" else quotient
+
+
+# A quotient is a step function if it is rounded: what it is has to be told by the operation, not by an argument.
+_ROUNDED = dict.fromkeys((aten.div.Tensor_mode, aten.div.Scalar_mode), _rounded_quotient)
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
@@ -88,7 +106,7 @@ def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)
         standard = torch.export.default_decompositions()
-        return program.run_decompositions({op: standard[op] for op in _CONVENIENCES})
+        return program.run_decompositions({op: standard[op] for op in _CONVENIENCES} | _ROUNDED)
 
 
 def _through_the_batch(root: Root, traced: fx.GraphModule | None) -> str:

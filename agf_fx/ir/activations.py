@@ -59,5 +59,5 @@ def _is_by_entry(call: fx.Node) -> bool:
     """Whether an entry of the result depends on the entry at its place, of each signal, alone."""
     if call.target in _OF_SEVERAL_ENTRIES or call.target is aten.matmul.default:
         return False
-    by_entry = (Family.PASS_THROUGH, Family.MERGE, Family.PRODUCT)
-    return family_of(call) in by_entry or call.target is aten.relu.default
+    by_entry = (Family.PASS_THROUGH, Family.MERGE, Family.PRODUCT, Family.JOINT)
+    return family_of(call) in by_entry or call.target in (aten.relu.default, aten.logaddexp.default)

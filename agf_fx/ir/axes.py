@@ -49,6 +49,7 @@ _REDUCTIONS = {
     aten.mean.dim: 1,
     aten.sum.dim_IntList: 1,
     aten.amax.default: 1,
+    aten.logsumexp.default: 1,
     aten.linalg_vector_norm.default: 2,
 }  # and where their dimensions stand among the arguments
 

@@ -75,6 +75,7 @@ _DIMS = {
     aten.mean.dim: 1,
     aten.sum.dim_IntList: 1,
     aten.amax.default: 1,
+    aten.logsumexp.default: 1,
     aten.softmax.int: 1,
     aten.log_softmax.int: 1,
     aten.linalg_vector_norm.default: 2,

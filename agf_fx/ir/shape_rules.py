@@ -41,7 +41,7 @@ def _same(x: TensorType, *_: Any) -> TensorType:
 
 def _broadcast(a: TensorType, b: TensorType | float, *_: Any) -> TensorType:
     if not isinstance(b, TensorType):
-        return a
+        return _scaled(a, b)
     rank = max(a.rank, b.rank)
     one, other = ((1,) * (rank - kind.rank) + kind.shape for kind in (a, b))
     shape = tuple(y if x == 1 else x for x, y in zip(one, other, strict=True))
@@ -52,10 +52,11 @@ def _comparison(a: TensorType, b: TensorType | float) -> TensorType:
     return TensorType(_broadcast(a, b).shape, torch.bool)
 
 
-def _scaled(x: TensorType, factor: float) -> TensorType:
-    """A number times a mask is a number."""
-    floating = x.dtype.is_floating_point or isinstance(factor, int)
-    return x if floating else TensorType(x.shape, torch.get_default_dtype())
+def _scaled(x: TensorType, factor: Any) -> TensorType:
+    """With a number, as ``factor``: a mask or integers become what PyTorch makes of the two."""
+    if x.dtype.is_floating_point or not isinstance(factor, int | float):
+        return x
+    return TensorType(x.shape, torch.result_type(torch.empty(0, dtype=x.dtype, device="meta"), factor))
 
 
 def _reduced(x: TensorType, dims: Sequence[int], keepdim: bool = False, **_: Any) -> TensorType:
@@ -203,6 +204,25 @@ RULES: dict[Callable[..., Any], Rule] = {
             aten.clamp.default,
             aten.elu.default,
             aten.erf.default,
+            aten.erfc.default,
+            aten.erfinv.default,
+            aten.log2.default,
+            aten.log10.default,
+            aten.logit.default,
+            aten.special_entr.default,
+            aten.sinc.default,
+            aten.tan.default,
+            aten.asin.default,
+            aten.acos.default,
+            aten.atan.default,
+            aten.sinh.default,
+            aten.cosh.default,
+            aten.asinh.default,
+            aten.acosh.default,
+            aten.atanh.default,
+            aten.remainder.Scalar,
+            aten.fmod.Scalar,
+            aten.round.decimals,
             aten.gelu.default,
             aten.group_norm.default,
             aten.hardsigmoid.default,
@@ -254,6 +274,17 @@ RULES: dict[Callable[..., Any], Rule] = {
             aten.div.Tensor,
             aten.mul.Tensor,
             aten.sub.Tensor,
+            aten.hypot.default,
+            aten.atan2.default,
+            aten.pow.Tensor_Tensor,
+            aten.remainder.Tensor,
+            aten.fmod.Tensor,
+            aten.logaddexp.default,
+            aten.heaviside.default,
+            aten.floor_divide.default,
+            aten.maximum.default,
+            aten.minimum.default,
+            aten.logit_backward.default,
             aten.gelu_backward.default,
             aten.hardsigmoid_backward.default,
             aten.hardswish_backward.default,
@@ -270,8 +301,10 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((aten.eq.Scalar, aten.ne.Scalar, aten.eq.Tensor, aten.ne.Tensor), _comparison),
     **dict.fromkeys((aten.lt.Scalar, aten.le.Scalar, aten.gt.Scalar, aten.ge.Scalar), _comparison),
     **dict.fromkeys((aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor), _comparison),
+    aten.signbit.default: lambda x: TensorType(x.shape, torch.bool),
+    aten.where.self: lambda mask, a, b: _broadcast(_broadcast(a, b), TensorType(mask.shape, a.dtype)),
     aten.mul.Scalar: _scaled,
-    **dict.fromkeys((aten.amax.default, aten.amin.default, aten.mean.dim), _reduced),
+    **dict.fromkeys((aten.amax.default, aten.amin.default, aten.mean.dim, aten.logsumexp.default), _reduced),
     aten.sum.dim_IntList: _summed,
     aten.linalg_vector_norm.default: lambda x, _, dims, keepdim: _reduced(x, dims, keepdim),
     aten.flatten.using_ints: _flattened,

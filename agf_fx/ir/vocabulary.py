@@ -32,6 +32,8 @@ class Family(StrEnum):
     DATA_MOVEMENT = "data movement"  # every output entry is one input entry, or a constant
     MERGE = "merge"  # sum or difference of two signals
     PRODUCT = "product"  # bilinear in two signals, or their quotient
+    JOINT = "joint"  # any other function of two signals, entry by entry: relevance goes by |x ∂f/∂x|
+    SOFT_MAXIMUM = "soft maximum"  # derivatives are weights ≥ 0 with the sum 1: relevance goes by them
     SOFTMAX = "softmax"
     GRADIENT_ONLY = "gradient only"  # no relevance rule: allowed behind the head and on the way to a gate
 
@@ -78,6 +80,7 @@ STEPS = {
     *(aten.eq.Scalar, aten.ne.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.gt.Scalar, aten.ge.Scalar),
     *(aten.eq.Tensor, aten.ne.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor),
     *(aten.sign.default, aten.floor.default, aten.ceil.default, aten.trunc.default, aten.round.default),
+    *(aten.round.decimals, aten.signbit.default, aten.heaviside.default, aten.floor_divide.default),
 }
 
 # What these return carries no signal: to their readers it is a constant, though it may differ from image to image.
@@ -141,6 +144,24 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
         aten.reciprocal.default,
         aten.pow.Tensor_Scalar,
         aten.erf.default,
+        aten.erfc.default,
+        aten.erfinv.default,
+        aten.log2.default,
+        aten.log10.default,
+        aten.logit.default,
+        aten.special_entr.default,
+        aten.sinc.default,
+        aten.tan.default,
+        aten.asin.default,
+        aten.acos.default,
+        aten.atan.default,
+        aten.sinh.default,
+        aten.cosh.default,
+        aten.asinh.default,
+        aten.acosh.default,
+        aten.atanh.default,
+        aten.remainder.Scalar,
+        aten.fmod.Scalar,
     ),
     # Normalisations, scales and shifts.
     **_each(
@@ -172,6 +193,18 @@ VOCABULARY: dict[Callable[..., Any], Op] = {
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), Op(Family.MERGE, (0, 1), alone=Family.PASS_THROUGH)),
     **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), Op(Family.PRODUCT, (0, 1), alone=Family.PASS_THROUGH)),
     aten.matmul.default: Op(Family.PRODUCT, (0, 1), alone=Family.LINEAR),
+    **dict.fromkeys(
+        (
+            aten.hypot.default,
+            aten.atan2.default,
+            aten.pow.Tensor_Tensor,
+            aten.remainder.Tensor,
+            aten.fmod.Tensor,
+        ),
+        Op(Family.JOINT, (0, 1), alone=Family.PASS_THROUGH),
+    ),
+    aten.logaddexp.default: Op(Family.SOFT_MAXIMUM, (0, 1), alone=Family.PASS_THROUGH),
+    aten.logsumexp.default: Op(Family.SOFT_MAXIMUM),
     aten.softmax.int: Op(Family.SOFTMAX),
     aten.log_softmax.int: Op(Family.GRADIENT_ONLY),
 }

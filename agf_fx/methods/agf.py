@@ -40,6 +40,8 @@ def attribution_guided_factorization(options: AGFOptions) -> Method:
             Family.DATA_MOVEMENT: propagation.move_back,
             Family.MERGE: propagation.merge_by_size if options.merge == "ratio" else propagation.proportional,
             Family.PRODUCT: propagation.bilinear,
+            Family.JOINT: propagation.by_influence,
+            Family.SOFT_MAXIMUM: propagation.by_weights,
             Family.SOFTMAX: propagation.softmax,
         },
         fan_out=agf.fan_out,

@@ -80,6 +80,25 @@ def bilinear(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple
     return tuple(x * share for x, share in zip(site.operands, shares, strict=True))
 
 
+@formula("Φ", "Φ_a = |a ∂f/∂a| / (|a ∂f/∂a| + |b ∂f/∂b|) ⊙ Φ")
+def by_influence(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """A function of two signals, entry by entry: to each by the size of its input times derivative.
+
+    Of a sum these are the sizes of the terms, of a product the halves; what the function is at 0 plays no part.
+    """
+    slopes = vjp(site, torch.ones_like(site.y))
+    sizes = [torch.abs(operand * slope) for operand, slope in zip(site.operands, slopes, strict=True)]
+    total = sizes[0] + sizes[1]
+    part = div(site.settled(phi, total), total)
+    return tuple(size * part for size in sizes)
+
+
+@formula("Φ", "Φ_in = fᵀΦ, f' ≥ 0 weights with the sum 1")
+def by_weights(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+    """log Σ exp: to each entry by its weight exp x / Σ exp x, as the sum of exponentials written out gives it."""
+    return vjp(site, phi)
+
+
 @formula("Φ", "Φ_V = |V| ⊙ Aᵀ(Φ / A|V|), nothing to A  (Ali et al. 2022, with eq. 9)")
 def constant_attention(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """Attention weights A ≥ 0 taken for constants: all of the relevance goes by the value path, be it A V or V A."""

@@ -22,18 +22,20 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     """Teach agf-fx an operation.
 
     Rule and vjp are written with Python's operators, functions of ``torch`` and operator overloads
-    (``torch.ops.aten.sinh.default``), and branch on no value: the same code runs on tensors and builds the graph.
+    (``torch.ops.aten.i0.default``), and branch on no value: the same code runs on tensors and builds the graph.
     Forward values have the shape (N, ...), gradients and relevances (K, N, ...) for K targets, so that they broadcast;
-    an adjoint that knows one batch dimension goes through ``site.per_target``. For example, for y = sinh x::
+    an adjoint that knows one batch dimension goes through ``site.per_target``. For example, for y = I₀(x)::
 
         agf_fx.register_rule(
-            torch.ops.aten.sinh.default, "proportional", vjp=lambda site, g: (g * torch.ops.aten.cosh.default(site.x),)
+            torch.ops.aten.i0.default,
+            "proportional",
+            vjp=lambda site, g: (g * torch.ops.aten.special_i1.default(site.x),),
         )
 
     Without a rule of one's own, ``agf_fx.compile(..., unknown_ops="gradient")`` takes PyTorch's derivative.
 
     Args:
-        op: the operation as it appears in the error message, e.g. ``torch.ops.aten.erfinv.default`` or an operation
+        op: the operation as it appears in the error message, e.g. ``torch.ops.aten.digamma.default`` or an operation
             of your own library. Operations of agf-fx's own vocabulary cannot be replaced.
         rule: relevance at the operands: ``rule(site, relevance, gradient, operand_gradients) -> tuple``, a function
             of ordinary torch operations (see ``agf_fx.rules.propagation``), or the name of a family whose rule
@@ -45,7 +47,7 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
         OptionsError: the operation is built in or no overload, or the family is unknown.
     """
     if not isinstance(op, torch._ops.OpOverload):
-        raise OptionsError(f"{op!r} is no operator overload; give e.g. torch.ops.aten.erfinv.default.")
+        raise OptionsError(f"{op!r} is no operator overload; give e.g. torch.ops.aten.digamma.default.")
     if op in _BUILT_IN:
         raise OptionsError(f"{op} is built in; its rule cannot be replaced.")
     families = (Family.PROPORTIONAL, Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.MERGE)

@@ -116,6 +116,14 @@ def by_step(step: Callable[..., Tensor]) -> Callable[[], nn.Module]:
     """The images times a step function of themselves, or of a comparison with a number or with other pixels."""
     if str(step).endswith("Tensor"):
         return lambda: Apply(lambda x: x * step(x, x.flip(2)))
+    if step is aten.heaviside.default:
+        return lambda: Apply(lambda x: x * step(torch.relu(x).detach(), torch.full_like(x, 0.5)))
+    if step is aten.floor_divide.default:
+        return lambda: Apply(lambda x: x * torch.div(x.flip(2), x.abs() + 0.1, rounding_mode="floor"))
+    if step is aten.signbit.default:
+        return lambda: Apply(lambda x: torch.copysign(x, x.flip(2)))
+    if step is aten.round.decimals:
+        return lambda: Apply(lambda x: x * torch.round(x, decimals=1))
     if str(step).endswith("Scalar"):
         return lambda: Apply(lambda x: x * step(x.clamp(-0.1, 0.1), -0.1 if step is aten.gt.Scalar else 0.1))
     return lambda: Apply(lambda x: x * step(x / 0.3))

@@ -99,8 +99,55 @@ FUNCTIONS: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
         "a fraction": lambda: Apply(lambda x: (x * x + 0.1) ** 0.75),
         "negative": lambda: Apply(lambda x: (x * x + 0.1) ** -2),
         "whole": lambda: Apply(lambda x: x**5),
+        "float_power": lambda: Apply(lambda x: torch.float_power(x * x + 0.1, 1.5)),
+        "by a tensor": lambda: Apply(lambda x: (x * x + 0.1) ** torch.tensor(0.7)),
     },
+    aten.erfc.default: {"function": lambda: Apply(torch.erfc), "ndtr": lambda: Apply(torch.special.ndtr)},
+    aten.erfinv.default: {"function": lambda: Apply(lambda x: torch.erfinv(torch.tanh(x) * 0.9))},
+    aten.log2.default: {"function": lambda: Apply(lambda x: torch.log2(x * x + 0.1))},
+    aten.log10.default: {"function": lambda: Apply(lambda x: torch.log10(x * x + 0.1))},
+    aten.logit.default: {
+        "function": lambda: Apply(lambda x: torch.logit(torch.sigmoid(x) * 0.9)),
+        "with bounds": lambda: Apply(lambda x: torch.special.logit(torch.sigmoid(x), 0.45)),
+    },
+    aten.special_entr.default: {"function": lambda: Apply(lambda x: torch.special.entr(torch.sigmoid(x)))},
+    aten.sinc.default: {
+        "function": lambda: Apply(torch.sinc),
+        "at 0": lambda: Apply(lambda x: torch.special.sinc(torch.relu(x))),
+    },
+    aten.tan.default: {"function": lambda: Apply(lambda x: torch.tan(torch.tanh(x)))},
+    aten.asin.default: {"function": lambda: Apply(lambda x: torch.asin(torch.tanh(x) * 0.9))},
+    aten.acos.default: {"function": lambda: Apply(lambda x: torch.arccos(torch.tanh(x) * 0.9))},
+    aten.atan.default: {"function": lambda: Apply(torch.atan), "arctan": lambda: Apply(torch.arctan)},
+    aten.sinh.default: {"function": lambda: Apply(torch.sinh)},
+    aten.cosh.default: {"function": lambda: Apply(torch.cosh)},
+    aten.asinh.default: {"function": lambda: Apply(torch.asinh)},
+    aten.acosh.default: {"function": lambda: Apply(lambda x: torch.acosh(x * x + 1.1))},
+    aten.atanh.default: {"function": lambda: Apply(lambda x: torch.atanh(torch.tanh(x) * 0.9))},
+    aten.remainder.Scalar: {"operator": lambda: Apply(lambda x: x % 0.3)},
+    aten.fmod.Scalar: {"function": lambda: Apply(lambda x: torch.fmod(x, 0.3))},
 }
+
+# Functions of two values, entry by entry, that are neither a sum nor a product; y is kept from where they have poles.
+JOINT: dict[Callable, Callable] = {
+    aten.hypot.default: torch.hypot,
+    aten.atan2.default: torch.atan2,
+    aten.pow.Tensor_Tensor: lambda x, y: (x * x + 0.1) ** y,
+    aten.remainder.Tensor: lambda x, y: x % (y.abs() + 0.2),
+    aten.fmod.Tensor: lambda x, y: torch.fmod(x, y.abs() + 0.2),
+}
+
+
+def joint_rows(op: Callable, function: Callable, family_of_two: Family) -> list[Row]:
+    return [
+        Row(op, "two signals", family_of_two, lambda: Apply(function), signals=2),
+        Row(op, "two shapes", family_of_two, lambda: Apply(lambda x, y: function(x[:, :1], y)), signals=2),
+        Row(op, "with a constant", Family.PASS_THROUGH, lambda: Apply(function, random(CHANNELS, 1, 1))),
+        Row(
+            op, "of a constant", Family.PASS_THROUGH, lambda: Apply(lambda x, c: function(c, x), random(CHANNELS, 1, 1))
+        ),
+    ]
+
 
 # The images reach these functions on the way to a gate only.
 ON_GATES: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
@@ -154,4 +201,16 @@ ROWS: list[Row] = [
         signals=2,
     ),
     Row(aten.amax.default, "the smaller of two", Family.PROPORTIONAL, lambda: Apply(torch.minimum), signals=2),
+    Row(aten.amax.default, "fmax", Family.PROPORTIONAL, lambda: Apply(torch.fmax), signals=2),
+    *(row for op, function in JOINT.items() for row in joint_rows(op, function, Family.JOINT)),
+    *joint_rows(aten.logaddexp.default, torch.logaddexp, Family.SOFT_MAXIMUM),
+    Row(aten.logaddexp.default, "logaddexp2", Family.SOFT_MAXIMUM, lambda: Apply(torch.logaddexp2), signals=2),
+    *family(
+        aten.logsumexp.default,
+        Family.SOFT_MAXIMUM,
+        {
+            "over channels": lambda: Apply(lambda x: torch.logsumexp(x, 1)),
+            "over positions": lambda: Apply(lambda x: torch.logsumexp(x, (-1, 2), keepdim=True)),
+        },
+    ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import fx
 
 from agf_fx.errors import CaptureError
-from agf_fx.frontend.rewrites.editing import become, broadcast, erase, insert, kind_of
+from agf_fx.frontend.rewrites.editing import become, broadcast, erase, insert, kind_of, like
 from agf_fx.frontend.rewrites.values import number_of
 from agf_fx.ir.types import TensorType
 from agf_fx.ir.vocabulary import depends_on_images
@@ -84,6 +85,58 @@ def _interpolation_by_tensor(node: fx.Node) -> None:
     return repeat_signals(node)
 
 
+def _joint(node: fx.Node) -> None:
+    """Any other function of two values, entry by entry."""
+    repeat_signals(node)
+
+
+def _sum_of_powers_of_two(node: fx.Node) -> None:
+    """log₂(2ᵃ + 2ᵇ) = log(eᶜ + eᵈ) / log 2, c and d the operands times log 2."""
+    a, b = (insert(node, aten.mul.Tensor, operand, math.log(2)) for operand in node.args)
+    become(node, aten.mul.Tensor, new(node, aten.logaddexp.default, a, b), 1 / math.log(2))
+
+
+def _power_of_two(node: fx.Node) -> None:
+    """2 to a power, times x, which torch spells ldexp(x, power)."""
+    x, power = node.args
+    if depends_on_images(power):
+        factor = insert(node, aten.exp.default, insert(node, aten.mul.Tensor, power, math.log(2)))
+    else:
+        power = insert(node, aten.to.dtype, power, kind_of(node).dtype)
+        factor = insert(node, aten.pow.Scalar, 2.0, power, type=kind_of(power))
+    become(node, aten.mul.Tensor, x, factor)
+    _product(node)
+
+
+def _times_logarithm(logarithm: Callable[..., Any], pole: int) -> Callable[[fx.Node], None]:
+    """x · log y is 0 where x is, also at the pole of the logarithm and beyond it."""
+
+    def rewrite(node: fx.Node) -> None:
+        x, y = node.args
+        if not isinstance(x, fx.Node):
+            if x != 0:
+                become(node, aten.mul.Tensor, insert(node, logarithm, y), x)
+        elif not isinstance(y, fx.Node):
+            if y > pole:
+                become(node, aten.mul.Tensor, x, math.log(y) if pole == 0 else math.log1p(y))
+        elif node.meta["depends_on_images"]:
+            y = whole(node, y)
+            none = insert(
+                node, aten.mul.Tensor, insert(node, aten.eq.Scalar, x, 0), insert(node, aten.le.Scalar, y, pole)
+            )
+            y = insert(node, aten.masked_fill.Scalar, y, none, pole + 1)
+            become(node, aten.mul.Tensor, x, insert(node, logarithm, y))
+            _product(node)
+
+    return rewrite
+
+
+def whole(node: fx.Node, operand: fx.Node) -> fx.Node:
+    """An operand of ``node`` repeated to the shape of the result."""
+    x = next(filter(depends_on_images, node.args))
+    return like(node, operand, broadcast(node, x, kind_of(node).free_batch))
+
+
 def scaled(before: fx.Node, value: Any, factor: float) -> Any:
     """``value``, a node or a number, times a number."""
     if factor == 1:
@@ -153,6 +206,17 @@ ARITHMETIC: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     **dict.fromkeys((aten.div.Tensor, aten.divide.Tensor, aten.true_divide.Tensor), _quotient),
     aten.addcmul.default: _sum_with_product(aten.mul.Tensor),
     aten.addcdiv.default: _sum_with_product(aten.div.Tensor),
+    **dict.fromkeys((aten.hypot.default, aten.atan2.default, aten.remainder.Tensor, aten.fmod.Tensor), _joint),
+    aten.logaddexp.default: _joint,
+    aten.logaddexp2.default: _sum_of_powers_of_two,
+    aten.ldexp.Tensor: _power_of_two,
+    **dict.fromkeys(
+        (aten.xlogy.Tensor, aten.xlogy.Scalar_Self, aten.xlogy.Scalar_Other), _times_logarithm(aten.log.default, 0)
+    ),
+    **dict.fromkeys(
+        (aten.special_xlog1py.default, aten.special_xlog1py.self_scalar, aten.special_xlog1py.other_scalar),
+        _times_logarithm(aten.log1p.default, -1),
+    ),
     aten.lerp.Scalar: _interpolation,
     aten.lerp.Tensor: _interpolation_by_tensor,
     **dict.fromkeys((aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default), _erase_dropout),

@@ -96,6 +96,18 @@ def give_way(node: fx.Node, value: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
+def no_signal(node: fx.Node) -> None:
+    """Say that no signal goes through ``node`` any more, nor through what is computed of such values alone."""
+    node.meta["depends_on_images"] = False
+    for user in node.users:
+        if (
+            user.op == "call_function"
+            and depends_on_images(user)
+            and not any(map(depends_on_images, user.all_input_nodes))
+        ):
+            no_signal(user)
+
+
 def erase_dead(graph: fx.Graph) -> None:
     """Erase calls, and constants, that nobody reads."""
     for node in reversed(list(graph.nodes)):

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from agf_fx.frontend.rewrites.editing import become, broadcast, erase, give_way, insert, kind_of, like
+from agf_fx.errors import CaptureError
+from agf_fx.frontend.rewrites.arithmetic import repeat_signals, whole
+from agf_fx.frontend.rewrites.editing import become, broadcast, erase, give_way, insert, kind_of, like, no_signal
 from agf_fx.frontend.rewrites.values import number_of
 from agf_fx.ir.vocabulary import depends_on_images
 
@@ -100,8 +102,99 @@ def _exponential(node: fx.Node) -> None:
         become(node, aten.exp.default, insert(node, aten.mul.Tensor, x, math.log(base)))
 
 
-def _extreme(sign: int) -> Callable[[fx.Node], None]:
-    """The larger (``sign`` 1) or smaller (-1) of two values, by the maximum along a new dimension; or a clamp."""
+def _power_of_signals(node: fx.Node) -> None:
+    """With one number throughout as the exponent or the base, a function of single entries."""
+    base, exponent = node.args
+    if not node.meta["depends_on_images"]:
+        return
+    if number_of(exponent) is not None and kind_of(base) == kind_of(node):
+        become(node, aten.pow.Tensor_Scalar, base, number_of(exponent))
+        _power(node)
+    elif (number_of(base) or 0) > 0 and kind_of(exponent) == kind_of(node):
+        become(node, aten.pow.Scalar, number_of(base), exponent)
+        _exponential(node)
+    else:
+        repeat_signals(node)
+
+
+def _normal_distribution(node: fx.Node) -> None:
+    """Φ(x) = erfc(-x / √2) / 2, which keeps its digits where it is small."""
+    complement = insert(node, aten.erfc.default, insert(node, aten.mul.Tensor, node.args[0], -math.sqrt(0.5)))
+    become(node, aten.mul.Tensor, complement, 0.5)
+
+
+def _finite(node: fx.Node) -> None:
+    """Numbers in the place of nan and of either infinity."""
+    x, missing, largest, smallest = node.args
+    if not node.meta["depends_on_images"]:
+        return
+    bounds = torch.finfo(kind_of(node).dtype)
+    numbers = (missing or 0.0, bounds.max if largest is None else largest, bounds.min if smallest is None else smallest)
+    masks = (
+        insert(node, aten.ne.Tensor, x, x),
+        insert(node, aten.eq.Scalar, x, math.inf),
+        insert(node, aten.eq.Scalar, x, -math.inf),
+    )
+    value = x
+    for mask, number in zip(masks, numbers, strict=True):
+        value = insert(node, aten.masked_fill.Scalar, value, mask, number)
+    give_way(node, value)
+
+
+def _with_sign(node: fx.Node) -> None:
+    """|x| with the sign of another value, which is a step: its zeros have signs as well."""
+    x, other = node.args
+    if not node.meta["depends_on_images"]:
+        return
+    if not isinstance(other, fx.Node):
+        size = insert(node, aten.abs.default, x)
+        return give_way(node, insert(node, aten.neg.default, size) if math.copysign(1, other) < 0 else size)
+    size = insert(node, aten.abs.default, whole(node, x))
+    ones = insert(node, aten.ones_like.default, size)
+    signs = insert(node, aten.masked_fill.Scalar, ones, insert(node, aten.signbit.default, other), -1.0)
+    become(node, aten.mul.Tensor, size, signs)
+    return None if depends_on_images(x) else no_signal(node)
+
+
+def _unit_step(node: fx.Node) -> None:
+    """0 below 0 and 1 above it; at 0 a constant.
+
+    Raises:
+        CaptureError: no constant, of which PyTorch knows no derivative either.
+    """
+    if depends_on_images(node.args[1]):
+        raise CaptureError(
+            f"the model takes heaviside's value at 0 from the images ({node.meta['source'] or 'forward()'}), which has "
+            "no derivative. Make it a constant."
+        )
+
+
+def _clamp_by_tensors(node: fx.Node) -> None:
+    """The larger of x and the lower bound, and the smaller of that and the upper one."""
+    x, *bounds = node.args
+    if not node.meta["depends_on_images"]:
+        return
+    if node.target is aten.clamp_max.Tensor:
+        bounds = [None, *bounds]
+    functions = zip((aten.maximum.default, aten.minimum.default), bounds, strict=False)
+    calls = [(function, bound) for function, bound in functions if bound is not None]
+    made = []
+    for function, bound in calls:
+        x = insert(node, function, x, bound)
+        made.append(x)
+    give_way(node, x)
+    for call in made:
+        ELEMENTWISE[call.target](call)
+
+
+def _extreme(sign: int, of_numbers: bool = False) -> Callable[[fx.Node], None]:
+    """The larger (``sign`` 1) or smaller (-1) of two values, by the maximum along a new dimension; or a clamp.
+
+    ``of_numbers``: where one value is nan, the other.
+    """
+
+    def without_nan(node: fx.Node, x: fx.Node, other: fx.Node) -> fx.Node:
+        return insert(node, aten.where.self, insert(node, aten.ne.Tensor, x, x), other, x)
 
     def rewrite(node: fx.Node) -> None:
         kind = kind_of(node)
@@ -111,12 +204,16 @@ def _extreme(sign: int) -> Callable[[fx.Node], None]:
         numbers = [bound for bound in bounds if bound is not None]
         x = node.args[0] if bounds[0] is None else node.args[1]
         if numbers and kind_of(x) == kind:
+            if of_numbers:
+                x = insert(node, aten.masked_fill.Scalar, x, insert(node, aten.ne.Tensor, x, x), numbers[0])
             become(node, aten.clamp.default, x, *((*numbers, None) if sign == 1 else (None, *numbers)))
             return _clamp(node)
         if any(kind_of(value).dtype != kind.dtype for value in node.args):
             return
         x = broadcast(node, next(filter(depends_on_images, node.args)), kind.free_batch)
         values = [like(node, value, x) for value in node.args]
+        if of_numbers:
+            values = [without_nan(node, *values), without_nan(node, *values[::-1])]
         values = values if sign == 1 else [insert(node, aten.neg.default, value) for value in values]
         rows = [insert(node, aten.reshape.default, value, [*kind.free_batch, 1]) for value in values]
         largest = insert(node, aten.amax.default, insert(node, aten.cat.default, rows, kind.rank), [kind.rank], False)
@@ -163,6 +260,14 @@ ELEMENTWISE: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.max.other: _extreme(1),
     aten.minimum.default: _extreme(-1),
     aten.min.other: _extreme(-1),
+    aten.fmax.default: _extreme(1, of_numbers=True),
+    aten.fmin.default: _extreme(-1, of_numbers=True),
+    **dict.fromkeys((aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor), _clamp_by_tensors),
+    aten.pow.Tensor_Tensor: _power_of_signals,
+    aten.special_ndtr.default: _normal_distribution,
+    aten.nan_to_num.default: _finite,
+    **dict.fromkeys((aten.copysign.Tensor, aten.copysign.Scalar), _with_sign),
+    aten.heaviside.default: _unit_step,
     aten.to.dtype: _conversion,
     aten._to_copy.default: _conversion,
     aten.type_as.default: _conversion,

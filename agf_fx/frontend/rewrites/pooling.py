@@ -101,6 +101,13 @@ def _mean(node: fx.Node) -> None:
         become(node, node.target, x, sorted(dim % rank for dim in dims), keepdim)
 
 
+def _over_dims(node: fx.Node) -> None:
+    x, dims, keepdim = node.args
+    if dims:
+        rank = kind_of(x).rank
+        become(node, node.target, x, sorted(dim % rank for dim in per_dimension(dims, 1)), keepdim)
+
+
 def _extreme(node: fx.Node) -> None:
     """The values of ``max(dim)``, where nobody asks for the positions; and the least entry as the largest of -x."""
     pair = isinstance(node.meta["type"], tuple)
@@ -162,6 +169,7 @@ POOLING: dict[Callable[..., Any], Callable[[fx.Node], None]] = {
     aten.adaptive_max_pool1d.default: _flat_pool(aten.adaptive_max_pool2d.default, (1,), pair=True),
     aten.mean.dim: _mean,
     aten.sum.dim_IntList: _mean,
+    aten.logsumexp.default: _over_dims,
     **dict.fromkeys((aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim), _extreme),
     aten.upsample_linear1d.vec: _resampled(aten.upsample_linear1d.default, 1),
     aten.upsample_bilinear2d.vec: _resampled(aten.upsample_bilinear2d.default, 2),

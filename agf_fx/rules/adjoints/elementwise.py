@@ -62,7 +62,28 @@ def _clamp(site: Site) -> Value:
 
 def _power(site: Site) -> Value:
     exponent = site.args[1]
-    return torch.pow(site.x, exponent - 1) * exponent
+    return torch.pow(site.x, exponent - 1) * exponent if exponent else torch.zeros_like(site.x)
+
+
+# Of d/du (sin u / u): (-1)ᵏ 2k / (2k + 1)! for k = 1, 2, ..., the factors of u²ᵏ⁻¹.
+_SINC_SERIES = [(-1) ** k * 2 * k / math.factorial(2 * k + 1) for k in range(1, 9)]
+
+
+def _sinc(site: Site) -> Value:
+    """(cos πx - sinc x) / x; where |πx| < 1, in which the difference loses its digits, by its series."""
+    near = torch.abs(site.x) < 1 / math.pi
+    u = torch.masked_fill(site.x, aten.logical_not.default(near), 0.0) * math.pi
+    square, series = u * u, _SINC_SERIES[-1]
+    for factor in _SINC_SERIES[-2::-1]:
+        series = square * series + factor
+    away = torch.masked_fill(site.x, near, 1.0)
+    far = (aten.cos.default(away * math.pi) - site.y) / away
+    return torch.masked_fill(far, near, 0.0) + u * series * math.pi
+
+
+def _one_less_square(x: Value) -> Value:
+    """1 - x², with its digits near 1."""
+    return (-x + 1.0) * (x + 1.0)
 
 
 ELEMENTWISE: dict[Callable[..., object], Vjp] = {
@@ -91,6 +112,24 @@ ELEMENTWISE: dict[Callable[..., object], Vjp] = {
     aten.sqrt.default: _by(lambda site: aten.reciprocal.default(site.y) * 0.5),
     aten.rsqrt.default: _by(lambda site: site.y * site.y * site.y * -0.5),
     aten.reciprocal.default: _by(lambda site: -(site.y * site.y)),
+    aten.log2.default: _by(lambda site: aten.reciprocal.default(site.x * math.log(2))),
+    aten.log10.default: _by(lambda site: aten.reciprocal.default(site.x * math.log(10))),
     aten.pow.Tensor_Scalar: _by(_power),
     aten.erf.default: _by(lambda site: torch.exp(-(site.x * site.x)) * (2 / math.sqrt(math.pi))),
+    aten.erfc.default: _by(lambda site: torch.exp(-(site.x * site.x)) * (-2 / math.sqrt(math.pi))),
+    aten.erfinv.default: _by(lambda site: torch.exp(site.y * site.y) * (math.sqrt(math.pi) / 2)),
+    aten.logit.default: _by_backward(aten.logit_backward.default),
+    aten.special_entr.default: _by(lambda site: -(aten.log.default(site.x) + 1.0)),
+    aten.sinc.default: _by(_sinc),
+    aten.tan.default: _by(lambda site: site.y * site.y + 1.0),
+    aten.asin.default: _by(lambda site: torch.rsqrt(_one_less_square(site.x))),
+    aten.acos.default: _by(lambda site: -torch.rsqrt(_one_less_square(site.x))),
+    aten.atan.default: _by(lambda site: aten.reciprocal.default(site.x * site.x + 1.0)),
+    aten.sinh.default: _by(lambda site: aten.cosh.default(site.x)),
+    aten.cosh.default: _by(lambda site: aten.sinh.default(site.x)),
+    aten.asinh.default: _by(lambda site: torch.rsqrt(site.x * site.x + 1.0)),
+    aten.acosh.default: _by(lambda site: torch.rsqrt((site.x - 1.0) * (site.x + 1.0))),
+    aten.atanh.default: _by(lambda site: aten.reciprocal.default(_one_less_square(site.x))),
+    aten.remainder.Scalar: lambda site, g: (g,),
+    aten.fmod.Scalar: lambda site, g: (g,),
 }

@@ -85,6 +85,12 @@ def _maximum(site: Site, g: Value) -> tuple[Value, ...]:
     return (kept(site, g, dims, targets=True) * (largest / ties),)
 
 
+def _log_sum_exp(site: Site, g: Value) -> tuple[Value, ...]:
+    """By the weights exp(x - log Σ exp x)."""
+    dims = site.args[1]
+    return (kept(site, g, dims, targets=True) * torch.exp(site.x - kept(site, site.y, dims, targets=False)),)
+
+
 POOLING: dict[Callable[..., object], Vjp] = {
     aten.max_pool2d_with_indices.default: _by_indices(aten.max_pool2d_with_indices_backward.default),
     aten.max_pool3d_with_indices.default: _by_indices(aten.max_pool3d_with_indices_backward.default),
@@ -105,4 +111,5 @@ POOLING: dict[Callable[..., object], Vjp] = {
     aten.mean.dim: _mean,
     aten.sum.dim_IntList: _sum,
     aten.amax.default: _maximum,
+    aten.logsumexp.default: _log_sum_exp,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,42 @@ def _rounded_division(kind: Type, a: Value, b: Operand, rounding_mode: str | Non
     return (a - a % b) / b if rounding_mode == "floor" else a / b  # ONNX truncates
 
 
+def _truncated_remainder(kind: Type, a: Value, b: Operand) -> Value:
+    """The remainder of the division rounded towards 0."""
+    a, b = (cast(x, kind.dtype) if isinstance(x, Value) else x for x in (a, b))
+    return apply("Mod", a, b, fmod=1)
+
+
+def _length(kind: Type, a: Value, b: Value) -> Value:
+    """√(a² + b²), without squares that leave the range."""
+    a, b = (apply("Abs", cast(x, kind.dtype)) for x in (a, b))
+    larger, smaller = apply("Max", a, b), apply("Min", a, b)
+    ratio = where(larger > 0.0, smaller / larger, 0.0)
+    return larger * apply("Sqrt", ratio * ratio + 1.0)
+
+
+def _angle(kind: Type, a: Value, b: Value) -> Value:
+    """The angle of the point (b, a), in (-π, π]."""
+    a, b = (cast(x, kind.dtype) for x in (a, b))
+    none = apply("Equal", b, 0.0, dtypes=torch.bool)
+    upright = apply("Sign", a) * (math.pi / 2)
+    turn = where(b < 0.0, where(a < 0.0, a * 0.0 - math.pi, math.pi), 0.0)
+    return where(none, upright, apply("Atan", a / where(none, 1.0, b)) + turn)
+
+
+def _log_of_sum(kind: Type, a: Value, b: Value) -> Value:
+    """log(eᵃ + eᵇ), by the larger one."""
+    a, b = (cast(x, kind.dtype) for x in (a, b))
+    rest = apply("Exp", -apply("Abs", a - b))
+    same = apply("Equal", a, b, dtypes=torch.bool)
+    return apply("Max", a, b) + where(same, math.log(2), apply("Log", rest + 1.0))
+
+
+def _unit_step(kind: Type, x: Value, middle: Value) -> Value:
+    x, middle = (cast(value, kind.dtype) for value in (x, middle))
+    return where(x > 0.0, 1.0, where(x < 0.0, x * 0.0, middle))
+
+
 def truncated(x: Value) -> Value:
     """Rounded towards 0."""
     return apply("Sign", x) * apply("Floor", apply("Abs", x))
@@ -105,6 +142,12 @@ ARITHMETIC: dict[Callable[..., Any], Lowering] = {
     **dict.fromkeys((aten.div.Tensor, aten.div.Scalar), binary("Div")),
     **dict.fromkeys((aten.maximum.default, aten.max.other), binary("Max")),
     **dict.fromkeys((aten.minimum.default, aten.min.other), binary("Min")),
+    **dict.fromkeys((aten.fmod.Tensor, aten.fmod.Scalar), _truncated_remainder),
+    aten.floor_divide.default: lambda kind, a, b: _rounded_division(kind, a, b, "floor"),
+    aten.hypot.default: _length,
+    aten.atan2.default: _angle,
+    aten.logaddexp.default: _log_of_sum,
+    aten.heaviside.default: _unit_step,
     **dict.fromkeys((aten.div.Tensor_mode, aten.div.Scalar_mode), _rounded_division),
     **dict.fromkeys((aten.remainder.Tensor, aten.remainder.Scalar), _remainder),
     **dict.fromkeys((aten.eq.Tensor, aten.eq.Scalar), comparison("Equal")),

@@ -143,6 +143,60 @@ def _between(g: Value, x: Value, low: float, high: float) -> Value:
     return where(apply("And", x > low, x < high), g, 0.0)
 
 
+def _sinc(x: Value) -> Value:
+    u = x * math.pi
+    zero = equal(u, 0.0)
+    return where(zero, 1.0, apply("Sin", u) / where(zero, 1.0, u))
+
+
+def _entropy(x: Value) -> Value:
+    """-x log x; 0 at 0, and -∞ below."""
+    return where(x > 0.0, -(x * _log(x)), where(x < 0.0, -math.inf, x))
+
+
+def _logit(x: Value, eps: float | None = None) -> Value:
+    x = x if eps is None else _clip(x, eps, 1 - eps)
+    return _log(x / (1.0 - x))
+
+
+def _logit_backward(g: Value, x: Value, eps: float | None = None) -> Value:
+    slope = g / (x * (1.0 - x))
+    low, beyond = (0.0, math.nan) if eps is None else (eps, 0.0)
+    return where(apply("Or", x < low, x > 1 - low), beyond, slope)
+
+
+# Giles (2012), "Approximating the erfinv function", in single precision: of w - 5/2 for w < 5, else of √w - 3.
+_ERFINV_NEAR = (
+    *(2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087),
+    *(-0.00125372503, -0.00417768164, 0.246640727, 1.50140941),
+)
+_ERFINV_FAR = (
+    *(-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773),
+    *(-0.0076224613, 0.00943887047, 1.00167406, 2.83297682),
+)
+
+
+def _erfinv(x: Value) -> Value:
+    w = -(_log1p(-x) + _log1p(x))
+    near = w < 5.0
+    root = apply("Sqrt", w)
+    t, series = where(near, w - 2.5, root - 3.0), where(near, _ERFINV_NEAR[0], root * 0.0 + _ERFINV_FAR[0])
+    for a, b in zip(_ERFINV_NEAR[1:], _ERFINV_FAR[1:], strict=True):
+        series = series * t + where(near, a, root * 0.0 + b)
+    return where(equal(w, math.inf), x * math.inf, series * x)
+
+
+def _rounded(x: Value, decimals: int) -> Value:
+    scale = 10.0 ** abs(decimals)
+    return apply("Round", x * scale) / scale if decimals >= 0 else apply("Round", x / scale) * scale
+
+
+def _signbit(x: Value) -> Value:
+    """Of zeros by their reciprocals, as no comparison tells -0 from 0."""
+    negative_zero = apply("And", equal(x, 0.0), apply("Reciprocal", x) < 0.0)
+    return apply("Or", x < 0.0, negative_zero)
+
+
 def _clamp(kind: Type, x: Value, low: float | None = None, high: float | None = None) -> Value:
     return _clip(cast(x, kind.dtype), low, high)
 
@@ -173,7 +227,17 @@ ELEMENTWISE: dict[Callable[..., Any], Lowering] = {
     aten.floor.default: _function("Floor"),
     aten.ceil.default: _function("Ceil"),
     aten.round.default: _function("Round"),
+    aten.round.decimals: _by(_rounded),
+    aten.signbit.default: _by(_signbit),
     aten.trunc.default: _by(truncated),
+    aten.log2.default: _by(lambda x: _log(x) / math.log(2)),
+    aten.log10.default: _by(lambda x: _log(x) / math.log(10)),
+    aten.erfc.default: _by(lambda x: 1.0 - apply("Erf", x)),
+    aten.erfinv.default: _by(_erfinv),
+    aten.sinc.default: _by(_sinc),
+    aten.special_entr.default: _by(_entropy),
+    aten.logit.default: _by(_logit),
+    aten.logit_backward.default: _by(_logit_backward),
     aten.logical_not.default: lambda kind, x: apply("Not", cast(x, torch.bool)),
     aten.rsqrt.default: _by(lambda x: apply("Reciprocal", apply("Sqrt", x))),
     aten.expm1.default: _by(_expm1),

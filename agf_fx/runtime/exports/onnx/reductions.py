@@ -56,6 +56,7 @@ REDUCTIONS: dict[Callable[..., Any], Lowering] = {
     aten.mean.default: _reduction("ReduceMean"),
     aten.amax.default: _reduction("ReduceMax"),
     aten.amin.default: _reduction("ReduceMin"),
+    aten.logsumexp.default: _reduction("ReduceLogSumExp"),
     aten.linalg_vector_norm.default: _norm,
     aten.softmax.int: _softmax("Softmax"),
     aten.log_softmax.int: _softmax("LogSoftmax"),
