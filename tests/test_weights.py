@@ -11,6 +11,7 @@ from networks import basic_resnet, small_vgg
 from torch import nn
 
 import agf_fx
+from agf_fx.runtime.weights import sampled_sums
 
 
 def images(count=2, size=16):
@@ -77,13 +78,48 @@ def test_weights_without_a_version_counter_are_prepared_at_every_call():
     assert preparations(explainer) == 2
 
 
-def test_an_edit_behind_the_version_counter_needs_a_word():
-    model = small_vgg()
+def fused_step(model):
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    model(images()).sum().backward()
+    optimiser.step()
+
+
+def batch_statistics(model):
+    model.train()
+    model(images() * 3 + 1)
+    model.eval()
+
+
+@pytest.mark.parametrize("edit", [fused_step, batch_statistics, lambda model: model.classifier[0].weight.data.mul_(2)])
+def test_an_edit_behind_the_version_counter_is_noticed(edit):
+    model = basic_resnet() if edit is batch_statistics else small_vgg()
     explainer = agf_fx.compile(model)
-    before = explainer(images(), 1)
-    model.classifier[0].weight.data.mul_(2)
+    explainer(images(), 1)
+    edit(model)
+    torch.testing.assert_close(explainer.explain(images(), 1).logits, model(images()).detach())
+
+
+def test_an_edit_of_few_entries_behind_the_version_counter_needs_a_word():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 9)).double().eval()
+    explainer = agf_fx.compile(model)
+    x = images(2, 32)
+    explainer(x, 1)
+    model[1].weight.data[1, 4] += 1
     explainer.forget_weights()
-    assert not torch.equal(explainer(images(), 1), before)
+    torch.testing.assert_close(explainer.explain(x, 1).logits, model(x).detach())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+)
+def test_every_kind_of_tensor_is_sampled(dtype):
+    tensor = torch.ones(3, 4, 5, 6).to(dtype).contiguous(memory_format=torch.channels_last)
+    for changed in (tensor, tensor.transpose(0, 1), torch.zeros(0, dtype=dtype), tensor[0, 0, 0, 0]):
+        before = sampled_sums([changed])
+        assert sampled_sums([changed]) == before
+    before = sampled_sums([tensor])
+    tensor.data[1, 2, 3, 4] = 0
+    assert sampled_sums([tensor]) != before
 
 
 def test_old_weights_are_not_kept_alive():

@@ -241,8 +241,8 @@ class Explainer:
     def forget_weights(self) -> None:
         """Prepare the weights anew at the next call.
 
-        Needed after an edit that bypasses PyTorch's version counters, as ``parameter.data.mul_(2)`` does; every other
-        change is noticed.
+        Needed after an edit of a few entries of a large weight that bypasses PyTorch's version counters, as
+        ``weight.data[0, 0] = 2`` does; every other change is noticed.
         """
         self._binding.forget_weights()
         self._twin = None

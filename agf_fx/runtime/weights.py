@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,8 @@ from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.runtime.locks import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
+_SAMPLE = 4096
+_WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _WHOLE = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -57,10 +58,10 @@ def place(model: torch.dtype, precision: str | None, memory_format: str, device:
 class WeightInputs:
     """Reads a model's weights, prepares what depends on them alone, and keeps that until a weight changes.
 
-    A change is seen by the identity and the version counter of every parameter and buffer: optimiser steps,
-    ``load_state_dict``, ``torch.nn.init`` and other in-place operations all advance it. An edit through ``.data`` does
-    not; call `forget` after one. Weights without a version counter (made under inference mode) are prepared anew at
-    every call.
+    A change is seen by the identity and the version counter of every parameter and buffer, and, as fused optimisers,
+    batch norms in training and edits through ``.data`` do not advance it, by a sum over a sample of their entries: all
+    of small tensors. Who edits single entries of a large one through ``.data`` calls `forget`. Weights without a
+    version counter (made under inference mode) are prepared anew at every call.
     """
 
     def __init__(
@@ -148,30 +149,46 @@ class WeightInputs:
 
 @dataclass(frozen=True)
 class TensorState:
-    """Which tensors there are, and in which version; they are not kept alive."""
+    """Which tensors there are, in which version, and a digest of what they hold; nothing refers to them."""
 
-    tensors: tuple[weakref.ref[Tensor], ...]
+    identities: tuple[int, ...]
     versions: tuple[int | None, ...]
     addresses: tuple[int, ...]
+    digest: tuple[int, ...]
 
     @staticmethod
     def of(found: Iterable[Tensor]) -> TensorState:
         """The state of some tensors now."""
         tensors = tuple(found)
         return TensorState(
-            tuple(map(weakref.ref, tensors)),
+            tuple(map(id, tensors)),
             tuple(None if tensor.is_inference() else tensor._version for tensor in tensors),
             tuple(tensor.data_ptr() for tensor in tensors),
+            sampled_sums(tensors),
         )
 
     def same_as(self, other: TensorState) -> bool:
         """Whether these are the same tensors, unchanged. Tensors without a version counter never are."""
-        return (
-            None not in self.versions
-            and self.versions == other.versions
-            and self.addresses == other.addresses
-            and all(mine() is theirs() for mine, theirs in zip(self.tensors, other.tensors, strict=True))
-        )
+        return None not in self.versions and self == other
+
+
+def sampled_sums(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    """The sums of the bits of up to `_SAMPLE` entries of each tensor, spread over it, as whole numbers: one a dtype."""
+    by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    with torch.no_grad():
+        for tensor in tensors:
+            bits = _bits(tensor.detach())
+            by_kind.setdefault((bits.dtype, bits.device), []).append(bits[:: max(1, len(bits) // _SAMPLE)])
+        return tuple(int(torch.cat(parts).sum(dtype=torch.int64)) for parts in by_kind.values())
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The entries of a tensor in the order of memory, as whole numbers, without copying where that can be."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    flat = tensor.as_strided((tensor.numel(),), (1,)) if dense else tensor.flatten()
+    return flat.view(_WHOLE_NUMBERS[flat.dtype.itemsize]) if flat.is_floating_point() else flat
 
 
 def _moved(constant: Tensor, like: Tensor | None) -> Tensor:
