@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import agf_fx
 from agf_fx.frontend.baked import places
@@ -114,6 +118,88 @@ def test_maps_follow_what_functions_and_modules_hold(only_exported):
     captures = explainer.counters.captures
     explainer(IMAGES)
     assert explainer.counters.captures == captures
+
+
+class Kept:
+    scale = 1.0
+
+    def __init__(self):
+        self.tensor = torch.ones(1)
+
+    def __call__(self, y):
+        return y * self.tensor
+
+    def scaled(self, y):
+        return y * self.scale * self.tensor
+
+
+class Holder(nn.Module):
+    """Reads what an attribute holds, in one of many ways."""
+
+    def __init__(self, kept, read):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.kept, self.read = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), kept, (read,)
+
+    def forward(self, x):
+        return self.read[0](self.kept, self.fc(torch.relu(self.conv(x)).mean((2, 3))))
+
+
+def call(kept, y):
+    return kept(y)
+
+
+def replaced(name, value):
+    return lambda model: setattr(model, name, value)
+
+
+HOLDERS = {
+    "partial": (lambda: partial(torch.mul, torch.ones(1)), call, lambda model: model.kept.args[0].mul_(3)),
+    "another partial": (
+        lambda: partial(F.leaky_relu, negative_slope=0.1),
+        call,
+        replaced("kept", partial(F.leaky_relu)),
+    ),
+    "another function": (lambda: torch.neg, call, replaced("kept", torch.abs)),
+    "object": (Kept, call, lambda model: model.kept.tensor.mul_(3)),
+    "method": (lambda: Kept().scaled, call, lambda model: setattr(model.kept.__self__, "scale", 3.0)),
+    "namespace": (
+        lambda: SimpleNamespace(k=2.0),
+        lambda kept, y: y * kept.k,
+        lambda model: setattr(model.kept, "k", 3.0),
+    ),
+    "dictionary": (lambda: {"k": 2.0}, lambda kept, y: y * kept["k"], lambda model: model.kept.update(k=3.0)),
+    "list": (lambda: [2.0], lambda kept, y: y * kept[0], lambda model: model.kept.insert(0, 3.0)),
+    "flag": (lambda: {"on": True}, lambda kept, y: -y if kept["on"] else y, lambda model: model.kept.update(on=False)),
+    "array": (
+        lambda: np.ones(1, dtype=np.float32),
+        lambda kept, y: y * torch.from_numpy(kept),
+        lambda m: m.kept.fill(3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOLDERS)
+def test_maps_follow_what_attributes_hold(case):
+    make, read, change = HOLDERS[case]
+    model = Holder(make(), read).eval()
+    explainer = agf_fx.compile(model, method="gradient_x_input")
+    explainer(IMAGES)
+    change(model)
+    for _ in range(2):
+        logits = explainer.explain(IMAGES, 1).logits
+        torch.testing.assert_close(logits, model(IMAGES).detach(), rtol=1e-4, atol=1e-5)
+    assert explainer.counters.captures <= 2
+
+
+@pytest.mark.parametrize("choice", [lambda kept: kept, lambda kept: kept.scaled])
+def test_the_choice_of_logits_may_hold_values(choice):
+    kept = Kept()
+    model, output = Holder(None, lambda kept, y: y).eval(), choice(kept)
+    explainer = agf_fx.compile(model, output=output)
+    explainer(IMAGES)
+    kept.tensor.mul_(3)
+    torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, output(model(IMAGES)).detach())
 
 
 def test_the_choice_of_logits_is_followed():

@@ -27,10 +27,12 @@ class Places:
     Attributes:
         names: (dotted path of a module, attribute) of each attribute with tensors.
         functions: those of the user's that take part.
+        choice: what the logits are chosen by.
     """
 
     names: tuple[tuple[str, str], ...]
     functions: tuple[types.FunctionType, ...]
+    choice: Any = None
 
     def tensors(self, model: nn.Module) -> list[Tensor]:
         """The tensors that are there now; fewer, or others, when the model has changed."""
@@ -40,7 +42,7 @@ class Places:
 
     def now(self, model: nn.Module) -> tuple[list[Tensor], list[Any]]:
         """All tensors, and all plain values: which modules there are, their settings, and what functions hold."""
-        tensors, values = held(self.functions, model)
+        tensors, values = held(self.functions, model, self.choice)
         plain: list[Any] = [*values]
         for module in model.modules():
             plain.append(id(module))
@@ -56,7 +58,7 @@ def places(model: nn.Module, *, buffers: bool, output: Any = None) -> Places:
         buffers: whether it may have read the values of its buffers while it was traced.
         output: the choice of its logits.
     """
-    return Places(tuple(_places(model, buffers)), functions_of(model, output))
+    return Places(tuple(_places(model, buffers)), functions_of(model, output), output)
 
 
 def _places(model: nn.Module, buffers: bool) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 import types
@@ -9,11 +10,14 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LIBRARIES = frozenset({"torch", "torchvision", "numpy", "agf_fx", *sys.stdlib_module_names} - {"__main__"})
+_OF_EVERY_MODULE = frozenset({*vars(nn.Module()), "_parameters", "_buffers", "_modules"})
+_DEPTH = 3  # objects inside objects that are looked into
 _ARRAY = 2**16  # elements of a NumPy array up to which it is compared
 
 
@@ -38,16 +42,38 @@ def functions_of(model: nn.Module, output: Any) -> tuple[types.FunctionType, ...
     return tuple(found.values())
 
 
-def held(functions: tuple[types.FunctionType, ...], model: nn.Module) -> tuple[list[Tensor], list[Any]]:
-    """The tensors, and the plain values, that functions hold now; parameters of the model itself are no such values."""
-    own = {id(module) for module in model.modules()} if functions else set()
+def held(
+    functions: tuple[types.FunctionType, ...], model: nn.Module, choice: Any = None
+) -> tuple[list[Tensor], list[Any]]:
+    """The tensors, and the plain values, that functions hold now, and attributes of modules that are no plain values.
+
+    Parameters and buffers of the model itself are no such values.
+
+    Args:
+        functions: from `functions_of`.
+        model: the model.
+        choice: what its logits are chosen by; an object or a ``partial`` may hold values, too.
+    """
+    own = {id(module) for module in model.modules()}
     leaves = [
         leaf
         for function in functions
         for name, value in _references(function)
         for leaf in _leaves(value, function.__code__.co_names, own)
     ]
+    for value in (choice, *_attributes(model)):
+        leaves += _leaves(value, (), own)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [leaf for leaf in leaves if isinstance(leaf, PLAIN)]
+
+
+def _attributes(model: nn.Module) -> Iterator[Any]:
+    """Containers, objects and functions in attributes of modules."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            plain = isinstance(value, (Tensor, nn.Module, *PLAIN))
+            plain = plain or (type(value) is tuple and all(type(item) in PLAIN for item in value))
+            if name not in _OF_EVERY_MODULE and not plain:
+                yield value
 
 
 def known(home: str) -> bool:
@@ -95,9 +121,11 @@ def _leaves(value: Any, names: tuple[str, ...], own: set[int], depth: int = 0) -
         if isinstance(leaf, (Tensor, *PLAIN)):
             yield leaf
         elif isinstance(leaf, nn.Module):
-            yield from leaf.buffers()  # the copy that is traced has its own
             if id(leaf) not in own:
+                yield from leaf.buffers()  # the copy that is traced has its own
                 yield from leaf.parameters()
+            elif depth == 0:
+                yield from leaf.buffers()
         elif isinstance(leaf, types.ModuleType):
             if not known(leaf.__name__):
                 for name in names:
@@ -106,13 +134,32 @@ def _leaves(value: Any, names: tuple[str, ...], own: set[int], depth: int = 0) -
         elif type(leaf).__module__ == "numpy" and type(leaf).__name__ == "ndarray":
             if leaf.size <= _ARRAY and not leaf.dtype.hasobject:
                 yield f"{leaf.shape} {leaf.dtype} {zlib.crc32(leaf.tobytes())}"
-        elif depth == 0 and isinstance(leaf, functools.partial):
-            yield from _leaves([leaf.args, leaf.keywords], names, own, 1)
-        elif depth == 0 and _is_users_object(leaf):
-            yield from _leaves(dict(vars(leaf)), names, own, 1)
+        elif depth < _DEPTH:
+            yield from _inside(leaf, names, own, depth + 1)
+
+
+def _inside(value: Any, names: tuple[str, ...], own: set[int], depth: int) -> Iterator[Any]:
+    """What ``partial``, bound methods and objects of a user's hold; functions by who they are."""
+    if isinstance(value, functools.partial):
+        yield from _leaves([value.func, value.args, dict(value.keywords)], names, own, depth)
+    elif isinstance(value, types.MethodType):
+        yield from _leaves([value.__func__, value.__self__], names, own, depth)
+    elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | torch._ops.OpOverload):
+        yield id(value)
+    elif _is_users_object(value):
+        yield from _leaves(list({**_of_class(type(value)), **vars(value)}.values()), names, own, depth)
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """Tensors and plain values that a class of a user's holds."""
+    homes = [base for base in reversed(kind.__mro__) if not known(base.__module__)]
+    members = {name: value for home in homes for name, value in vars(home).items() if not name.startswith("__")}
+    return {name: value for name, value in members.items() if isinstance(value, (Tensor, *PLAIN))}
 
 
 def _is_users_object(value: Any) -> bool:
-    if isinstance(value, types.FunctionType) or not hasattr(value, "__dict__"):
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
         return False
+    if isinstance(value, types.SimpleNamespace | argparse.Namespace):
+        return True
     return not known(getattr(value, "__module__", None) or type(value).__module__)
