@@ -64,6 +64,31 @@ CASES = {
         aten.conv2d.default,
         aten.cat.default,
     ),
+    "pieces": (
+        lambda net, x: (lambda both: both[:, :4] + both[:, 4:])(torch.cat([x, torch.relu(x)], 1)),
+        aten.add.Tensor,
+        aten.cat.default,
+    ),
+    "entries": (
+        lambda net, x: sum(torch.stack([x, torch.relu(x)], 1).unbind(1)),
+        aten.add.Tensor,
+        aten.select.int,
+    ),
+    "halves": (
+        lambda net, x: (lambda y: torch.cat([x[:, :1] + y[:, :1], x[:, 1:] + y[:, 1:]], 1))(torch.relu(x.flip(3))),
+        aten.add.Tensor,
+        aten.cat.default,
+    ),
+    "turned twice": (
+        lambda net, x: (torch.relu(x).flip(3) + x.abs().flip(3)).flip(3),
+        aten.add.Tensor,
+        aten.index_select.default,
+    ),
+    "cropped by negative padding": (
+        lambda net, x: net.conv(F.pad(F.pad(x, (2, 2, 2, 2)), (-1, -1, -1, -1))),
+        aten.conv2d.default,
+        aten.constant_pad_nd.default,
+    ),
     "parts": (lambda net, x: torch.relu(torch.cat([x[:, :1], x[:, 1:]], 1)), aten.relu.default, aten.cat.default),
     "detour": (lambda net, x: torch.relu(x.movedim(1, -1).movedim(-1, 1)), aten.relu.default, aten.permute.default),
     "padding": (lambda net, x: net.conv(F.pad(x, (1, 1, 1, 1))), aten.conv2d.default, aten.constant_pad_nd.default),

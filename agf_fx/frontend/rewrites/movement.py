@@ -153,9 +153,15 @@ def _unbind(node: fx.Node) -> None:
 
 
 def _constant_pad(node: fx.Node) -> None:
+    """Negative widths as slices, which is what they are."""
     x, widths, value = node.args
-    become(node, aten.constant_pad_nd.default, x, list(widths), value)
-    if not any(widths):
+    for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        dim = kind_of(x).rank - 1 - i
+        size = kind_of(x).shape[dim]
+        if min(before, after) < 0 and isinstance(size, int):
+            x = insert(node, aten.slice.Tensor, x, dim, max(0, -before), size - max(0, -after), 1)
+    become(node, aten.constant_pad_nd.default, x, [max(0, width) for width in widths], value)
+    if not any(node.args[1]):
         erase(node)
 
 

@@ -19,6 +19,7 @@ from agf_fx.frontend.spellings.contractions import find_linear_layers
 from agf_fx.frontend.spellings.detours import straighten
 from agf_fx.frontend.spellings.numbers import collect_factors
 from agf_fx.frontend.spellings.padding import fold_padding
+from agf_fx.frontend.spellings.pieces import take_pieces
 from agf_fx.frontend.spellings.rectifiers import find_rectifiers
 from agf_fx.frontend.spellings.stacks import take_stacks_apart
 
@@ -26,9 +27,11 @@ Spelling = Callable[[fx.Node], None]
 
 # In order: the sum of a stack may be a ReLU (the larger of x and 0), and leaves factors to be collected.
 SPELLINGS: tuple[Spelling, ...] = (
+    take_pieces,
     take_stacks_apart,
     find_rectifiers,
     collect_factors,
+    take_pieces,
     find_linear_layers,
     straighten,
     join_chunks,

@@ -19,6 +19,7 @@ from agf_fx.ir.vocabulary import depends_on_images
 aten = torch.ops.aten
 
 _SUMS = (aten.add.Tensor, aten.sub.Tensor)
+_MOVES = (aten.reshape.default, aten.permute.default, aten.index_select.default, aten.roll.default)
 _REDUCTIONS = (aten.sum.dim_IntList, aten.mean.dim)
 
 
@@ -63,16 +64,16 @@ def _interpolation(node: fx.Node, x: fx.Node, step: fx.Node) -> bool:
 
 def _moved_alike(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
     """A sum of two values that are moved in the same way is moved after it."""
-    if not is_call(first, aten.reshape.default, aten.permute.default) or not is_call(second, first.target):
+    if not is_call(first, *_MOVES) or not is_call(second, first.target):
         return
     x, y = first.args[0], second.args[0]
-    if first.args[1] != second.args[1]:
+    if first.args[1:] != second.args[1:]:
         return
     if first.target is aten.reshape.default and not kind_of(node).batched and kind_of(x) != kind_of(y):
         x, y = _in_one_shape(node, x, y)
     if kind_of(x) == kind_of(y):
         total = new(node, node.target, x, y)
-        give_way(node, insert(node, first.target, total, first.args[1]))
+        give_way(node, insert(node, first.target, total, *first.args[1:]))
         for moved in {first, second}:
             if not moved.users:
                 moved.graph.erase_node(moved)
