@@ -140,13 +140,13 @@ ROWS: list[Row] = [
             "unbind": lambda: Apply(lambda x: x.unbind(-1)[2]),
         },
     ),
+    Row(aten.slice.Tensor, "negative padding", Family.DATA_MOVEMENT, lambda: nn.ZeroPad2d((-1, 0, -2, -1)), times=2),
     *family(
         aten.constant_pad_nd.default,
         Family.DATA_MOVEMENT,
         {
             "zeros": lambda: nn.ZeroPad2d((1, 2, 0, 3)),
             "a number": lambda: nn.ConstantPad2d((1, 0, 2, 1), 0.5),
-            "cropped": lambda: nn.ZeroPad2d((-1, 0, -2, -1)),
             "padded and cropped": lambda: Apply(lambda x: F.pad(x, (2, -1, -1, 1))),
             "channels": lambda: Apply(lambda x: F.pad(x, (0, 0, 0, 0, 1, 2))),
             "with a value": lambda: Apply(lambda x: F.pad(x, (1, 1), value=-2.0)),
