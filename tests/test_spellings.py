@@ -54,6 +54,11 @@ CASES = {
         aten.add.Tensor,
         aten.sub.Tensor,
     ),
+    "shares": (
+        lambda net, x: (lambda e: e / e.sum(1, keepdim=True))((x - x.amax(1, keepdim=True)).exp()),
+        aten.softmax.int,
+        aten.div.Tensor,
+    ),
     "total": (
         lambda net, x: x.sum((2, 3), keepdim=True).expand(-1, -1, 6, 6) / 36,
         aten.sum.dim_IntList,

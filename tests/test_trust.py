@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,17 @@ def test_what_merely_stops_training_is_looked_through(case):
         torch.sigmoid,
         lambda y: torch.log(y.softmax(1)),
         lambda y: y.softmax(1).view(-1, 3, 1).squeeze(2),
+        lambda y: 100 * y.softmax(1),
+        lambda y: y.softmax(1).nan_to_num() + 1e-8,
+        lambda y: (y.softmax(1) + 1e-8).log(),
+        lambda y: y.softmax(1).clamp(1e-7, 1).sqrt(),
+        F.logsigmoid,
+        lambda y: 1 - torch.sigmoid(-y),
+        lambda y: 2 * torch.sigmoid(y) - 1,
+        lambda y: y.exp() / y.exp().sum(1, keepdim=True),
+        lambda y: (lambda e: e / e.sum(1, True))((y - y.amax(1, True)).exp()),
+        lambda y: F.log_softmax(y, 1).exp(),
+        lambda y: y - y.logsumexp(1, keepdim=True),
     ],
 )
 def test_probabilities_are_explained_by_their_logits(behind):
@@ -249,6 +261,38 @@ def test_probabilities_are_explained_by_their_logits(behind):
     expected = agf_fx.compile(net()).explain(images(), 1)
     torch.testing.assert_close(result.maps, expected.maps, rtol=0, atol=1e-12)
     torch.testing.assert_close(result.logits, expected.logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda y: (y.softmax(1) + (y / 2).softmax(1)) / 2,
+        lambda y: torch.stack([y.sigmoid(), (3 * y).sigmoid()]).mean(0),
+        lambda y: 1 - y.softmax(1),
+        lambda y: y.softmax(1) * torch.tensor([1.0, 2.0, 3.0], dtype=y.dtype),
+    ],
+)
+def test_probabilities_that_cannot_be_taken_off_are_named(behind):
+    model = net(lambda net, x: x, behind)
+    with pytest.warns(FinalActivationWarning, match="computes of probabilities"):
+        logits = agf_fx.compile(model).explain(images(), 1).logits
+    torch.testing.assert_close(logits, model(images()).detach())
+
+
+def test_the_probability_of_not_being_a_class_is_explained_by_its_negated_logit():
+    with pytest.warns(FinalActivationWarning):
+        result = agf_fx.compile(net(lambda net, x: x, lambda y: 1 - y.sigmoid())).explain(images(), 1)
+    expected = agf_fx.compile(net(lambda net, x: x, torch.neg)).explain(images(), 1)
+    torch.testing.assert_close(result.maps, expected.maps, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("behind", [torch.tanh, torch.exp, lambda y: y * y.sigmoid(), lambda y: torch.log(y.abs() + 1)])
+def test_other_ends_are_left_in_silence(behind):
+    model = net(lambda net, x: x, behind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FinalActivationWarning)
+        logits = agf_fx.compile(model).explain(images(), 1).logits
+    torch.testing.assert_close(logits, model(images()).detach())
 
 
 def test_it_is_said_for_graphs_from_the_cache_too():

@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import fx
 
+from agf_fx.frontend.rewrites.editing import insert
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
-from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, is_parametrised
+from agf_fx.ir.vocabulary import SIGNAL_FREE, Family, depends_on_images, family_of, is_parametrised, signals
 from agf_fx.notices import warn
 
 aten = torch.ops.aten
 
 _PROBABILITIES = (aten.softmax.int, aten.log_softmax.int, aten.sigmoid.default)
+_MOVES = (
+    *(aten.reshape.default, aten.permute.default, aten.slice.Tensor, aten.select.int, aten.index_select.default),
+    *(aten.roll.default, aten.to.dtype),
+)
+_INCREASING = (
+    *(aten.log.default, aten.log1p.default, aten.log2.default, aten.log10.default, aten.sqrt.default, aten.exp.default),
+    *(aten.expm1.default, aten.clamp.default, aten.logit.default),
+)
+_NAMES = {aten.neg.default: "log_sigmoid", aten.sub.Tensor: "log_softmax"}
 
 
 class FinalActivationWarning(UserWarning):
-    """A model ends in probabilities, and its logits are explained."""
+    """A model ends in probabilities, and its logits are explained; or they cannot be told, and probabilities are."""
+
+
+class _End(NamedTuple):
+    """The end of a model that is probabilities.
+
+    Attributes:
+        steps: calls to take off, last first; the last of them makes probabilities.
+        logits: what is explained in their place.
+        falling: whether it is to be negated first, as of 1 - sigmoid(x).
+    """
+
+    steps: list[fx.Node]
+    logits: fx.Node
+    falling: bool
 
 
 def explained_from_logits(canonical: CanonicalGraph) -> CanonicalGraph:
     """Take a softmax, log-softmax or sigmoid off the end of a model; `mark` the new output with its name.
 
     Probabilities saturate: where one is 1 to the last digit, its gradient is rounding alone, and a sigmoid makes the
-    gradients of all classes alike. Data movement may stand behind the activation, and a logarithm behind a softmax.
+    gradients of all classes alike. Data movement may stand behind the activation, and so may functions of single
+    entries that leave the order as it is: scales and shifts, logarithms, bounds, numbers in the place of NaN.
     """
-    taken: list[str] = []
-    for node in _finals(canonical.logits):
-        taken.append(op_name(node.target, short=True))
-        node.replace_all_uses_with(node.args[0])
-        canonical.graph.erase_node(node)
-    if taken:
-        mark(canonical.logits, taken_off=" and ".join(dict.fromkeys(taken)))
+    end = _end(canonical.logits)
+    if end is None:
+        return canonical
+    *tail, activation = end.steps
+    name = _NAMES.get(activation.target) or op_name(activation.target, short=True)
+    logits = insert(activation, aten.neg.default, end.logits) if end.falling else end.logits
+    activation.replace_all_uses_with(logits)
+    for step in reversed(tail):
+        step.replace_all_uses_with(step.args[0])
+    logs = [op_name(step.target, short=True) for step in tail if step.target is aten.log.default]
+    for step in (*tail, activation):
+        _erase_unread(step)
+    mark(canonical.logits, taken_off=" and ".join(dict.fromkeys([*logs, name])))
     return canonical
 
 
 def warn_of_final(canonical: CanonicalGraph) -> None:
-    """Say that the logits in front of a final activation are explained."""
+    """Say that the logits in front of a final activation are explained; or that it could not be taken off."""
     taken = facts(canonical.logits).taken_off
     if taken:
         warn(
@@ -45,35 +78,120 @@ def warn_of_final(canonical: CanonicalGraph) -> None:
             "probabilities saturate. Give the model without it to silence this.",
             FinalActivationWarning,
         )
+    elif name := _saturating(canonical.logits):
+        warn(
+            f"{canonical.name} returns what it computes of probabilities ({name}), such as their mean, and these are "
+            "explained. Probabilities saturate: where one is close to 1, what is left of its gradient is small, or "
+            "rounding. Return logits, or their mean, to have these explained.",
+            FinalActivationWarning,
+        )
 
 
-def _finals(output: fx.Node) -> list[fx.Node]:
-    """The activations to take off, last first; none where anything but data movement stands behind them."""
-    found: list[fx.Node] = []
-    node = output
-    while node.op == "call_function" and depends_on_images(node):
-        if is_parametrised(node):
-            break
-        alone = node is output or len(node.users) == 1
-        if not alone:
-            break
-        if node.target in _PROBABILITIES:
-            if _over_classes(node, output):
-                found.append(node)
-            break
-        if node.target is aten.log.default:
-            before = node.args[0]
-            if before.target not in _PROBABILITIES[::2] or len(before.users) > 1:
-                break
-            found.append(node)
-        elif family_of(node) is not Family.DATA_MOVEMENT or not isinstance(node.args[0], fx.Node):
-            break
+def _end(output: fx.Node) -> _End | None:
+    """What to take off; None where anything but a monotone function of probabilities is at the end."""
+    steps: list[fx.Node] = []
+    node, falling = output, False
+    while node.op == "call_function" and depends_on_images(node) and not is_parametrised(node):
+        if node is not output and sum(user.target not in SIGNAL_FREE for user in node.users) > 1 and not _is_pair(node):
+            return None
+        found = _activation(node)
+        if found is not None:
+            if not _over_classes(node, output):
+                return None
+            if falling and node.target is not aten.sigmoid.default:
+                return None  # 1 - softmax(x) is not the softmax of anything
+            negated = falling and found.target is aten.neg.default
+            return _End([*steps, node], found.args[0] if negated else found, falling and not negated)
+        slope = _slope(node)
+        if slope is None:
+            return None
+        if slope:
+            steps.append(node)
+            falling ^= slope < 0
         node = node.args[0]
-    return found if found and found[-1].target in _PROBABILITIES else []
+    return None
+
+
+def _activation(node: fx.Node) -> fx.Node | None:
+    """The logits of which ``node`` is the probabilities, or their logarithms."""
+    if node.target in _PROBABILITIES:
+        return node.args[0]
+    if node.target is aten.neg.default and node.args[0].target is aten.softplus.default:  # log σ(x) = -log(1 + e⁻ˣ)
+        x = node.args[0].args[0]
+        return x.args[0] if x.target is aten.neg.default else None
+    if node.target is aten.sub.Tensor and isinstance(node.args[1], fx.Node):  # x - log Σ exp x
+        total = node.args[1].args[0] if node.args[1].target is aten.expand.default else node.args[1]
+        return node.args[0] if total.target is aten.logsumexp.default and total.args[0] is node.args[0] else None
+    return None
+
+
+def _is_pair(node: fx.Node) -> bool:
+    """Whether ``node`` is read twice by an activation that is written in several calls."""
+    return any(_activation(user) is node for user in node.users)
+
+
+def _slope(node: fx.Node) -> int | None:
+    """1 or -1 for a function of single entries that rises or falls, 0 for data movement, None for anything else."""
+    if node.target in _MOVES:
+        return 0
+    if node.target in _INCREASING:
+        return 1
+    if node.target is aten.neg.default:
+        return -1
+    if node.target is aten.masked_fill.Scalar:  # of what is no number
+        mask = node.args[1]
+        made = mask.target in (aten.ne.Tensor, aten.eq.Scalar) and mask.args[0] in (node.args[0], _first(node.args[0]))
+        return 1 if made else None
+    if node.target in (aten.add.Tensor, aten.sub.Tensor) and isinstance(node.args[1], int | float):
+        return 1
+    if node.target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(node.args[1], int | float) and node.args[1]:
+        return 1 if node.args[1] > 0 else -1
+    if node.target is aten.pow.Tensor_Scalar:
+        return 1 if node.args[1] > 0 else -1
+    return None
+
+
+def _first(node: fx.Node) -> fx.Node:
+    """Before what is filled in one after the other."""
+    while node.target is aten.masked_fill.Scalar:
+        node = node.args[0]
+    return node
 
 
 def _over_classes(activation: fx.Node, output: fx.Node) -> bool:
     """Whether it compares as many values as there are classes, or each by itself."""
-    if activation.target is aten.sigmoid.default:
+    if activation.target in (aten.sigmoid.default, aten.neg.default):
         return True
-    return activation.meta["type"].shape[activation.args[1]] == output.meta["type"].shape[1]
+    dims = activation.args[1]
+    if activation.target is aten.sub.Tensor:
+        total = activation.args[1]
+        dims = (total.args[0] if total.target is aten.expand.default else total).args[1][0]
+    return activation.meta["type"].shape[dims] == output.meta["type"].shape[1]
+
+
+def _saturating(output: fx.Node) -> str:
+    """The name of a softmax, log-softmax or sigmoid over classes behind the last layers; empty where there is none."""
+    pending, seen = [output], set()
+    while pending:
+        node = pending.pop()
+        if node in seen or node.op != "call_function" or not depends_on_images(node) or is_parametrised(node):
+            continue
+        seen.add(node)
+        if _activation(node) is not None:
+            gates = any(facts(user).gate == node.name for user in node.users)
+            if not gates and node.meta["type"].rank > 1 and _over_classes(node, output):
+                return _NAMES.get(node.target) or op_name(node.target, short=True)
+            continue
+        if family_of(node) in (Family.MERGE, Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.AVERAGE):
+            pending += signals(node)
+    return ""
+
+
+def _erase_unread(node: fx.Node) -> None:
+    """Erase a call that nobody reads any more, and what it alone has read."""
+    if node.users or node.op != "call_function":
+        return
+    sources = node.all_input_nodes
+    node.graph.erase_node(node)
+    for source in sources:
+        _erase_unread(source)

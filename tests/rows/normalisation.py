@@ -134,10 +134,10 @@ ROWS: list[Row] = [
     *[
         Row(op, "behind the head", kind, build, behind_head=True)
         for op, kind, build in (
-            # Scaled, for what stands last is left out of explanations.
+            # Scaled, or beside logits: what stands last is left out of explanations.
             (aten.sigmoid.default, Family.PASS_THROUGH, lambda: Apply(lambda y: 2 * torch.sigmoid(y))),
             (aten.softmax.int, Family.SOFTMAX, lambda: Apply(lambda y: 2 * y.softmax(-1))),
-            (aten.log_softmax.int, Family.GRADIENT_ONLY, lambda: Apply(lambda y: 2 * y.log_softmax(1))),
+            (aten.log_softmax.int, Family.GRADIENT_ONLY, lambda: Apply(lambda y: y * 0.5 + y.log_softmax(1))),
         )
     ],
 ]

@@ -20,6 +20,7 @@ from agf_fx.frontend.spellings.detours import straighten
 from agf_fx.frontend.spellings.numbers import collect_factors
 from agf_fx.frontend.spellings.padding import fold_padding
 from agf_fx.frontend.spellings.pieces import take_pieces
+from agf_fx.frontend.spellings.probabilities import find_softmax
 from agf_fx.frontend.spellings.rectifiers import find_rectifiers
 from agf_fx.frontend.spellings.stacks import take_stacks_apart
 
@@ -30,6 +31,7 @@ SPELLINGS: tuple[Spelling, ...] = (
     take_pieces,
     take_stacks_apart,
     find_rectifiers,
+    find_softmax,
     collect_factors,
     take_pieces,
     find_linear_layers,
