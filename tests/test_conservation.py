@@ -141,3 +141,35 @@ def test_a_blank_modality_keeps_its_relevance():
     explainer = agf_fx.compile(TwoModalities().double().eval(), options=agf_fx.AGFOptions(division="exact"))
     report = explainer.conservation(images, [[0, 1, 2]])
     torch.testing.assert_close(report.final, report.initial, rtol=1e-9, atol=1e-12)
+
+
+MASK = torch.ones(8, 9, dtype=torch.float64)
+MASK[:, :4] = 0
+
+
+class Masked(nn.Module):
+    def __init__(self, mask):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.mask = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), (mask,)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(self.mask[0](x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda x: x * MASK,
+        lambda x: MASK.bool() * x,
+        lambda x: x.masked_fill(MASK == 0, 0),
+        lambda x: torch.where(MASK > 0, x, 0),
+    ],
+)
+def test_pixels_behind_a_mask_get_nothing(mask):
+    x = torch.randn(2, 3, 8, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    explainer = agf_fx.compile(Masked(mask).double().eval())
+    maps = explainer(x, 1)
+    assert not maps[..., :4].any()
+    torch.testing.assert_close(maps, agf_fx.compile(Masked(lambda x: x * MASK).double().eval())(x, 1))
+    assert "conserves but for constants" in {flow.promise for flow in explainer.conservation(x, 1).flows}

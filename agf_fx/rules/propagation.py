@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import fx
 
-from agf_fx.ir.vocabulary import operands
+from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.linear_maps import adjoint, apply
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value, div, divides_exactly, nonzero, share
 from agf_fx.rules.site import Site
+
+aten = torch.ops.aten
 
 Rule = Callable[[Site, Value, Value, tuple[Value, ...]], tuple[Value, ...]]
 
@@ -26,9 +29,17 @@ Rule = Callable[[Site, Value, Value, tuple[Value, ...]], tuple[Value, ...]]
 def pass_through(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
     """Relevance unchanged: activations (Achtibat et al. 2024, eq. 9), normalisations, products and sums with constants.
 
-    The paper does so for batch norm, where it is exact: a scale per channel cancels in the rules.
+    The paper does so for batch norm, where it is exact: a scale per channel cancels in the rules. Where a constant is
+    0, as in a mask, nothing of the input is left, and it gets no relevance.
     """
+    if masks(site.node):
+        phi = phi * (nonzero(site.args[1]) if site.types[1].dtype is not torch.bool else site.args[1])
     return (phi,) * len(site.operands)
+
+
+def masks(node: fx.Node) -> bool:
+    """Whether a call multiplies a signal by a constant tensor, which may have zeros."""
+    return node.target is aten.mul.Tensor and isinstance(node.args[1], fx.Node) and not depends_on_images(node.args[1])
 
 
 @formula("Φ", "Φ_in = the entries of Φ, moved back")

@@ -14,11 +14,13 @@ from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.methods.method import Method, rule_name
+from agf_fx.rules.propagation import masks
 
 # What a rule promises of the sum of relevance, by name; any other rule promises nothing.
 _PROMISES = {
     "initial_attribution": "starts",
     "pass_through": "conserves",
+    "scaled": "conserves but for constants",
     "gated": "conserves",
     "move_back": "conserves but for constants",
     "average": "conserves",
@@ -162,6 +164,8 @@ def _of_one(
             received[operand.name] = received.get(operand.name, 0) + _total(phi)
         handed_on = sum(_total(phi) for _, phi in given)
         rule, own = rule_name(method.rule_for(node)), streams.relevance[node.name]
+        if rule == "pass_through" and masks(node):
+            rule = "scaled"
         if own is None:
             initial = initial + handed_on
         flows.append(
