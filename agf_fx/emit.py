@@ -164,14 +164,22 @@ def propagate(
         walk.handed[node.name] = g_in, phi_in
         for operand, g_operand, phi_operand in zip(operands(node), g_in, phi_in, strict=True):
             if depends_on_images(operand):
-                gradients[operand].append(g_operand)
-                relevances[operand].append(phi_operand)
+                gradients[operand].append(_like(operand, node, g_operand))
+                relevances[operand].append(_like(operand, node, phi_operand))
     source = canonical.images
     with scope(stream="gradient", rule="chain_rule", symbol="∇"):
         walk.gradient[source.name] = _sum(gradients[source])
     with scope(stream="relevance", rule="fan_out"):
         walk.relevance[source.name] = _merge(method, source, images, relevances[source])
     return walk
+
+
+def _like(operand: fx.Node, node: fx.Node, message: Value | None) -> Value | None:
+    """What a call hands to an operand, in the operand's dtype: PyTorch promotes where a call mixes floating ones."""
+    own, wanted = carried_type(node).dtype, carried_type(operand).dtype
+    if message is None or own == wanted or not (own.is_floating_point and wanted.is_floating_point):
+        return message
+    return message if node.target is aten.to.dtype else aten.to.dtype(message, wanted)
 
 
 def _sum(values: list[Value]) -> Value:

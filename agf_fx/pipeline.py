@@ -19,6 +19,7 @@ from agf_fx.passes.buffer_reuse import reuse_buffers
 from agf_fx.passes.channels_last import keep_channels_last
 from agf_fx.passes.class_dimension import check_class_dimension
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
+from agf_fx.passes.conversions import convert_dtypes
 from agf_fx.passes.dead_code import eliminate_dead_code
 from agf_fx.passes.flat_convolutions import mark_flat_convolutions
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
@@ -67,10 +68,23 @@ OPTIMISATIONS: tuple[Step, ...] = (
 
 
 def optimisations(
-    precision: torch.dtype | None = None, *, channels_last: bool = False, in_place: bool = False
+    precision: torch.dtype | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    in_place: bool = False,
 ) -> tuple[Step, ...]:
-    """The optimisations for a way of running: products in ``precision``, channels-last tensors, reused memory."""
+    """The optimisations for a way of running.
+
+    Args:
+        precision: of the products of relevances and gradients; None: that of everything.
+        dtype: of everything; None: that in which the model was captured.
+        channels_last: whether tensors lie in channels-last.
+        in_place: whether memory is reused.
+    """
     *before, hoist = OPTIMISATIONS
+    if dtype is not None:
+        before.insert(0, functools.partial(convert_dtypes, dtype=dtype))
     if channels_last:
         before += [keep_channels_last, eliminate_dead_code]
     if precision is not None:

@@ -47,7 +47,10 @@ def canonicalise(
 
 
 def _make_positional(node: fx.Node) -> None:
-    """Write every argument by position, defaults included; keyword-only arguments stay for the rewrites."""
+    """Write every argument by position, defaults included; keyword-only arguments stay for the rewrites.
+
+    But for a dtype that is that of the operand anyway, as of a sum.
+    """
     if not isinstance(node.target, torch._ops.OpOverload):
         return
     arguments, kwargs = list(node.args), dict(node.kwargs)
@@ -55,6 +58,9 @@ def _make_positional(node: fx.Node) -> None:
         if schema.kwarg_only:
             continue
         arguments.append(kwargs.pop(schema.name) if schema.name in kwargs else schema.default_value)
+    first = arguments[0] if arguments else None
+    if isinstance(first, fx.Node) and kwargs.get("dtype") == getattr(first.meta["type"], "dtype", Ellipsis):
+        del kwargs["dtype"]
     node.args, node.kwargs = tuple(arguments), kwargs
 
 

@@ -26,9 +26,9 @@ from agf_fx.frontend.identity import trace_digest
 from agf_fx.frontend.made import check_layers_made, check_layers_made_by_running
 from agf_fx.frontend.outputs import Output, Root, check_output
 from agf_fx.frontend.tracing import export, trace
-from agf_fx.frontend.trust import check_program
+from agf_fx.frontend.trust import check_program, check_single
 from agf_fx.frontend.unknown import Teacher, warn_of_captured
-from agf_fx.frontend.widening import is_reduced, widening
+from agf_fx.frontend.widening import is_reduced, narrow, widening
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.verify import verify_canonical
@@ -149,7 +149,7 @@ class Subject:
         except CaptureError:
             check_layers_made_by_running(self.model, self.telling)
             raise
-        adopted = adopt(exported, self.model)
+        adopted = narrow(adopt(exported, self.model))
         teach = Teacher(adopted, twin, self.images.device).teach if self.unknown_ops == "gradient" else None
         canonical = canonicalise(adopted, teach)
         verify_canonical(canonical)
@@ -165,7 +165,10 @@ class Subject:
             untraced = Root(structural_copy(self.model, own_tensors=True), self.root.output)
             try:
                 with GradientHooksIgnored():
-                    return check_program(canonical, untraced, images, self.drawing)
+                    check_program(canonical, untraced, images, self.drawing)
+                    if failure is not None:
+                        check_single(canonical, untraced, self.telling[:1])
+                    return None
             except Exception as error:  # whatever the model raises
                 failure = error
         if isinstance(failure, CaptureError):

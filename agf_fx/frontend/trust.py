@@ -56,6 +56,31 @@ def check_program(canonical: CanonicalGraph, root: Root, images: Tensor, drawing
         check_gradient(canonical, root.model, images, trained)
 
 
+def check_single(canonical: CanonicalGraph, root: Root, image: Tensor) -> None:
+    """Check a model that takes a single image in its own way: it may fail there, or drop the batch dimension.
+
+    Args:
+        canonical: a program that computes what the model computes of two images.
+        root: a private copy of the model.
+        image: a batch of one.
+
+    Raises:
+        CaptureError: the model gives numbers of its own for a single image.
+    """
+    try:
+        own = _logits(root, image)
+    except Exception:  # the model's own limits; the program has none
+        return
+    with torch.no_grad():
+        found = trace_of(canonical, root.model, image)[canonical.logits]
+    if own.numel() != found.numel() or not _equal(found, own.reshape(found.shape), _tolerance(canonical)):
+        raise CaptureError(
+            f"{canonical.name} gives a single image other logits than the same image in a batch "
+            f"({_difference(found, own.reshape(found.shape) if own.numel() == found.numel() else own)}), and an "
+            "explanation graph serves every batch size. Remove what depends on the number of images from forward()."
+        )
+
+
 def _logits(root: Root, images: Tensor) -> Tensor:
     """The model's own logits."""
     with torch.no_grad():

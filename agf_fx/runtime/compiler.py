@@ -159,7 +159,10 @@ class _Stages:
         def emit() -> ExplanationGraph:
             self.takes_long()
             self.count("emissions")()
-            steps = optimisations(self.recipe.reduced, channels_last=placement.channels_last, in_place=eager)
+            dtype = None if placement.dtype == canonical.image_type.dtype else placement.dtype
+            steps = optimisations(
+                self.recipe.reduced, dtype=dtype, channels_last=placement.channels_last, in_place=eager
+            )
             emitted.append(lower(canonical, self.method, optimisations=steps))
             return emitted[0]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.methods.method import Method
-from agf_fx.pipeline import Step, lower, optimisations
+from agf_fx.pipeline import lower, optimisations
 from agf_fx.runtime.exports.formats import format_of, write
 from agf_fx.runtime.exports.metadata import metadata
 from agf_fx.runtime.exports.standalone import standalone
-from agf_fx.runtime.weights import REDUCED
+from agf_fx.runtime.weights import REDUCED, place
 
 
 def export(
@@ -46,7 +46,12 @@ def export(
         class_names, preprocessing: for the metadata.
     """
     format = format_of(path, format)
-    ready = standalone(lower(canonical, method, optimisations=_optimisations(precision, format)), weights)
+    own, device = canonical.image_type.dtype, torch.device("cpu")
+    dtype = place(own, precision, "contiguous", device).dtype
+    steps = optimisations(
+        REDUCED.get(precision), dtype=None if dtype == own else dtype, in_place=format == "torchscript"
+    )
+    ready = standalone(lower(canonical, method, optimisations=steps), weights)
     description = metadata(
         canonical,
         format=format,
@@ -59,7 +64,3 @@ def export(
         preprocessing=preprocessing,
     )
     write(ready, description, path)
-
-
-def _optimisations(precision: str | None, format: str) -> tuple[Step, ...]:
-    return optimisations(REDUCED.get(precision), in_place=format == "torchscript")

@@ -101,6 +101,7 @@ def _method(name: str, original: fx.Graph) -> str:
             node.target = _packet(node.target)
     text = graph.python_code("self").src
     text = re.sub(r";  [\w =]+ = None$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\bdevice\(type=('\w+')(?:, index=\d+)?\)", r"torch.device(\1)", text)
     return text[text.index("def ") :].replace("forward", name, 1)
 
 
