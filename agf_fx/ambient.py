@@ -103,6 +103,8 @@ def check_concrete(images: object) -> None:
         raise InputError(
             "an explainer cannot run inside torch.func.vmap, grad, jvp and the like; call it outside: it takes batches."
         )
+    if images.is_nested:
+        raise InputError("the images are a nested tensor; give one batch of images of one size (torch.stack).")
     if images.layout is not torch.strided or images.is_quantized:
         kind = "quantised" if images.is_quantized else str(images.layout).removeprefix("torch.")
         raise InputError(

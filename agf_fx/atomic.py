@@ -55,7 +55,13 @@ def atomic_path(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not an ordinary file and will not be replaced; choose another name")
-    handle, name = tempfile.mkstemp(prefix=".agf-fx-", suffix=suffix or ".part", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".agf-fx-", suffix=suffix or ".part", dir=target.parent)
+    except OSError as error:
+        reason = (
+            f"{target}: no file can be written in {target.parent} ({error.strerror}); name another folder, or make it"
+        )
+        raise type(error)(error.errno, reason) from error
     try:
         os.close(handle)
         yield Path(name)

@@ -53,8 +53,11 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
 
 
 def _followed(node: fx.Node) -> list[fx.Node]:
-    """The operands on the way to the heads: not a number by which all logits of an image are divided."""
+    """The operands on the way to the heads: not a number by which all logits of an image are divided, or multiplied."""
     found = signals(node)
     if node.target is aten.div.Tensor and len(found) == 2 and found[1].target is aten.expand.default:
         return found[:1]
+    if node.target is aten.mul.Tensor and len(found) == 2:
+        alone = [signal for signal in found if signal.target is not aten.expand.default]
+        return alone if len(alone) == 1 else found
     return found

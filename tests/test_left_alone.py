@@ -324,3 +324,56 @@ def test_a_model_that_takes_single_images_in_its_own_way():
     model.forward = lambda x: Net.forward(model, x).squeeze()
     logits = agf_fx.compile(model).explain(IMAGES, 1).logits
     torch.testing.assert_close(logits, model(IMAGES).detach())
+
+
+def test_a_model_that_gives_a_single_image_other_numbers():
+    model = net(lambda s, x: x)
+    model.forward = lambda x: Net.forward(model, x) * (-1 if x.shape[0] == 1 else 1)
+    with pytest.raises(CaptureError, match="a single image other logits than the same image in a batch"):
+        agf_fx.compile(model)(IMAGES, 1)
+
+
+BY_NUMBER = {
+    "a comparison": lambda s, x: x * (x.shape[0] > 4),
+    "a product": lambda s, x: x * len(x),
+    "padding": lambda s, x: F.pad(x, (0, 0, 0, 0, 0, 0, 0, -x.shape[0] % 4))[: x.shape[0]],
+}
+
+
+@pytest.mark.parametrize("name", BY_NUMBER)
+def test_what_depends_on_the_number_of_images_is_refused(name):
+    with pytest.raises(CaptureError, match="batch"):
+        agf_fx.compile(net(BY_NUMBER[name]))(IMAGES, 1)
+
+
+class Recorder:
+    """A hook that is an object, and keeps what it has seen."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, module, args, output):
+        self.seen.append(output)
+
+    def method(self, module, args, output):
+        self.seen.append(output)
+
+
+@pytest.mark.parametrize("kind", ["object", "method"])
+def test_hooks_that_are_objects_see_nothing_of_a_capture(kind):
+    model, recorder = net(), Recorder()
+    model.conv.register_forward_hook(recorder if kind == "object" else recorder.method)
+    result = agf_fx.compile(model).explain(IMAGES, 1)
+    assert not [value for value in recorder.seen if type(value) is not torch.Tensor]
+    seen = len(recorder.seen)
+    torch.testing.assert_close(result.logits, model(IMAGES).detach())
+    assert len(recorder.seen) == seen + 1
+
+
+def test_images_without_pixels_are_refused():
+    with pytest.raises(InputError, match="pixels"):
+        agf_fx.compile(net(), torch.zeros(2, 3, 0, 10).double())
+    with pytest.raises(InputError, match="pixels"):
+        agf_fx.compile(net(), IMAGES).explain(torch.zeros(2, 3, 12, 0).double(), 1)
+    with pytest.raises(InputError, match="nested"):
+        agf_fx.compile(net(), IMAGES).explain(torch.nested.nested_tensor([*IMAGES]), 1)

@@ -6,6 +6,7 @@ import networks
 import pytest
 import torch
 import torchvision
+import torchvision.transforms.v2
 from torch import nn
 
 import agf_fx
@@ -48,6 +49,8 @@ def hooked(x):
 PLAIN = net(lambda net, x: net.fc(net.features(x)))
 SAME = {
     "t": lambda net, x: net.fc(net.features(x).t().t()),
+    "vecdot": lambda net, x: torch.linalg.vecdot(net.features(x)[:, None], net.fc.weight) + net.fc.bias,
+    "a mean in its own dtype": lambda net, x: net.fc(torch.relu(net.conv(x)).mean((2, 3), dtype=x.dtype)),
     "inner": lambda net, x: torch.inner(net.features(x), net.fc.weight) + net.fc.bias,
     "tensordot": lambda net, x: torch.tensordot(net.features(x), net.fc.weight, ([1], [1])) + net.fc.bias,
     "the number of images as len": lambda net, x: net.fc(
@@ -255,3 +258,42 @@ def test_heaviside_of_images_alone_is_a_step_and_its_value_at_0_a_constant():
     model = net(lambda net, x: net.fc(net.features(x * torch.heaviside(x, x))))
     with pytest.raises(CaptureError, match="takes heaviside's value at 0 from the images"):
         agf_fx.compile(model)(images(), 1)
+
+
+@pytest.mark.parametrize("kind", [torchvision.transforms, torchvision.transforms.v2])
+def test_normalisation_by_torchvision_is_that_by_hand(kind):
+    mean, std = torch.tensor([0.4, 0.5, 0.6]).double(), torch.tensor([0.2, 0.3, 0.25]).double()
+    parts = {"normalise": kind.Normalize(mean.tolist(), std.tolist())}
+    model = net(lambda net, x: net.fc(net.features(net.normalise(x))), **parts)
+    by_hand = net(lambda net, x: net.fc(net.features((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))))
+    found, expected = (agf_fx.compile(each).explain(images(), 1) for each in (model, by_hand))
+    torch.testing.assert_close(found.logits, model(images()).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-10, atol=1e-12)
+
+
+def test_logits_times_a_number_for_each_image_have_the_head_of_the_logits():
+    def scaled(net, x):
+        return net.fc(net.features(x)) * x.abs().mean((1, 2, 3)).unsqueeze(1).expand(-1, 3)
+
+    model = net(scaled)
+    result = agf_fx.compile(model).explain(images(), 1)
+    torch.testing.assert_close(result.logits, model(images()).detach(), rtol=1e-12, atol=1e-12)
+    assert result.maps.isfinite().all()
+
+
+def test_control_flow_is_refused_by_its_line():
+    def decided(net, x):
+        return torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (net.fc(net.features(x)),))
+
+    with pytest.raises(CaptureError, match=r"(?s)control flow.*torch.where"):
+        agf_fx.compile(net(decided))(images(), 1)
+
+
+class KeywordOnly(nn.Linear):
+    def forward(self, *, pixels):
+        return super().forward(pixels.flatten(1))
+
+
+def test_images_by_keyword_only_are_told_plainly():
+    with pytest.raises(CaptureError, match="by keyword only"):
+        agf_fx.compile(KeywordOnly(126, 3).double())(images(), 1)

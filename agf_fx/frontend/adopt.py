@@ -122,6 +122,12 @@ def _placeholder(graph: fx.Graph, node: fx.Node, batch: sympy.Expr, is_images: b
 
 
 def _call(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node], batch: sympy.Expr) -> fx.Node:
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        raise CaptureError(
+            f"the model uses {node.target}, control flow or a call that is decided when it runs "
+            f"({origin(node).get('source') or 'in forward()'}), which an explanation graph does not follow. "
+            "Compute both cases and combine them with torch.where, or decide before the model is called."
+        )
     copied = graph.node_copy(node, copies.__getitem__)
     copied.meta = {"type": type_of(node.meta.get("val"), {batch: BATCH})} | origin(node)
     sources = copied.args[1:2] if node.target in OVERWRITING else copied.all_input_nodes

@@ -42,9 +42,9 @@ def only_batch(example_inputs: Any, model: nn.Module) -> Tensor:
 
 def _check_kind(images: Tensor) -> None:
     check_concrete(images)
-    if images.dim() >= 2 and images.shape[0] > 0 and images.is_floating_point():
+    if images.dim() >= 2 and images.numel() > 0 and images.is_floating_point():
         return
-    advice = "give floating-point images of shape (N, C, H, W) with N ≥ 1"
+    advice = "give floating-point images of shape (N, C, H, W) with N ≥ 1 and some pixels"
     if not images.is_floating_point() and not images.is_complex():
         advice += ": images.float(), scaled as the model was trained with, such as images.float() / 255"
     raise InputError(f"the example batch is {images.dtype} of shape {tuple(images.shape)}; {advice}.")

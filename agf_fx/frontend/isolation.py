@@ -33,7 +33,13 @@ def isolate_hooks(module: nn.Module, memo: dict[int, Any]) -> None:
     for name in _HOOKS:
         hooks = getattr(module, name)
         for key, hook in hooks.items():
-            hooks[key] = _copy(hook, done)
+            called = next((vars(kind)["__call__"] for kind in type(hook).__mro__ if "__call__" in vars(kind)), None)
+            if isinstance(called, types.FunctionType) and not isinstance(hook, nn.Module):  # an object of a user's
+                hooks[key] = types.MethodType(_isolated(called, done), _copy(hook, done))
+            elif isinstance(hook, types.MethodType) and isinstance(hook.__func__, types.FunctionType):
+                hooks[key] = types.MethodType(_isolated(hook.__func__, done), _copy(hook.__self__, done))
+            else:
+                hooks[key] = _copy(hook, done)
 
 
 def _isolated(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:

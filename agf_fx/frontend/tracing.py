@@ -10,7 +10,7 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _CONVENIENCES = (
     aten.affine_grid_generator.default,
     *(aten.inner.default, aten.tensordot.default, aten.kron.default, aten.outer.default, aten.ger.default),
     *(aten.dot.default, aten.chain_matmul.default, aten.linalg_multi_dot.default, aten.linalg_matmul.default),
+    aten.linalg_vecdot.default,
     *(aten.var_mean.default, aten.var_mean.dim, aten.std_mean.default, aten.std_mean.dim, aten.std_mean.correction),
     *(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input),
     *(aten.arcsin.default, aten.arccos.default, aten.arctan.default, aten.arctan2.default, aten.arcsinh.default),
@@ -143,6 +144,11 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception, line: st
             "removed or moved out of forward(): compute both cases and combine them, as with torch.where, or decide "
             f"before the model is called. torch.export says:\n{cause}"
         )
+    if isinstance(error, TypeError) and "takes 1 positional argument but 2 were given" in cause:
+        return (
+            f"{name}.forward takes its images by keyword only ({cause.splitlines()[0]}). Wrap the model in a module "
+            "whose forward takes the images and hands them on by name."
+        )
     if isinstance(error, TypeError) and "positional argument" in cause and "forward()" in cause:
         return (
             f"{name}.forward takes more than images ({cause.splitlines()[0]}). Wrap the model in a module whose "
@@ -162,6 +168,8 @@ def _about_shapes(error: BaseException, cause: str) -> bool:
     """Whether an error may come from images of a shape that the model cannot take."""
     words = ("shape", "size", "dim", "channels", "expected", "must match", "out of range", "too small")
     kinds = (RuntimeError, ValueError, IndexError, AssertionError)
+    if "too many indices" in cause or "only integers, slices" in cause:  # a dictionary, or a sequence, was expected
+        return False
     return isinstance(error, kinds) and any(word in cause.lower() for word in words)
 
 
@@ -241,6 +249,17 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Torchvision's normalisation in its own words: it looks at its numbers, or passes proxies through (v2)."""
+        if type(m).__module__.startswith("torchvision.transforms"):
+            if type(m).__name__ != "Normalize" or not (args and isinstance(args[0], fx.Proxy)):
+                raise fx.proxy.TraceError(f"{type(m).__name__} is not traced")  # torch.export may follow it
+            mean, std = (args[0].new_tensor(numbers).reshape(-1, 1, 1) for numbers in (list(m.mean), list(m.std)))
+            return (args[0] - mean) / std
+        return super().call_module(m, forward, args, kwargs)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sympy
 import torch
 from torch import fx
 
@@ -26,13 +25,13 @@ def refuse_unknown(canonical: CanonicalGraph, node: fx.Node) -> None:
             "batch norm takes mean and variance of the batch here, so the logits of an image change with the other "
             "images; use its running statistics (track_running_stats=True, training=False), or another norm"
         )
-        raise unsupported(canonical, node, problem)
+        raise unsupported(canonical, node, problem, advice=False)
     if op_of(node) is None:
         raise unsupported(canonical, node, f"no relevance rule for {name}")
     unknown = set(node.kwargs) - KEYWORDS.get(node.target, set())
     if unknown and not facts(node).captured_vjp:
         raise unsupported(canonical, node, f"no relevance rule for {name} with {', '.join(sorted(unknown))} given")
-    if any(isinstance(item, fx.Node) and isinstance(item.meta["type"], sympy.Expr) for item in operands(node)):
+    if any(isinstance(item, fx.Node) and _is_number(item) for item in operands(node)):
         raise unsupported(canonical, node, f"no relevance rule for {name} with the batch size as an operand")
     if _mixes_samples(node):
         raise unsupported(canonical, node, f"no relevance rule for {name} that mixes samples of a batch")
@@ -45,6 +44,11 @@ _BATCH_STATISTICS = {
     aten._native_batch_norm_legit.default,
     aten._native_batch_norm_legit_functional.default,
 }
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node is a number that is computed from the batch size, or a comparison of it."""
+    return not isinstance(node.meta["type"], TensorType | tuple)
 
 
 def _mixes_samples(node: fx.Node) -> bool:
@@ -87,17 +91,17 @@ _DIMS = {
 }
 
 
-def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str) -> UnsupportedOpError:
-    """The error for a call that has no rule, with everything a user needs to go on."""
+def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str, *, advice: bool = True) -> UnsupportedOpError:
+    """The error for a call that has no rule, with everything a user needs to go on; ``problem`` may say it all."""
     module, source = node.meta.get("module", ""), node.meta.get("source", "")
     where = f"module {module!r}" if module else f"{canonical.name}.forward"
     lines = [f"{problem} (in {where})"]
     if source:
         lines.append(f"  at {source}")
     lines.append(text.excerpt(canonical.graph, node))
-    if node.target in VOCABULARY:
+    if advice and node.target in VOCABULARY:
         lines.append("Write the model without this use of it.")
-    else:
+    elif advice:
         lines.append(
             f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...), write the model without it, or "
             'explain it by its gradient: agf_fx.compile(..., unknown_ops="gradient").'

@@ -58,13 +58,6 @@ def check_finite(name: str, model: nn.Module) -> None:
 
 
 def _check_file(path: Path) -> None:
-    if path.suffix.lower() in _PICKLED:
-        target = path.with_suffix(".safetensors").name
-        raise CheckpointError(
-            f"{path}: is a pickle, which can run any program when loaded, and is refused; convert it once: "
-            'python -c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{path.name}', weights_only=True), '{target}')\""
-        )
     try:
         folder, there, regular = path.is_dir(), path.exists(), path.is_file()
     except (OSError, ValueError) as error:
@@ -77,6 +70,15 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"{path}: is no ordinary file; copy the checkpoint to one")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the checkpoint is empty (0 bytes); copy it again")
+    if path.suffix.lower() in _PICKLED:
+        target = path.with_suffix(".safetensors").name
+        raise CheckpointError(
+            f"{path}: is a pickle, which can run any program when loaded, and is refused; convert it once: "
+            'python -c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load('{path.name}', weights_only=True), '{target}')\". That is for a "
+            "dictionary of weights; of a checkpoint of a training loop take the part with them (['state_dict']), and "
+            "of a model that was saved whole its state_dict(), where you made it"
+        )
 
 
 def _check_values(path: Path, stored: dict[str, torch.Tensor]) -> None:

@@ -162,6 +162,10 @@ def _factory(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ModelLoadError(f"{name!r} names no factory; write package.module:factory")
+    if "/" in module_name or module_name.endswith(".py"):
+        path = Path(module_name)
+        folder = "" if path.parent == Path() else f" in the folder {path.parent}"
+        raise ModelLoadError(f"{name!r} names a file; write the module, {path.stem}:{attribute}{folder}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -16,7 +16,11 @@ def warn_of_degenerate(maps: Tensor) -> None:
     """Warn of maps (N, K, H, W) that are zero everywhere or not finite, and name their images."""
     flat = maps.flatten(2)
     for bad, what in (
-        (~torch.isfinite(flat).all(2), f"contain NaN or infinite values: the network overflows {maps.dtype} on them"),
+        (
+            ~torch.isfinite(flat).all(2),
+            f"contain NaN or infinite values: the network overflows {maps.dtype} on them, or computes NaN whatever "
+            "it sees, as with a negative running variance",
+        ),
         (
             (flat == 0).all(2),
             "are zero everywhere: the images are constant, or the logits lie so far apart that the "

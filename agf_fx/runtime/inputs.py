@@ -27,7 +27,10 @@ def as_batch(images: object) -> Tensor:
             "loaded.preprocessing.prepare(picture)[0][None] or torchvision's transforms do."
         )
     if kind.__module__ == "numpy" and hasattr(images, "__array__"):
-        return torch.from_numpy(images)
+        try:
+            return torch.from_numpy(images)
+        except TypeError as error:
+            raise InputError(f"images is an array that is no batch of numbers ({error}).") from error
     if isinstance(images, list | tuple) and images and all(isinstance(item, Tensor) for item in images):
         if len(images) == 1 and images[0].dim() > 3:
             return images[0]
@@ -60,6 +63,8 @@ def check_pixels(images: Tensor) -> None:
     """
     if images.shape[0] == 0:
         raise InputError("the batch is empty; give at least one image.")
+    if images.numel() == 0:
+        raise InputError(f"images of shape {tuple(images.shape[1:])} have no pixels; give ones of some size.")
     finite = torch.isfinite(images).flatten(1).all(1)
     if not bool(finite.all()):
         bad = tuple(torch.nonzero(~finite).flatten().tolist())

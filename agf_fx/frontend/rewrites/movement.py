@@ -155,6 +155,8 @@ def _unbind(node: fx.Node) -> None:
 def _constant_pad(node: fx.Node) -> None:
     """Negative widths as slices, which is what they are."""
     x, widths, value = node.args
+    if any(isinstance(width, fx.Node) for width in widths):  # by the number of images
+        return
     for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
         dim = kind_of(x).rank - 1 - i
         size = kind_of(x).shape[dim]
