@@ -31,6 +31,7 @@ LAYERS = {
     "models": 3,
     "runtime": 8,
     "cli": 9,
+    "__main__": 9,
 }
 SIDE = {"imaging", "data", "evaluate", "models"}
 SIDE_MAY_USE = SIDE | {"errors", "atomic", "regular", "options", "assets"}

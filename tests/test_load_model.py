@@ -309,7 +309,7 @@ def test_the_conversion_that_the_message_names_works(tmp_path):
     torch.save(Tiny().state_dict(), path)
     with pytest.raises(CheckpointError) as caught:
         load_model(HERE + "Tiny", checkpoint=path)
-    code = str(caught.value).split('python -c "')[1].rstrip('"')
+    code = str(caught.value).split('python -c "')[1].split('"')[0]
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     load_model(HERE + "Tiny", checkpoint=tmp_path / "model.safetensors", size=8)
 

@@ -311,8 +311,10 @@ def _elsewhere(line: str) -> bool:
 
 def user_line() -> str:
     """The innermost line outside torch, above our tracer and below the call of `capture`."""
-    frame = sys._getframe(2)
-    while frame and frame.f_code.co_filename.startswith((_TORCH, "<", contextlib.__file__)):
+    frame, between = sys._getframe(2), _Tracer.call_module.__code__
+    while frame and (
+        frame.f_code is between or frame.f_code.co_filename.startswith((_TORCH, "<", contextlib.__file__))
+    ):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(_OURS):
         return ""

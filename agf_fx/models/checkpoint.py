@@ -75,9 +75,9 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(
             f"{path}: is a pickle, which can run any program when loaded, and is refused; convert it once: "
             'python -c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{path.name}', weights_only=True), '{target}')\". That is for a "
-            "dictionary of weights; of a checkpoint of a training loop take the part with them (['state_dict']), and "
-            "of a model that was saved whole its state_dict(), where you made it"
+            f"s.save_file(torch.load('{path.name}', weights_only=True), '{target}')\". A checkpoint of "
+            "a training loop has the weights in a part of it, as in torch.load(...)['state_dict']; a model that was saved "
+            "whole is written anew where it was made: torch.save(model.state_dict(), ...)"
         )
 
 
