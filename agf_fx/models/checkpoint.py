@@ -76,8 +76,8 @@ def _check_file(path: Path) -> None:
             f"{path}: is a pickle, which can run any program when loaded, and is refused; convert it once: "
             'python -c "import torch, safetensors.torch as s; '
             f"s.save_file(torch.load('{path.name}', weights_only=True), '{target}')\". A checkpoint of "
-            "a training loop has the weights in a part of it, as in torch.load(...)['state_dict']; a model that was saved "
-            "whole is written anew where it was made: torch.save(model.state_dict(), ...)"
+            "a training loop has the weights in a part of it, as in torch.load(...)['state_dict']; a model that was "
+            "saved whole is written anew where it was made: torch.save(model.state_dict(), ...)"
         )
 
 
