@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
-from agf_fx.methods.method import Method, rule_name
-from agf_fx.rules.gradients import vjp
+from agf_fx.methods.method import Method, Seed, Stream, Trace
+from agf_fx.rules.gradients import chain_rule
 from agf_fx.rules.notation import scope
-from agf_fx.rules.numerics import Value, division
-from agf_fx.rules.site import Site
+from agf_fx.rules.numerics import Value
+from agf_fx.rules.rule import Rule
+from agf_fx.rules.site import GRADIENT, RELEVANCE, Sent, Site
 from agf_fx.rules.targets import (
     chosen_classes,
     class_of,
@@ -39,16 +39,26 @@ class Streams:
     Attributes:
         maps: heat maps (N, K, H, W).
         logits: the model's output (N, classes).
-        gradient: canonical node name -> gradient at that node, (K, N, ...).
-        relevance: canonical node name -> relevance at that node, (K, N, ...); None behind the head.
-        handed: canonical call name -> (gradients, relevances) that the call hands to its operands, in order.
+        messages: stream name -> canonical node name -> what the stream has there, (K, N, ...).
+        handed: stream name -> canonical call name -> what the call hands to its operands, in order.
+        rules: stream name -> canonical call name -> the rule that did.
     """
 
     maps: Value
     logits: Value
-    gradient: Mapping[str, Value]
-    relevance: Mapping[str, Value]
-    handed: Mapping[str, tuple[tuple[Value, ...], tuple[Value, ...]]]
+    messages: Mapping[str, Mapping[str, Value]]
+    handed: Mapping[str, Mapping[str, Sequence[Value | None]]]
+    rules: Mapping[str, Mapping[str, Rule]]
+
+    @property
+    def gradient(self) -> Mapping[str, Value]:
+        """Canonical node name -> gradient, of methods that have one."""
+        return self.messages[GRADIENT]
+
+    @property
+    def relevance(self) -> Mapping[str, Value]:
+        """Canonical node name -> relevance, of methods that have it."""
+        return self.messages[RELEVANCE]
 
 
 def interpret(
@@ -79,13 +89,21 @@ def emit(canonical: CanonicalGraph, method: Method) -> ExplanationGraph:
     streams = _explain(canonical, method, values, values["target"], tracer.call)
     for node in canonical.calls:
         values[node.name].node.meta["value_of"] = node.name
-    for stream in (streams.gradient, streams.relevance):
-        for name, proxy in stream.items():
-            if proxy is not None:
-                proxy.node.meta.setdefault("stream_of", []).append(name)
+    for messages in streams.messages.values():
+        for name, proxy in messages.items():
+            proxy.node.meta.setdefault("stream_of", []).append(name)
     tracer.graph.output((streams.maps.node, streams.logits.node))
     module = fx.GraphModule(torch.nn.Module(), tracer.graph, f"{canonical.name}_{method.name}")
-    return ExplanationGraph(module, canonical, method.name)
+    return ExplanationGraph(module, canonical, method.name, faithful=_faithful(streams))
+
+
+def _faithful(streams: Streams) -> frozenset[str]:
+    """The calls at which every rule but the chain rule is faithful, and the gradient is autograd's."""
+    plain = streams.rules.get(GRADIENT, {})
+    if any(rule.function is not chain_rule.function for rule in plain.values()):
+        return frozenset()
+    others = [rules for stream, rules in streams.rules.items() if stream != GRADIENT]
+    return frozenset(name for rules in others for name in rules if all(r[name].faithful for r in others if name in r))
 
 
 def _explain(
@@ -103,74 +121,78 @@ def _explain(
         with scope(stream="forward", layer=node.meta["module"], site=node.name, symbol="y"):
             values[node.name] = call(node.target, args, kwargs)
         sites[node] = Site(node, args, values[node.name], targets, kwargs)
-    images, logits = values[canonical.images.name], values[canonical.logits.name]
-    with scope(stream="gradient"):
-        seed = _seed(method, logits, target, targets, canonical.logits.meta["type"].sample_shape)
-    with division(method.exact_division):
-        walk = propagate(canonical, method, sites, images, seed)
-    source = canonical.images.name
-    with scope(stream="read-out", rule=rule_name(method.read_out)):
-        streams = walk.relevance.get(source), walk.gradient[source]
-        channels = method.channels_of(canonical)
-        maps = method.read_out(images, *streams, canonical.image_type.rank, channels)
+    logits, shape = values[canonical.logits.name], canonical.logits.meta["type"].sample_shape
+    seeds = {}
+    for stream in method.streams:
+        if stream.seed is not None:
+            with scope(stream=stream.name):
+                seeds[stream.name] = _seed(stream.seed, logits, target, targets, shape)
+    walk = propagate(canonical, method, sites, values, seeds)
+    with scope(stream="read-out", rule=name_of(method.read_out)):
+        maps = method.read_out(Trace(canonical, values, walk.messages, method.channels_of(canonical)))
         with scope(symbol="map", equation="(K, N, ...) -> (N, K, ...)"):
             maps = torch.transpose(maps, 0, 1)
-    return Streams(maps, logits, walk.gradient, walk.relevance, walk.handed)
+    return Streams(maps, logits, walk.messages, walk.handed, walk.rules)
 
 
-def _seed(method: Method, logits: Value, target: Value, targets: Value, shape: tuple[int, ...]) -> Value:
-    """The gradient at the logits, (K, N, *shape)."""
-    initial = scope(rule=rule_name(method.initial_gradient))
+def _seed(seed: Seed, logits: Value, target: Value, targets: Value, shape: tuple[int, ...]) -> Value:
+    """The message at the logits, (K, N, *shape)."""
+    initial = scope(rule=name_of(seed))
     if len(shape) == 1:
         with scope(rule="chosen_classes"):
             classes = chosen_classes(logits, target)
         with initial:
-            return method.initial_gradient(logits, classes)
+            return seed(logits, classes)
     with scope(rule="chosen_classes"):
         classes = chosen_classes(mean_logits(logits), class_of(target, shape[0]))
         weights = position_weights(logits, target, shape)
     with initial:
-        gradient = method.initial_gradient(weighted_logits(logits, weights), classes)
+        gradient = seed(weighted_logits(logits, weights), classes)
         return spread_gradient(gradient, weights, targets, shape)
 
 
-@dataclass(frozen=True)
-class Walk:
-    """The values of a reverse walk; see `Streams`."""
+def name_of(function: Callable[..., Any]) -> str:
+    """The name under which a seed or a read-out appears in graphs."""
+    return getattr(function, "__name__", None) or getattr(function, "func", function).__name__
 
-    gradient: dict[str, Value] = field(default_factory=dict)
-    relevance: dict[str, Value] = field(default_factory=dict)
-    handed: dict[str, tuple[tuple[Value, ...], tuple[Value, ...]]] = field(default_factory=dict)
+
+@dataclass
+class Walk:
+    """The values of a reverse walk, by stream; see `Streams`."""
+
+    messages: dict[str, dict[str, Value]]
+    handed: dict[str, dict[str, Sequence[Value | None]]]
+    rules: dict[str, dict[str, Rule]]
 
 
 def propagate(
-    canonical: CanonicalGraph, method: Method, sites: Mapping[fx.Node, Site], images: Value, seed: Value
+    canonical: CanonicalGraph,
+    method: Method,
+    sites: Mapping[fx.Node, Site],
+    values: Mapping[str, Value],
+    seeds: Mapping[str, Value],
 ) -> Walk:
-    """Walk the canonical graph backwards, carrying both streams from the logits to the images."""
-    walk = Walk()
-    gradients: dict[fx.Node, list[Value]] = defaultdict(list, {canonical.logits: [seed]})
-    relevances: dict[fx.Node, list[Value]] = defaultdict(list)
-    for node in filter(gradients.__contains__, reversed(canonical.calls)):
-        site = sites[node]
-        origin = {"layer": node.meta["module"], "site": node.name}
-        with scope(stream="gradient", rule="chain_rule", symbol="∇", equation="∇x = fᵀ∇y  (eq. 5)", **origin):
-            g = walk.gradient[node.name] = _sum(gradients[node])
-            g_in = vjp(site, g)
-        with scope(stream="relevance", rule="fan_out", **origin):
-            phi = walk.relevance[node.name] = _merge(method, node, site.y, relevances[node])
-        rule = method.rule_for(node) if phi is not None or facts(node).head else None
-        with scope(stream="relevance", rule=rule_name(rule), **origin):
-            phi_in = rule(site, phi, g, g_in) if rule else (None,) * len(g_in)
-        walk.handed[node.name] = g_in, phi_in
-        for operand, g_operand, phi_operand in zip(operands(node), g_in, phi_in, strict=True):
-            if depends_on_images(operand):
-                gradients[operand].append(_like(operand, node, g_operand))
-                relevances[operand].append(_like(operand, node, phi_operand))
+    """Walk the canonical graph backwards, carrying all streams from the logits to the images, call by call."""
+    walk = Walk(*({stream.name: {} for stream in method.streams} for _ in range(3)))
+    pending = {stream.name: defaultdict(list) for stream in method.streams}
+    for name, seed in seeds.items():
+        pending[name][canonical.logits].append(seed)
+    for node in reversed(canonical.calls):
+        for stream in method.streams:
+            message = _arrived(walk, stream, node, sites[node].y, pending[stream.name])
+            rule = stream.rule_for(node, message)
+            if rule is None:
+                continue
+            with scope(stream=stream.name, rule=str(rule), layer=node.meta["module"], site=node.name):
+                handed = rule(sites[node], message)
+            sites[node].sent[stream.name] = Sent(message, handed)
+            walk.handed[stream.name][node.name], walk.rules[stream.name][node.name] = handed, rule
+            for operand, value in zip(operands(node), handed, strict=True):
+                if depends_on_images(operand):
+                    pending[stream.name][operand].append(_like(operand, node, value))
     source = canonical.images
-    with scope(stream="gradient", rule="chain_rule", symbol="∇"):
-        walk.gradient[source.name] = _sum(gradients[source])
-    with scope(stream="relevance", rule="fan_out"):
-        walk.relevance[source.name] = _merge(method, source, images, relevances[source])
+    for stream in method.streams:
+        _arrived(walk, stream, source, values[source.name], pending[stream.name])
     return walk
 
 
@@ -182,13 +204,15 @@ def _like(operand: fx.Node, node: fx.Node, message: Value | None) -> Value | Non
     return message if node.target is aten.to.dtype else aten.to.dtype(message, wanted)
 
 
-def _sum(values: list[Value]) -> Value:
-    return sum(values[1:], values[0])
-
-
-def _merge(method: Method, node: fx.Node, x: Value, contributions: list[Value | None]) -> Value | None:
-    """The relevance of a value from what its readers hand back; None where none of them does."""
-    given = [phi for phi in contributions if phi is not None]
-    if len(given) < 2:
-        return given[0] if given else None
-    return method.fan_out(x, given, carried_type(node).sample_dims)
+def _arrived(
+    walk: Walk, stream: Stream, node: fx.Node, x: Value, pending: Mapping[fx.Node, list[Value | None]]
+) -> Value | None:
+    """What the readers of a value hand back, as one message, which the walk keeps; None where there is none."""
+    if node not in pending:
+        return None
+    origin = {"layer": node.meta["module"], "site": node.name} if node.op == "call_function" else {}
+    with scope(stream=stream.name, **origin):
+        message = stream.merge(x, pending[node], carried_type(node).sample_dims)
+    if message is not None:
+        walk.messages[stream.name][node.name] = message
+    return message

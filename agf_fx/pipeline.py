@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 
 from agf_fx.emit import emit
-from agf_fx.errors import CaptureError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
@@ -31,7 +30,6 @@ from agf_fx.passes.input_layers import mark_input_layers
 from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
 from agf_fx.passes.open_merges import mark_open_merges
 from agf_fx.passes.product_precision import reduce_product_precision
-from agf_fx.passes.relevance_paths import check_relevance_paths
 from agf_fx.passes.relu_masks import drop_relu_masks
 from agf_fx.passes.residual_merges import mark_residual_merges
 from agf_fx.passes.sibling_products import stack_sibling_products
@@ -44,7 +42,6 @@ ANALYSES: tuple[Step, ...] = (
     mark_heads,
     check_class_dimension,
     mark_gates,
-    check_relevance_paths,
     mark_input_layers,
     mark_image_channels,
     mark_residual_merges,
@@ -94,7 +91,7 @@ def optimisations(
 
 def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) -> tuple[Step, ...]:
     """The steps for a method: analyses, emission, optimisations."""
-    return (*ANALYSES, functools.partial(emit, method=method), *optimisations)
+    return (*ANALYSES, *method.canonisers, functools.partial(emit, method=method), *optimisations)
 
 
 def analyse(canonical: CanonicalGraph) -> CanonicalGraph:
@@ -128,16 +125,13 @@ def lower(
         CaptureError: the model has fewer logits than the method needs.
         VerifyError: a step broke a promise of its stage.
     """
-    if canonical.num_classes < method.minimum_classes:
-        raise CaptureError(
-            f"{canonical.name} has {canonical.num_classes} logit, and {method.name} compares the target with other "
-            f"classes, so it needs {method.minimum_classes}. Wrap the model to return both classes, "
-            "e.g. torch.cat([-y, y], 1)."
-        )
     if after_step is None:
         after_step = {"1": verify_step, "print": print_step}.get(os.environ.get("AGF_FX_DEBUG", ""))
     graph: Graph = canonical
     for step in pipeline(method, optimisations):
+        if isinstance(step, functools.partial) and step.func is emit:
+            for need in method.needs:
+                need(canonical)
         graph = step(graph)
         if after_step:
             after_step(getattr(step, "func", step).__name__, graph)

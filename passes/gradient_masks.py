@@ -38,17 +38,6 @@ _ENTRYWISE = {
     aten.tanh.default,
     operator.getitem,
 }
-# Their rules put relevance and gradient into the same entries.
-_FAITHFUL = {
-    Family.AVERAGE,
-    Family.CONVOLUTION,
-    Family.DATA_MOVEMENT,
-    Family.LINEAR,
-    Family.MERGE,
-    Family.PRODUCT,
-    Family.PROPORTIONAL,
-    Family.SELECTION,
-}
 
 
 def drop_gradient_masks(explanation: ExplanationGraph) -> ExplanationGraph:
@@ -68,6 +57,9 @@ def drop_gradient_masks(explanation: ExplanationGraph) -> ExplanationGraph:
       them the gradient of x_i, which is made of no others.
     - Functions of every entry: where f(x) = 0 at a range of x ≠ 0, f'(x) = 0.
 
+    Which rules are faithful, their table says (``ExplanationGraph.faithful``): nothing is dropped behind others, such
+    as z⁺, under which an entry that only inhibits has a gradient and no relevance.
+
     Not faithful are a gate and attention weights that are taken for constants, which get gradients and no relevance;
     norms by the statistics of a sample and softmax, which spread gradients over all entries; and operations with a
     registered or captured rule, of which nothing is known.
@@ -78,7 +70,7 @@ def drop_gradient_masks(explanation: ExplanationGraph) -> ExplanationGraph:
     Masks are kept where no ReLU stands behind: a bias-free convolution can be exactly 0 on a blank area, and its
     relevance with it, while the gradient is not (measured: 0.81 of the map's maximum).
     """
-    rectified = _rectified(explanation.canonical)
+    rectified = _rectified(explanation.canonical, explanation.faithful)
     for node in list(explanation.graph.nodes):
         if is_call(node, aten.mul.Tensor):
             g, mask = node.args
@@ -91,7 +83,7 @@ def drop_gradient_masks(explanation: ExplanationGraph) -> ExplanationGraph:
     return explanation
 
 
-def _rectified(canonical: CanonicalGraph) -> set[str]:
+def _rectified(canonical: CanonicalGraph, rules: frozenset[str]) -> set[str]:
     """Names of values that ReLUs with faithful outputs read, or else one function of every entry with such readers."""
     faithful: set[fx.Node] = set()
     found: set[str] = set()
@@ -99,7 +91,7 @@ def _rectified(canonical: CanonicalGraph) -> set[str]:
         readers = [reader for reader in node.users if reader.target not in SIGNAL_FREE]
         if not depends_on_images(node) or not readers:
             continue
-        if all(_is_faithful(reader, node, faithful) for reader in readers):
+        if all(_is_faithful(reader, node, faithful, rules) for reader in readers):
             faithful.add(node)
         closed = all(_is_rectifier(reader) and reader in faithful for reader in readers)
         if closed or (len(readers) == 1 and readers[0].name in found and _is_entrywise(readers[0])):
@@ -112,16 +104,16 @@ def _is_rectifier(reader: fx.Node) -> bool:
     return reader.target is aten.relu.default or (reader.target is aten.hardtanh.default and reader.args[1] == 0)
 
 
-def _is_faithful(reader: fx.Node, value: fx.Node, faithful: set[fx.Node]) -> bool:
+def _is_faithful(reader: fx.Node, value: fx.Node, faithful: set[fx.Node], rules: frozenset[str]) -> bool:
     """Whether ``reader`` hands relevance wherever it hands a gradient to entries of ``value`` that are not 0."""
-    if reader.op != "call_function" or reader.target not in BUILT_IN or facts(reader).captured_vjp:
+    if reader.name not in rules or reader.target not in BUILT_IN or facts(reader).captured_vjp:
         return False
     if facts(reader).head:
         return True
     ignored = {facts(reader).gate, facts(reader).attention}
     if reader not in faithful or value.name in ignored or value not in operands(reader):
         return False
-    return family_of(reader) in _FAITHFUL or _is_entrywise(reader)
+    return family_of(reader) is not Family.PASS_THROUGH or _is_entrywise(reader)
 
 
 def _is_entrywise(reader: fx.Node) -> bool:

@@ -14,17 +14,45 @@ aten = torch.ops.aten
 
 
 def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
-    """Mark ``head`` and ``tail``; refuse models in which they cannot be told apart.
+    """Mark ``head`` and ``tail``, in networks in which they can be told apart; see `check_heads`.
 
     Raises:
-        CaptureError: no parametrised layer, or one head feeds another (the logits mix layers of several depths), or the
-            logits have no derivative.
+        CaptureError: the logits have no derivative.
     """
     if not canonical.logits.meta["depends_on_images"]:
         raise CaptureError(
             f"the logits of {canonical.name} depend on the images through steps alone (sign, a comparison, rounding), "
             "whose derivative is 0, so there is nothing to explain. Put functions with a derivative in their place."
         )
+    heads, tail = _last_layers(canonical)
+    if not _mixed(canonical, heads, tail):
+        for head in heads:
+            mark(head, head=True)
+        for node in tail if heads else ():
+            mark(node, tail=True)
+    return canonical
+
+
+def check_heads(canonical: CanonicalGraph) -> CanonicalGraph:
+    """Refuse networks without heads, for methods whose relevance starts there.
+
+    Raises:
+        CaptureError: no parametrised layer, or one head feeds another (the logits mix layers of several depths).
+    """
+    heads, tail = _last_layers(canonical)
+    if not heads:
+        raise CaptureError(f"{canonical.name} has no convolution or linear layer between images and logits.")
+    mixed = _mixed(canonical, heads, tail)
+    if mixed:
+        raise CaptureError(
+            f"the logits of {canonical.name} mix layers of several depths (%{', %'.join(sorted(mixed)[:5])} also feed "
+            "the last layers), so there is no head to start from. Explain a part of the model with one head."
+        )
+    return canonical
+
+
+def _last_layers(canonical: CanonicalGraph) -> tuple[list[fx.Node], set[fx.Node]]:
+    """The last parametrised layers on the way to the logits, and what lies behind them."""
     heads, tail, pending = [], set(), [canonical.logits]
     while pending:
         node = pending.pop()
@@ -33,23 +61,16 @@ def mark_heads(canonical: CanonicalGraph) -> CanonicalGraph:
         elif node not in tail:
             tail.add(node)
             pending.extend(_followed(node) if node.op == "call_function" else [])
-    if not heads:
-        raise CaptureError(f"{canonical.name} has no convolution or linear layer between images and logits.")
+    return heads, tail
+
+
+def _mixed(canonical: CanonicalGraph, heads: list[fx.Node], tail: set[fx.Node]) -> set[str]:
+    """Heads, and calls of the tail, that lie before another head."""
     import networkx as nx  # takes longer to import than a cached graph to load
 
     dataflow = canonical.to_networkx()
     before = set().union(*(nx.ancestors(dataflow, head.name) for head in heads))
-    mixed = before & {node.name for node in (*heads, *tail)}
-    if mixed:
-        raise CaptureError(
-            f"the logits of {canonical.name} mix layers of several depths (%{', %'.join(sorted(mixed)[:5])} also feed "
-            "the last layers), so there is no head to start from. Explain a part of the model with one head."
-        )
-    for head in heads:
-        mark(head, head=True)
-    for node in tail:
-        mark(node, tail=True)
-    return canonical
+    return before & {node.name for node in (*heads, *tail)}
 
 
 def _followed(node: fx.Node) -> list[fx.Node]:

@@ -26,9 +26,13 @@ from agf_fx.rules.site import Site
 aten = torch.ops.aten
 
 
+NO_EPSILON = numerics.Division(epsilon=0)
+
+
 @pytest.fixture(autouse=True)
-def _exact_division(monkeypatch):
-    monkeypatch.setattr(numerics, "EPSILON", 0)
+def _no_epsilon():
+    with numerics.dividing(NO_EPSILON):
+        yield
 
 
 def exact(value: Any) -> Any:
@@ -158,7 +162,7 @@ def relevance(rule: Callable[..., Any], x: np.ndarray, weight: np.ndarray, phi: 
 
 
 def z_box(site: Site, phi: Symbolic) -> tuple[Symbolic, ...]:
-    return propagation.z_box(site, phi, None, ())
+    return propagation.z_box.divided(NO_EPSILON)(site, phi)
 
 
 def is_conserved(found: np.ndarray) -> bool:
@@ -240,14 +244,14 @@ STREAM = symbols("Psi", TARGETS, 1, 2, 3, real=True)
 
 
 def test_a_product_halves_relevance():
-    for found in propagation.bilinear(call(aten.mul.Tensor, A, B), Symbolic(STREAM), None, ()):
+    for found in propagation.bilinear.divided(NO_EPSILON)(call(aten.mul.Tensor, A, B), Symbolic(STREAM)):
         assert is_zero((found.entries - STREAM / 2).flat)
 
 
 def test_a_matrix_product_halves_relevance():
     phi = symbols("Psi", TARGETS, 1, 2, 2, real=True)
     columns = B.swapaxes(1, 2)
-    left, right = propagation.bilinear(call(aten.matmul.default, A, columns), Symbolic(phi), None, ())
+    left, right = propagation.bilinear.divided(NO_EPSILON)(call(aten.matmul.default, A, columns), Symbolic(phi))
     y = A @ columns
     for k in range(TARGETS):
         formula = sum(A[0, 0, 1] * columns[0, 1, p] * phi[k, 0, 0, p] / (2 * y[0, 0, p]) for p in range(2))  # eq. 15
@@ -263,14 +267,14 @@ def test_constant_attention_keeps_all_relevance_with_the_values(first):
     site = call(aten.matmul.default, *values)
     mark(site.node, attention=site.node.args[not first].name)
     phi = phi if first else phi.swapaxes(2, 3)
-    found = propagation.constant_attention(site, Symbolic(phi), None, ())
+    found = propagation.constant_attention.divided(NO_EPSILON)(site, Symbolic(phi))
     assert found[not first] is None
     assert is_zero((found[first].entries.sum((1, 2, 3)) - phi.sum((1, 2, 3))).flat)
 
 
 def test_a_sum_by_size_is_conserved():
     for target in (aten.add.Tensor, aten.sub.Tensor):
-        left, right = propagation.merge_by_size(call(target, A, B), Symbolic(STREAM), None, ())
+        left, right = propagation.merge_by_size.divided(NO_EPSILON)(call(target, A, B), Symbolic(STREAM))
         assert is_zero((left.entries + right.entries - STREAM).flat)
         share = sympy.Abs(A[0, 1, 2]) / (sympy.Abs(A[0, 1, 2]) + sympy.Abs(B[0, 1, 2]))
         assert is_zero([left.entries[1, 0, 1, 2] - share * STREAM[1, 0, 1, 2]])
@@ -279,7 +283,7 @@ def test_a_sum_by_size_is_conserved():
 def test_softmax_is_the_first_order_expansion():
     x, phi = symbols("x", 1, 3, positive=True), symbols("Psi", TARGETS, 1, 3, real=True)
     site = call(aten.softmax.int, x, options=(1, None))
-    (found,) = propagation.softmax(site, Symbolic(phi), None, ())
+    (found,) = propagation.softmax.divided(NO_EPSILON)(site, Symbolic(phi))
     s = site.y.entries[0]
     for k, i in itertools.product(range(TARGETS), range(3)):
         expansion = sum(x[0, i] * sympy.diff(s[j], x[0, i]) * phi[k, 0, j] / s[j] for j in range(3))
@@ -291,7 +295,7 @@ def test_softmax_hands_masked_scores_nothing():
     x[0, 1] = -sympy.oo
     site = call(aten.softmax.int, x, options=(1, None))
     assert site.y.entries[0, 1] == 0
-    (found,) = propagation.softmax(site, Symbolic(phi), None, ())
+    (found,) = propagation.softmax.divided(NO_EPSILON)(site, Symbolic(phi))
     assert (found.entries[:, :, 1] == 0).all()
     assert (found.entries[:, :, 0] != 0).all()
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import agf_fx
 import agf_fx.errors
-from agf_fx.rules.numerics import division, settled
+from agf_fx.rules import numerics
+from agf_fx.rules.numerics import dividing, settled
 
 EXACT = agf_fx.AGFOptions(division="exact")
 FAMILIES = (
@@ -100,7 +101,7 @@ def test_relevance_at_zeros_is_spread_over_the_rest_of_its_sample():
     phi = torch.tensor([[[1.0, 2.0, 4.0], [3.0, 5.0, 1.0]]])  # one target, two samples
     b = torch.tensor([[0.0, 1.0, -2.0], [0.0, 0.0, 0.0]])
     assert torch.equal(settled(phi, b, [-1]), phi)
-    with division(exact=True):
+    with dividing(numerics.EXACT):
         assert torch.equal(settled(phi, b, [-1]), torch.tensor([[[0.0, 2.5, 4.5], [0.0, 0.0, 0.0]]]))
 
 

@@ -28,10 +28,12 @@ from coverage_report.cost import cost
 from coverage_report.page import page
 from coverage_report.rows import plain
 
-from agf_fx.ir.vocabulary import Family
 from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.methods.table import RuleTable, op
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import lower
+from agf_fx.rules import numerics
+from agf_fx.rules.propagation import selective
 
 SMALL = "squeezenet1_1"
 
@@ -98,10 +100,11 @@ def test_conservation_says_what_arrives_and_where_most_is_lost(case):
 
 def test_conservation_finds_what_is_lost(case, monkeypatch):
     def halving(*arguments):
-        return tuple(phi / 2 for phi in EXACT.families[Family.SELECTION](*arguments))
+        return tuple(phi / 2 for phi in selective.function(*arguments))
 
-    pool = torch.ops.aten.max_pool2d_with_indices.default
-    lossy = replace(EXACT, operations={pool: halving})
+    pool, relevance = torch.ops.aten.max_pool2d_with_indices.default, EXACT.stream("relevance")
+    half = RuleTable.of([(op(pool), replace(selective, function=halving, division=numerics.EXACT))])
+    lossy = replace(EXACT, streams=(EXACT.streams[0], replace(relevance, rules=half + relevance.rules)))
     monkeypatch.setattr("coverage_report.conservation.EXACT", lossy)
     sums = conservation(case)
     assert sums["arriving"] == pytest.approx(0.25, abs=1e-6)  # there are two

@@ -126,6 +126,9 @@ def test_every_stored_step_of_the_trace(name, target):
         assert difference(found[: len(expected)], expected) <= TOLERANCE, key
 
 
+STREAMS = ("gradient", "relevance")
+
+
 def stored_step(streams, calls, module, quantity):
     """What the step through ``module`` hands on, by the names of the trace: (K, N, ...)."""
     kind = 0 if quantity.startswith("grad") else 1
@@ -135,7 +138,7 @@ def stored_step(streams, calls, module, quantity):
         return (streams.gradient, streams.relevance)[kind][source.name]
     if module.endswith(".add"):
         merge = next(n for n in calls[module.removesuffix(".add")] if family_of(n) is Family.MERGE)
-        return streams.handed[merge.name][kind][int(quantity[-1])]
+        return streams.handed[STREAMS[kind]][merge.name][int(quantity[-1])]
     if module.startswith("layer") and module[-1].isdigit() and module[:-1].endswith(".relu"):
         node = calls[module[:-1]][int(module[-1]) - 1]
     elif module not in calls:  # dropout, which is the identity: the step before
@@ -143,7 +146,7 @@ def stored_step(streams, calls, module, quantity):
         node = calls[f"{stem}.{int(index) + 1}"][0]
     else:
         node = calls[module][0]
-    return streams.handed[node.name][kind][0]
+    return streams.handed[STREAMS[kind]][node.name][0]
 
 
 @pytest.mark.parametrize("name", golden_names())
@@ -170,7 +173,7 @@ def forward_values(canonical, images, inputs):
 def part(node, symbol, values, streams):
     """One part of a layer's rule, for all targets: (K, N, ...)."""
     site = Site(node, torch.fx.map_arg(node.args, lambda n: values[n.name]), values[node.name], len(TARGETS))
-    phi, g_x, rank = streams.relevance[node.name], streams.handed[node.name][0][0], site.x_type.rank
+    phi, g_x, rank = streams.relevance[node.name], streams.handed["gradient"][node.name][0], site.x_type.rank
     C = absolute_influence(site, phi)
     if site.facts.flatten_boundary:
         return {"C": lambda: C, "M": lambda: agf.flattened_input_gradient(site, g_x, C)}[symbol]()

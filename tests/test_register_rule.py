@@ -169,8 +169,8 @@ def test_gradient_passes_by_the_given_vjp():
 
 
 def test_rule_as_a_function():
-    def rule(site, phi, g, g_in):
-        return (phi * 0.5 + site.x * g_in[0],)
+    def rule(site, phi):
+        return (phi * 0.5 + site.x * site.sent["gradient"].handed[0],)
 
     agf_fx.register_rule(CUBE, rule, vjp=cube_vjp)
     model = network(Cube())
@@ -187,7 +187,7 @@ def test_merge_of_two_operands():
     streams, name = explained(model)
     x, phi = model[:1](IMAGES).relu().detach(), streams.relevance[name[BLEND]]
     share = torch.where(x == 0, 0, phi / (3 * x + 1e-9))
-    of_x, of_y = streams.handed[name[BLEND]][1]
+    of_x, of_y = streams.handed["relevance"][name[BLEND]]
     assert share.any()
     torch.testing.assert_close(of_x, 2 * x * share)
     torch.testing.assert_close(of_y, x * share)
@@ -200,7 +200,7 @@ def test_second_signal_that_is_no_operand_is_refused():
 
 
 def test_registering_again_replaces_the_rule():
-    agf_fx.register_rule(CUBE, lambda site, phi, g, g_in: (phi * 0.0,), vjp=cube_vjp)
+    agf_fx.register_rule(CUBE, lambda site, phi: (phi * 0.0,), vjp=cube_vjp)
     agf_fx.register_rule(CUBE, "pass-through", vjp=cube_vjp)
     streams, name = explained(network(Cube()))
     assert streams.relevance[name[CUBE]].any()
@@ -208,7 +208,7 @@ def test_registering_again_replaces_the_rule():
 
 
 def test_rule_that_changes_the_shape_is_found_by_the_verifier():
-    agf_fx.register_rule(CUBE, lambda site, phi, g, g_in: (torch.sum(phi, [1], True),), vjp=cube_vjp)
+    agf_fx.register_rule(CUBE, lambda site, phi: (torch.sum(phi, [1], True),), vjp=cube_vjp)
     canonical = agf_fx.capture(network(Cube()), IMAGES)
     with pytest.raises(VerifyError, match="is the relevance of %_1_0_relu"):
         lower(canonical, attribution_guided_factorization(agf_fx.AGFOptions()), verify_step)

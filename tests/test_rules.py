@@ -17,11 +17,12 @@ from torch import Tensor, fx
 
 from agf_fx.ir.facts import Facts, FlattenBoundary
 from agf_fx.ir.types import BATCH, TensorType
-from agf_fx.methods.gradient import input_times_gradient, target_indicator
+from agf_fx.methods.gradient import target_indicator
 from agf_fx.options import AGFOptions
-from agf_fx.rules import agf, factorisation, linear_maps, numerics, propagation
+from agf_fx.rules import agf, factorisation, linear_maps, merging, numerics, propagation
 from agf_fx.rules.gradients import vjp
-from agf_fx.rules.site import Site
+from agf_fx.rules.rule import Rule
+from agf_fx.rules.site import GRADIENT, Sent, Site
 from agf_fx.rules.targets import chosen_classes, class_of
 
 aten = torch.ops.aten
@@ -88,8 +89,9 @@ class Problem:
     phi: Tensor
     g: Tensor
 
-    def rule(self, rule: Callable[..., Any], **options: Any) -> Tensor:
-        (relevance,) = rule(self.site, self.phi, self.g, vjp(self.site, self.g), **options)
+    def rule(self, rule: Rule) -> Tensor:
+        self.site.sent[GRADIENT] = Sent(self.g, vjp(self.site, self.g))
+        (relevance,) = rule(self.site, self.phi)
         return relevance
 
     def oracle(self, oracle: Callable[..., Tensor], *streams: Tensor, **options: Any) -> Tensor:
@@ -105,7 +107,7 @@ class Problem:
 
     def target(self, k: int) -> Problem:
         """The same with the k-th target alone."""
-        site = dataclasses.replace(self.site, targets=1)
+        site = dataclasses.replace(self.site, targets=1, sent={})
         return Problem(site, self.layer, self.phi[k : k + 1], self.g[k : k + 1])
 
 
@@ -208,7 +210,7 @@ def option_text(options: AGFOptions) -> str:
 @pytest.mark.parametrize("options", ablations(), ids=option_text)
 def test_convolution_under_every_option(options):
     problem = convolution_problem("groups", seed=5)
-    relevance = problem.rule(agf.guided_convolution, options=options)
+    relevance = problem.rule(agf.guided_convolution(options))
     close(relevance, problem.oracle(oracles.convolution_step, problem.phi, problem.g, options=options))
 
 
@@ -217,14 +219,14 @@ def test_convolution_under_every_option(options):
 @each_seed
 def test_convolution(geometry, dialect, seed):
     problem, options = convolution_problem(geometry, seed), AGFOptions(dialect=dialect)
-    relevance = problem.rule(agf.guided_convolution, options=options)
+    relevance = problem.rule(agf.guided_convolution(options))
     close(relevance, problem.oracle(oracles.convolution_step, problem.phi, problem.g, options=options))
 
 
 @each_dialect
 def test_convolution_conserves_what_c_conserves(dialect):
     problem = convolution_problem("3×3", seed=7)
-    relevance = problem.rule(agf.guided_convolution, options=AGFOptions(dialect=dialect))
+    relevance = problem.rule(agf.guided_convolution(AGFOptions(dialect=dialect)))
     C = agf.absolute_influence(problem.site, problem.phi)
     assert not torch.allclose(relevance, C)
     close(relevance.sum((2, 3, 4)), C.sum((2, 3, 4)))
@@ -239,7 +241,7 @@ def test_convolution_of_nothing_is_finite(zero, dialect):
     empty = Problem(make_site(problem.site.node.target, x, *problem.site.args[1:]), problem.layer, phi, g)
     options = AGFOptions(dialect=dialect)
     expected = empty.oracle(oracles.convolution_step, phi, g, options=options)
-    close(empty.rule(agf.guided_convolution, options=options), expected)
+    close(empty.rule(agf.guided_convolution(options)), expected)
     assert bool(expected.any()) == (zero == "g")
 
 
@@ -426,9 +428,7 @@ def test_selection_hands_back_what_the_proportional_rule_does(selection, seed):
     x[1, 1] = -1e-9
     site = make_site(op, x, *args)
     phi = random(TARGETS, *site.y.shape)
-    (found,), (proportional,) = (
-        rule(site, phi, phi, vjp(site, phi)) for rule in (propagation.selective, propagation.proportional)
-    )
+    (found,), (proportional,) = (rule(site, phi) for rule in (propagation.selective, propagation.proportional))
     close(found, proportional)
     y = functools.partial(lambda x: make_site(op, x, *args).y)
     for k in range(TARGETS):
@@ -443,7 +443,7 @@ def test_merge_hands_nothing_on_where_its_sides_cancel(op):
     b = torch.where(a > 0.5, sign * a, other)
     site = make_site(op, a, b, signals=2)
     assert (site.y == 0).any()
-    found = propagation.proportional(site, phi, phi, vjp(site, phi))
+    found = propagation.proportional(site, phi)
     for k in range(TARGETS):
         for part, expected in zip(found, oracles.proportional(op, (a, b), phi[k]), strict=True):
             close(part[k], expected)
@@ -453,7 +453,7 @@ def test_fan_out_sums_where_the_value_is_not_zero():
     torch.manual_seed(0)
     x, parts = random(2, 3, 4, zeros=0.4), [random(TARGETS, 2, 3, 4) for _ in range(3)]
     x[0, 0, 0] = -1e-9
-    relevance = agf.fan_out(x, parts, numerics.per_sample(x.dim()))
+    relevance = merging.fan_out(x, parts, numerics.per_sample(x.dim()))
     for k in range(TARGETS):
         close(relevance[k], oracles.fan_out(x, [part[k] for part in parts]))
     away = x.abs() > 1e-3
@@ -463,10 +463,9 @@ def test_fan_out_sums_where_the_value_is_not_zero():
 
 def test_read_out_divides_the_map_of_each_target_by_its_maximum():
     torch.manual_seed(0)
-    images = random(3, 3, 4, 5)
     phi = torch.stack([random(3, 4, 5), -random(3, 4, 5).abs(), torch.zeros(3, 4, 5, dtype=torch.float64)])
     phi = torch.stack([phi, 1e3 * phi.flip(0)])
-    maps = agf.normalised_channel_sum(images, phi, phi, 4, 1)
+    maps = agf.normalised_channel_sum(phi, 4, 1)
     close(maps, oracles.each(lambda samples: oracles.each(oracles.normalised_channel_sum, samples), phi))
     assert not maps[0, 2].any()
     assert not maps[1, 0].any()
@@ -477,7 +476,7 @@ def test_read_out_divides_the_map_of_each_target_by_its_maximum():
 def test_the_signs_and_the_size_of_a_map_without_positive_relevance_are_right(largest):
     phi = -random(1, 1, 3, 4, 5).abs() - 0.1
     phi[0, 0, 0, 0, 0] = largest
-    maps = agf.normalised_channel_sum(phi, phi, phi, 5, 2)
+    maps = agf.normalised_channel_sum(phi, 5, 2)
     torch.testing.assert_close(maps, phi.sum(2) / phi.abs().max())
     assert maps.max() < 0
     assert maps.abs().max() <= 3
@@ -486,17 +485,12 @@ def test_the_signs_and_the_size_of_a_map_without_positive_relevance_are_right(la
 def test_a_small_positive_maximum_scales_as_published():
     phi = -random(1, 1, 3, 4, 5).abs()
     phi[0, 0, 0, 0, 0] = 0.01 * phi.abs().max()
-    torch.testing.assert_close(agf.normalised_channel_sum(phi, phi, phi, 5, 2), phi.sum(2) / phi.max())
+    torch.testing.assert_close(agf.normalised_channel_sum(phi, 5, 2), phi.sum(2) / phi.max())
 
 
 def test_images_without_channels_are_not_summed():
     phi = random(2, 3, 4, 5)
-    assert agf.normalised_channel_sum(phi, phi, phi, 3, None).shape == phi.shape
-
-
-def test_input_times_gradient_sums_over_channels():
-    x, g = random(2, 3, 4, 5), random(TARGETS, 2, 3, 4, 5)
-    close(input_times_gradient(x, g, g, 4, 1), torch.einsum("nchw,knchw->knhw", x, g))
+    assert agf.normalised_channel_sum(phi, 3, None).shape == phi.shape
 
 
 # Arithmetic
@@ -604,8 +598,8 @@ CONVOLUTION_RULES = {
     "C": propagation.flat,
     "z box": propagation.z_box,
     "initial attribution": propagation.initial_attribution,
-    **{f"guided, {d}": functools.partial(agf.guided_convolution, options=AGFOptions(dialect=d)) for d in DIALECTS},
-    "guided, Grad-CAM": functools.partial(agf.guided_convolution, options=AGFOptions(numerator="gradcam")),
+    **{f"guided, {d}": agf.guided_convolution(AGFOptions(dialect=d)) for d in DIALECTS},
+    "guided, Grad-CAM": agf.guided_convolution(AGFOptions(numerator="gradcam")),
 }
 
 

@@ -193,7 +193,7 @@ def test_relevance_is_the_proportional_rule(op):
         y = op(*leaves, *node.args[len(leaves) :])
         phi = streams.relevance[node.name][k]
         shares = torch.autograd.grad(y, leaves, torch.where(y == 0, 0.0, phi / (y + 1e-9)))
-        for found, x, share in zip(streams.handed[node.name][1], operands, shares, strict=True):
+        for found, x, share in zip(streams.handed["relevance"][node.name], operands, shares, strict=True):
             assert found[k].any()
             torch.testing.assert_close(found[k], x * share, rtol=1e-9, atol=1e-12)
 

@@ -104,12 +104,15 @@ class ExplanationGraph:
         canonical: the graph it was emitted from.
         method: name of the method.
         prepare: the graph module of the weight-only work, ``(*weights, *constants) -> tuple``; None if not hoisted.
+        faithful: names of canonical calls whose rules hand relevance to every entry that hands a gradient, for passes;
+            empty in graphs that are read from a file, which are optimised already.
     """
 
     module: fx.GraphModule
     canonical: CanonicalGraph
     method: str
     prepare: fx.GraphModule | None = None
+    faithful: frozenset[str] = frozenset()
 
     @property
     def graph(self) -> fx.Graph:

@@ -248,6 +248,11 @@ def family_of(node: Node) -> Family:
     return kind.family
 
 
+def is_scaled(node: Node) -> bool:
+    """Whether a call multiplies a signal by a constant tensor, which may have zeros."""
+    return node.target is aten.mul.Tensor and isinstance(node.args[1], Node) and not depends_on_images(node.args[1])
+
+
 def is_parametrised(node: Node) -> bool:
     """Whether ``node`` is a convolution or a linear layer acting on the images' signal."""
     return (

@@ -1,52 +1,76 @@
-"""Attribution Guided Factorization as a rule table."""
+"""Attribution Guided Factorization: a gradient, and relevance that starts at the heads."""
 
 from __future__ import annotations
 
-import functools
-
 from agf_fx.ir.vocabulary import Family
-from agf_fx.methods.method import Method
+from agf_fx.methods.method import Method, Stream, Trace
+from agf_fx.methods.needs import heads, relevance_paths, several_classes
+from agf_fx.methods.streams import gradient_stream
+from agf_fx.methods.table import RuleTable, fact, family, registered, scaled
 from agf_fx.options import AGFOptions
 from agf_fx.rules import agf, propagation
-from agf_fx.rules.register import registered_rules
+from agf_fx.rules.merging import fan_out
+from agf_fx.rules.numerics import EXACT, PUBLISHED, Value
+from agf_fx.rules.site import RELEVANCE
 
-_FLAT_ROLES = {"auto": ("flat", "pointwise"), "reference": ("flat",), "none": ()}
+_FLAT = {"auto": ("flat", "pointwise"), "reference": ("flat",), "none": ()}
 
 
 def attribution_guided_factorization(options: AGFOptions) -> Method:
     """AGF (Gur, Ali and Wolf, AAAI 2021, Alg. 1) with the given options."""
-    roles = [
-        ("input_layer", propagation.z_box),
-        *((role, propagation.flat) for role in _FLAT_ROLES[options.flat_convolutions]),
-        ("flatten_boundary", agf.flatten_boundary),
-        ("gate", propagation.gated),
-    ]
-    if options.attention == "cp":
-        roles.append(("attention", propagation.constant_attention))
-    if options.merge == "auto":
-        roles.append(("open_merge", propagation.merge_by_size))
+    division = EXACT if options.division == "exact" else PUBLISHED
+    rules = _by_role(options) + registered() + _by_family(options)
+    relevance = Stream(
+        RELEVANCE,
+        rules=rules.divided(division),
+        starts=RuleTable.of([(fact("head"), propagation.initial_attribution)]),
+        merge=fan_out.divided(division),
+    )
     return Method(
         name="agf",
-        initial_gradient=agf.softened_target_gradient,
-        initial_relevance=propagation.initial_attribution,
-        roles=tuple(roles),
-        families={
-            Family.CONVOLUTION: functools.partial(agf.guided_convolution, options=options),
-            Family.LINEAR: propagation.flat,
-            Family.AVERAGE: propagation.average,
-            Family.PROPORTIONAL: propagation.proportional,
-            Family.SELECTION: propagation.selective,
-            Family.PASS_THROUGH: propagation.pass_through,
-            Family.DATA_MOVEMENT: propagation.move_back,
-            Family.MERGE: propagation.merge_by_size if options.merge == "ratio" else propagation.proportional,
-            Family.PRODUCT: propagation.bilinear,
-            Family.JOINT: propagation.by_influence,
-            Family.SOFT_MAXIMUM: propagation.by_weights,
-            Family.SOFTMAX: propagation.softmax,
-        },
-        fan_out=agf.fan_out,
-        read_out=agf.normalised_channel_sum,
-        minimum_classes=2,
-        exact_division=options.division == "exact",
-        operations=registered_rules(),
+        streams=(gradient_stream(agf.softened_target_gradient), relevance),
+        read_out=normalised_channel_sum,
+        needs=(several_classes("agf"), heads, relevance_paths),
+        scale="signed; the largest relevance of any entry is 1 before channels are summed",
+    )
+
+
+def normalised_channel_sum(trace: Trace) -> Value:
+    """The relevance at the images over its maximum, summed over channels (see `agf_fx.rules.agf`)."""
+    return agf.normalised_channel_sum(trace.at_images(RELEVANCE), trace.rank, trace.channel_dim)
+
+
+def _by_role(options: AGFOptions) -> RuleTable:
+    """Rules of calls that the analyses have found something out about."""
+    entries = [
+        (fact("input_layer"), propagation.z_box),
+        *((fact(role), propagation.flat) for role in _FLAT[options.flat_convolutions]),
+        (fact("flatten_boundary"), agf.flatten_boundary),
+        (fact("gate"), propagation.gated),
+    ]
+    if options.attention == "cp":
+        entries.append((fact("attention"), propagation.constant_attention))
+    if options.merge == "auto":
+        entries.append((fact("open_merge"), propagation.merge_by_size))
+    return RuleTable.of(entries)
+
+
+def _by_family(options: AGFOptions) -> RuleTable:
+    merge = propagation.merge_by_size if options.merge == "ratio" else propagation.proportional
+    return RuleTable.of(
+        [
+            (family(Family.CONVOLUTION), agf.guided_convolution(options)),
+            (family(Family.LINEAR), propagation.flat),
+            (family(Family.AVERAGE), propagation.average),
+            (family(Family.PROPORTIONAL), propagation.proportional),
+            (family(Family.SELECTION), propagation.selective),
+            (scaled, propagation.scaled),
+            (family(Family.PASS_THROUGH), propagation.pass_through),
+            (family(Family.DATA_MOVEMENT), propagation.move_back),
+            (family(Family.MERGE), merge),
+            (family(Family.PRODUCT), propagation.bilinear),
+            (family(Family.JOINT), propagation.by_influence),
+            (family(Family.SOFT_MAXIMUM), propagation.by_weights),
+            (family(Family.SOFTMAX), propagation.softmax),
+        ]
     )

@@ -1,19 +1,86 @@
-"""What a method is."""
+"""What a method is: streams that run from the logits to the images, and a read-out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import fx
 
 from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.facts import UNCLEAR, facts
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.vocabulary import Family, family_of
-from agf_fx.rules.numerics import Value
-from agf_fx.rules.propagation import Rule
+from agf_fx.methods.table import NOTHING, RuleTable
+from agf_fx.rules.merging import Merge, total
+from agf_fx.rules.numerics import Value, channel_sum
+from agf_fx.rules.rule import Rule
+
+Seed = Callable[[Value, Value], Value]
+"""(logits (N, classes), target classes (K, N)) -> the message at the logits, (K, N, classes)."""
+
+Need = Callable[[CanonicalGraph], object]
+"""Refuses a network that the method cannot explain, with a `CaptureError`."""
+
+Canoniser = Callable[[CanonicalGraph], CanonicalGraph]
+"""A step on the analysed canonical graph, before emission."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is handed from the logits to the images, call by call: a gradient, or relevance.
+
+    Attributes:
+        name: as it stands in graphs.
+        rules: which rule every call has.
+        seed: what it starts with at the logits; None where it starts with ``starts`` alone.
+        starts: rules of calls that need no message, and make one.
+        merge: what becomes of the messages that several readers of a value hand back.
+    """
+
+    name: str
+    rules: RuleTable
+    seed: Seed | None = None
+    starts: RuleTable = NOTHING
+    merge: Merge = total
+
+    def rule_for(self, node: fx.Node, message: Value | None) -> Rule | None:
+        """The rule of a call that has a message, or starts one."""
+        return self.starts.rule_for(node) or (None if message is None else self.rules.rule_for(node))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a read-out may see.
+
+    Attributes:
+        canonical: the model.
+        values: canonical node name -> value, (N, ...).
+        messages: stream name -> canonical node name -> what the stream has there, (K, N, ...).
+        channel_dim: the images' dimension that maps sum over; None for none.
+    """
+
+    canonical: CanonicalGraph
+    values: Mapping[str, Value]
+    messages: Mapping[str, Mapping[str, Value]]
+    channel_dim: int | None
+
+    @property
+    def images(self) -> Value:
+        """The images, (N, ...)."""
+        return self.values[self.canonical.images.name]
+
+    def at_images(self, stream: str) -> Value:
+        """What a stream has at the images, (K, N, ...)."""
+        return self.messages[stream][self.canonical.images.name]
+
+    def over_channels(self, values: Value) -> Value:
+        """Values at the images, (K, N, ...), summed over channels: (K, N, *spatial)."""
+        return channel_sum(values, self.rank, self.channel_dim)
+
+    @property
+    def rank(self) -> int:
+        """The number of dimensions of the images, N included."""
+        return self.canonical.image_type.rank
 
 
 @dataclass(frozen=True)
@@ -22,30 +89,25 @@ class Method:
 
     Attributes:
         name: what users call it.
-        initial_gradient: (logits, target (K, N)) -> gradient at the logits (K, N, classes).
-        read_out: (images, relevance, gradient, rank of the images, their channel dimension or None) -> maps
-            (K, N, *spatial).
-        initial_relevance: the rule of the heads, which start the relevance; None for methods without relevance.
-        roles: (name of a fact, rule) in order of precedence; the first fact that holds decides.
-        families: the rule of every family.
-        fan_out: (value, relevances handed back by its readers, dimensions of one sample) -> the value's relevance.
-        minimum_classes: how many logits a model must have for the initial gradient to make sense.
-        exact_division: divide without the published code's stabiliser.
-        operations: rules of single operations, in place of their family's.
+        streams: run interleaved, in this order at every call: a stream may read what those before it had there.
+        read_out: trace -> maps (K, N, *spatial).
+        needs: what it asks of a network.
+        canonisers: steps on the canonical graph before emission.
+        scale: what its numbers mean, in words.
         channel_dim: the images' dimension that maps sum over, or None for none; ``"auto"``: as the model reads them.
     """
 
     name: str
-    initial_gradient: Callable[[Value, Value], Value]
-    read_out: Callable[[Value, Value, Value, int, int | None], Value]
-    initial_relevance: Rule | None = None
-    roles: tuple[tuple[str, Rule], ...] = ()
-    families: Mapping[Family, Rule] = field(default_factory=dict)
-    fan_out: Callable[[Value, list[Value], list[int]], Value] = lambda x, contributions, dims: contributions[0]
-    minimum_classes: int = 1
-    exact_division: bool = False
-    operations: Mapping[Callable[..., Any], Rule] = field(default_factory=dict)
+    streams: tuple[Stream, ...]
+    read_out: Callable[[Trace], Value]
+    needs: tuple[Need, ...] = ()
+    canonisers: tuple[Canoniser, ...] = ()
+    scale: str = ""
     channel_dim: int | str | None = "auto"
+
+    def stream(self, name: str) -> Stream | None:
+        """The stream of this name; None if there is none."""
+        return next((stream for stream in self.streams if stream.name == name), None)
 
     def channels_of(self, canonical: CanonicalGraph) -> int | None:
         """The dimension of the images that maps sum over; None for none.
@@ -64,19 +126,3 @@ class Method:
         if dim is not None and not 0 < dim < rank:
             raise OptionsError(f"channel_dim is {dim} for {images}; give a dimension from 1 to {rank - 1}, or None.")
         return dim
-
-    def rule_for(self, node: fx.Node) -> Rule | None:
-        """The rule of a canonical call that has relevance or starts it: by role, else by operation, else by family."""
-        if facts(node).head:
-            return self.initial_relevance
-        for role, rule in self.roles:
-            if getattr(facts(node), role):
-                return rule
-        return self.operations.get(node.target) or self.families[family_of(node)]
-
-
-def rule_name(rule: Rule | None) -> str:
-    """The name under which a rule appears in graphs."""
-    if rule is None:
-        return ""
-    return getattr(rule, "__name__", None) or getattr(rule, "func", rule).__name__

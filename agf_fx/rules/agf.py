@@ -22,12 +22,11 @@ from agf_fx.rules.numerics import (
     max_normalise,
     nonzero,
     per_sample,
-    settled,
-    share,
     split_targets,
 )
 from agf_fx.rules.propagation import absolute_influence, ones_like_input
-from agf_fx.rules.site import Site
+from agf_fx.rules.rule import Messages, Promise, Rule, rule
+from agf_fx.rules.site import GRADIENT, Site
 from agf_fx.rules.targets import each_target, indicator
 
 aten = torch.ops.aten
@@ -67,13 +66,25 @@ def softened_target_gradient(y: Value, target: Value) -> Value:
     return D + is_target * (torch.sum(q * e, [2], True) - torch.sum(D, [2], True))
 
 
-def guided_convolution(
-    site: Site, phi: Value, g: Value, g_in: tuple[Value, ...], options: AGFOptions
-) -> tuple[Value, ...]:
-    """A convolution with its residual terms: Φ_in = Δ(C, r) (eqs. 9-14)."""
-    C = absolute_influence(site, phi)
-    r = residual(site, phi, g, g_in[0], C, options)
-    return (C,) if r is None else (_shift(C, r, site.x_type.rank),)
+def guided_convolution(options: AGFOptions) -> Rule:
+    """The rule of a convolution with its residual terms: Φ_in = Δ(C, r) (eqs. 9-14)."""
+
+    def guided(site: Site, phi: Value) -> Messages:
+        g, (g_x, *_) = site.sent[GRADIENT]
+        C = absolute_influence(site, phi)
+        r = residual(site, phi, g, g_x, C, options)
+        return (C,) if r is None else (_shift(C, r, site.x_type.rank),)
+
+    return Rule(
+        guided,
+        "guided_convolution",
+        "Φ",
+        "Φ_in = Δ(C, r)  (eqs. 4 and 14)",
+        source="Gur, Ali and Wolf 2021, eqs. 9 to 14",
+        promise=Promise.SHIFTS,
+        divides=True,
+        faithful=True,
+    )
 
 
 @formula("r", "r = (A + F_∇x + (F_x + M) / (1 + exp(-C))) ⊙ [C ≠ 0]  (eq. 13)")
@@ -148,7 +159,15 @@ def _shift(C: Value, r: Value, rank: int) -> Value:
     return delta_shift(C, r, rank)
 
 
-def flatten_boundary(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) -> tuple[Value, ...]:
+@rule(
+    "Φ",
+    "Φ_in = Δ(C, M)  (Alg. 1, l. 7-13)",
+    promise=Promise.SHIFTS,
+    divides=True,
+    faithful=True,
+    source="Gur, Ali and Wolf 2021",
+)
+def flatten_boundary(site: Site, phi: Value) -> Messages:
     """A linear layer behind a flattened feature map: Φ_in = Δ(C, M), M taken in the map's shape (Alg. 1, l. 7-13).
 
     Of a map with one position, M is the same number wherever C is not 0, and Δ(C, M) = C; computed, the rounding of M
@@ -158,7 +177,7 @@ def flatten_boundary(site: Site, phi: Value, g: Value, g_in: tuple[Value, ...]) 
     boundary = site.facts.flatten_boundary
     if math.prod(boundary.shape) == boundary.shape[boundary.channel_dim - 1]:
         return (C,)
-    M = flattened_input_gradient(site, g_in[0], C)
+    M = flattened_input_gradient(site, site.sent[GRADIENT].handed[0], C)
     return (_shift(C, M, site.x_type.rank),)
 
 
@@ -172,14 +191,8 @@ def flattened_input_gradient(site: Site, g: Value, C: Value) -> Value:
     return max_normalise(M, site.x_type.rank)
 
 
-@formula("Φ", "x / (x + ε) ⊙ Σ_i Φ_i")
-def fan_out(x: Value, contributions: list[Value], dims: list[int]) -> Value:
-    """One tensor read by several consumers: the sum of their relevances, 0 where x = 0."""
-    return settled(sum(contributions[1:], contributions[0]), x, dims) * share(x)
-
-
 @formula("map", "Σ_c Φ / max Φ;  Σ_c Φ / max|Φ|  where max Φ < max|Φ| / 1000")
-def normalised_channel_sum(images: Value, phi: Value, g: Value, rank: int, channel_dim: int | None) -> Value:
+def normalised_channel_sum(phi: Value, rank: int, channel_dim: int | None) -> Value:
     """The heat map: relevance over its maximum, summed over channels: (K, N, *spatial), signed.
 
     Where no relevance is positive, or next to none, the maximum is no scale: dividing by it would turn the signs, or

@@ -16,7 +16,9 @@ from agf_fx.rules.adjoints.movement import MOVEMENT
 from agf_fx.rules.adjoints.normalisation import NORMALISATION
 from agf_fx.rules.adjoints.pooling import POOLING
 from agf_fx.rules.linear_maps import LINEAR_LAYERS, adjoint
+from agf_fx.rules.merging import Merge, total
 from agf_fx.rules.numerics import Value
+from agf_fx.rules.rule import Promise, Rule
 from agf_fx.rules.site import Site, Vjp
 
 
@@ -34,6 +36,12 @@ def vjp(site: Site, g: Value) -> tuple[Value, ...]:
             "return one per operand, None where there is none."
         )
     return gradients
+
+
+chain_rule = Rule(vjp, "chain_rule", "∇", "∇x = fᵀ∇y  (eq. 5)", source="the chain rule", promise=Promise.NOTHING)
+
+accumulation = Merge(total.function, "chain_rule", chain_rule.symbol, chain_rule.equation)
+"""Gradients of several readers add."""
 
 
 def captured_vjp(site: Site, g: Value, captured: CapturedVjp) -> tuple[Value, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,17 +23,43 @@ Value = Any
 
 EPSILON = 1e-9  # the stabiliser of the published code, the same for either sign of the denominator
 
-_exact: ContextVar[bool] = ContextVar("agf_fx_exact_division", default=False)
+
+@dataclass(frozen=True)
+class Division:
+    """How a rule divides by what may be 0.
+
+    Attributes:
+        kind: ``"one-sided"`` adds ε whatever the sign, and has no quotient where the denominator is exactly 0, as the
+            published code of AGF does; ``"signed"`` adds ε with the sign of the denominator, 0 counting as positive, as
+            LRP-ε does; ``"exact"`` adds nothing and loses nothing, see `settled`.
+        epsilon: ε; 0 in exact division.
+    """
+
+    kind: str = "one-sided"
+    epsilon: float = EPSILON
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is added."""
+        return self.kind == "exact"
+
+    def __str__(self) -> str:
+        return f"{self.epsilon:.0e}".replace("e-0", "e-")
+
+
+PUBLISHED, EXACT = Division(), Division("exact", 0.0)
+
+_division: ContextVar[Division] = ContextVar("agf_fx_division", default=PUBLISHED)
 
 
 @contextmanager
-def division(exact: bool) -> Iterator[None]:
-    """Divide as the published code does, with its stabiliser, or exactly and without loss; see `settled`."""
-    token = _exact.set(exact)
+def dividing(division: Division) -> Iterator[None]:
+    """Let `div` and its likes divide so: a rule does this with its own division while it runs."""
+    token = _division.set(division)
     try:
         yield
     finally:
-        _exact.reset(token)
+        _division.reset(token)
 
 
 def per_sample(rank: int) -> list[int]:
@@ -46,31 +73,36 @@ def nonzero(a: Value) -> Value:
 
 
 def stabilised(b: Value) -> Value:
-    """b + 1e-9, and 1e-9 where that is exactly 0. In exact division b, and 1 where it is 0."""
-    if _exact.get():
+    """b + ε, and ε where that is exactly 0; b ± ε, the sign that of b; or in exact division b, and 1 where it is 0."""
+    division = _division.get()
+    if division.is_exact:
         return b + (-nonzero(b) + 1.0)
-    shifted = b + EPSILON
-    return shifted + (nonzero(shifted) * -EPSILON + EPSILON)
+    if division.kind == "signed":
+        return b + (torch.sign(b) + (-nonzero(b) + 1.0)) * division.epsilon
+    shifted = b + division.epsilon
+    return shifted + (nonzero(shifted) * -division.epsilon + division.epsilon)
 
 
 def reciprocal(b: Value) -> Value:
-    """1 / (b + 1e-9), and 0 where b is exactly 0."""
+    """1 / (b + ε), and 0 where b is exactly 0; with a signed ε 1 / (b ± ε) everywhere."""
+    if _division.get().kind == "signed":
+        return torch.reciprocal(stabilised(b))
     return nonzero(b) / stabilised(b)
 
 
 def div(a: Value, b: Value) -> Value:
-    """a / (b + 1e-9), and 0 where b is exactly 0."""
+    """a / (b + ε), as `reciprocal` has it."""
     return a * reciprocal(b)
 
 
 def share(b: Value) -> Value:
-    """b / (b + 1e-9): 1, but for what the stabiliser takes; 0 where b is 0."""
+    """b / (b + ε): 1, but for what the stabiliser takes; 0 where b is 0."""
     return b / stabilised(b)
 
 
 def divides_exactly() -> bool:
     """Whether division is exact here."""
-    return _exact.get()
+    return _division.get().is_exact
 
 
 def settled(phi: Value, b: Value, dims: Sequence[int]) -> Value:
@@ -85,7 +117,7 @@ def settled(phi: Value, b: Value, dims: Sequence[int]) -> Value:
         b: what they will be divided by; (N, ...) or (K, N, ...).
         dims: the dimensions of one sample, from the end.
     """
-    if not _exact.get():
+    if not divides_exactly():
         return phi
     mask = nonzero(b)
     lost = torch.sum(phi * (-mask + 1.0), dims, True)

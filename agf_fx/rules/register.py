@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from agf_fx.errors import OptionsError
 from agf_fx.ir.vocabulary import VOCABULARY, Family, Op
 from agf_fx.rules.gradients import VJPS
-from agf_fx.rules.propagation import Rule
+from agf_fx.rules.rule import Rule
 from agf_fx.rules.site import Vjp
 
 _BUILT_IN = frozenset(VOCABULARY)
@@ -37,9 +38,10 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     Args:
         op: the operation as it appears in the error message, e.g. ``torch.ops.aten.digamma.default`` or an operation
             of your own library. Operations of agf-fx's own vocabulary cannot be replaced.
-        rule: relevance at the operands: ``rule(site, relevance, gradient, operand_gradients) -> tuple``, a function
-            of ordinary torch operations (see ``agf_fx.rules.propagation``), or the name of a family whose rule
-            applies: ``"proportional"``, ``"pass-through"``, ``"data movement"`` or ``"merge"``.
+        rule: relevance at the operands: ``rule(site, relevance) -> tuple``, a function of ordinary torch operations, or
+            an `agf_fx.rules.rule.Rule`, which also says what it promises (see ``agf_fx.rules.propagation``); or the
+            name of a family whose rule applies: ``"proportional"``, ``"pass-through"``, ``"data movement"``, ``"merge"``.
+            ``site.sent["gradient"]`` has the gradients at the output and at the operands, where a method has them.
         vjp: gradients at the operands: ``vjp(site, gradient) -> tuple``, likewise.
         operands: positions of the arguments that carry relevance.
 
@@ -55,6 +57,9 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
         raise OptionsError(f"no rule family {rule!r}; choose one of {', '.join(families)}, or give a function.")
     if not (isinstance(rule, str) or callable(rule)) or not callable(vjp):
         raise OptionsError("rule must be a function or the name of a family, and vjp a function.")
+    for name, function in {"rule": rule, "vjp": vjp}.items():
+        if callable(function) and not _takes_two(function):
+            raise OptionsError(f"{name} must take two arguments, {name}(site, message); see agf_fx.register_rule.")
     positions = sum(not argument.kwarg_only for argument in op._schema.arguments)
     if not operands or not all(isinstance(i, int) and 0 <= i < positions for i in operands):
         raise OptionsError(f"operands {tuple(operands)} must be positions of arguments of {op}, 0 … {positions - 1}.")
@@ -65,7 +70,18 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     _TAUGHT.add(op)
     _REGISTERED.pop(op, None)
     if not isinstance(rule, str):
-        _REGISTERED[op] = rule
+        _REGISTERED[op] = rule if isinstance(rule, Rule) else Rule(rule, getattr(rule, "__name__", "registered"))
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with two positional arguments, as far as Python can tell."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C without a signature
+        return True
+    return True
 
 
 def registered_rules() -> dict[Callable[..., Any], Rule]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -13,6 +13,21 @@ from agf_fx.ir.facts import Facts, facts
 from agf_fx.ir.types import TensorType, carried_type
 from agf_fx.ir.vocabulary import depends_on_images, op_of, operands
 from agf_fx.rules.numerics import Value, divides_exactly, merge_targets, settled, split_targets
+
+GRADIENT, RELEVANCE = "gradient", "relevance"
+"""Names of streams; rules may read the gradient."""
+
+
+class Sent(NamedTuple):
+    """What a stream had at a call.
+
+    Attributes:
+        received: the message at its output, (K, N, *y).
+        handed: the messages at its operands, in order; None where nothing was handed on.
+    """
+
+    received: Value
+    handed: Sequence[Value | None]
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class Site:
         output: its value (a tuple for operations with several outputs).
         targets: the number of targets K, the first dimension of gradients and relevances.
         kwargs: its keyword arguments.
+        sent: what streams before this one had here, by name of the stream.
     """
 
     node: fx.Node
@@ -32,6 +48,7 @@ class Site:
     output: Any
     targets: Value
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    sent: dict[str, Sent] = field(default_factory=dict)
 
     @property
     def x(self) -> Value:
@@ -42,6 +59,11 @@ class Site:
     def weight(self) -> Value:
         """The weight of a convolution or linear layer."""
         return self.args[1]
+
+    @property
+    def bias(self) -> Value | None:
+        """The bias of a convolution or linear layer; None where there is none."""
+        return self.args[2] if len(self.args) > 2 else None
 
     @property
     def y(self) -> Value:

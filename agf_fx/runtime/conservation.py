@@ -13,32 +13,8 @@ from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import depends_on_images, operands
-from agf_fx.methods.method import Method, rule_name
-from agf_fx.rules.propagation import masks
-
-# What a rule promises of the sum of relevance, by name; any other rule promises nothing.
-_PROMISES = {
-    "initial_attribution": "starts",
-    "pass_through": "conserves",
-    "scaled": "conserves but for constants",
-    "gated": "conserves",
-    "move_back": "conserves but for constants",
-    "average": "conserves",
-    "proportional": "conserves",
-    "merge_by_size": "conserves",
-    "bilinear": "conserves",
-    "constant_attention": "conserves",
-    "flat": "conserves",
-    "z_box": "conserves",
-    "selective": "conserves",
-    "guided_convolution": "shifts to conserve",
-    "flatten_boundary": "shifts to conserve",
-    "softmax": "does not conserve",
-}
-_DIVIDING = {
-    *("average", "proportional", "merge_by_size", "bilinear", "constant_attention"),
-    *("flat", "z_box", "guided_convolution", "flatten_boundary"),
-}
+from agf_fx.methods.method import Method
+from agf_fx.rules.site import RELEVANCE
 
 
 @dataclass(frozen=True)
@@ -163,9 +139,8 @@ def _of_one(
         for operand, phi in given:
             received[operand.name] = received.get(operand.name, 0) + _total(phi)
         handed_on = sum(_total(phi) for _, phi in given)
-        rule, own = rule_name(method.rule_for(node)), streams.relevance[node.name]
-        if rule == "pass_through" and masks(node):
-            rule = "scaled"
+        rule, own = streams.rules[RELEVANCE][node.name], streams.relevance.get(node.name)
+        captured = facts(node).captured_vjp is not None
         if own is None:
             initial = initial + handed_on
         flows.append(
@@ -173,8 +148,8 @@ def _of_one(
                 node=node.name,
                 module=node.meta["module"],
                 op=op_name(node.target),
-                rule=rule,
-                promise=_promise(rule, method.exact_division, facts(node).captured_vjp is not None),
+                rule=str(rule),
+                promise="none: explained by its gradient" if captured else rule.promised,
                 received=handed_on if own is None else received[node.name],
                 relevance=handed_on if own is None else _total(own),
                 handed_on=handed_on,
@@ -184,22 +159,11 @@ def _of_one(
     return ConservationReport(initial, _total(streams.relevance[canonical.images.name]), tuple(flows))
 
 
-def _promise(rule: str, exact: bool, captured: bool) -> str:
-    if captured:
-        return "none: explained by its gradient"
-    promise = _PROMISES.get(rule, "unknown")
-    if exact:
-        return promise
-    if rule == "selective":
-        return "may lose by masking"
-    return f"{promise} but for 1e-9" if rule in _DIVIDING else promise
-
-
 def _handed_on(node: fx.Node, streams: Streams) -> list[tuple[fx.Node, Tensor]]:
     """The operands computed from the images that get relevance, and the relevance."""
-    if node.name not in streams.handed:
+    relevances = streams.handed[RELEVANCE].get(node.name)
+    if relevances is None:
         return []
-    _, relevances = streams.handed[node.name]
     return [
         (operand, phi)
         for operand, phi in zip(operands(node), relevances, strict=True)

@@ -17,6 +17,7 @@ from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.options import AGFOptions, CompileOptions
+from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime.binding import Binding, Bound
 from agf_fx.runtime.cache.counters import Counters
@@ -196,7 +197,7 @@ class Explainer:
             OptionsError: the method has no relevance.
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        if self._rules.initial_relevance is None:
+        if self._rules.stream(RELEVANCE) is None:
             raise OptionsError(f"{self.method} is read off the gradient and has no relevance to conserve.")
         check_concrete(images)
         with shielded():

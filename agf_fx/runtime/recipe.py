@@ -18,7 +18,7 @@ from agf_fx.options import BACKENDS, PRECISIONS, AGFOptions, CompileOptions, req
 from agf_fx.runtime.backends import choose
 from agf_fx.runtime.weights import REDUCED, Placement, place
 
-METHODS = ("agf", "gradient_x_input")
+METHODS = ("agf", "gradient-x-input")
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class Recipe:
             raise OptionsError(f'channel_dim is {self.channel_dim!r}; give a dimension of the images, None, or "auto".')
         if self.precision is not None:
             require_one_of("precision", self.precision, PRECISIONS)
+        object.__setattr__(self, "method", self.method.replace("_", "-"))
         if self.method not in METHODS:
             raise OptionsError(f"no method {self.method!r}; choose one of {', '.join(map(repr, METHODS))}.")
-        if self.method == "gradient_x_input" and self.options is not None:
-            raise OptionsError("gradient_x_input has no options; leave options=None.")
+        if self.method == "gradient-x-input" and self.options is not None:
+            raise OptionsError("gradient-x-input has no options; leave options=None.")
 
     def rules(self) -> Method:
         """The method as a rule table, with the rules registered so far."""

@@ -69,7 +69,7 @@ class _Call:
     def given(self) -> dict[fx.Node, Tensor]:
         """The operands that get relevance, and how much of it by absolute value, (1, K)."""
         found: dict[fx.Node, Tensor] = {}
-        _, relevances = self.streams.handed[self.flow.node]
+        relevances = self.streams.handed["relevance"][self.flow.node]
         for operand, phi in zip(operands(self.node), relevances, strict=True):
             if depends_on_images(operand) and phi is not None:
                 found[operand] = found.get(operand, 0) + _sums(phi.abs())

@@ -78,7 +78,7 @@ def gradient_differences(case: Case) -> dict[str, float]:
 
     At the images autograd runs the model itself; at three layers, the canonical graph.
     """
-    seed = METHOD.initial_gradient(case.streams.logits, chosen_classes(case.streams.logits, TARGET))
+    seed = METHOD.stream("gradient").seed(case.streams.logits, chosen_classes(case.streams.logits, TARGET))
     images = case.images.clone().requires_grad_()
     expected = autograd(case.model(images), {case.canonical.images.name: images}, seed)
     values = canonical_values(case)

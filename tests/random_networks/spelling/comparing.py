@@ -115,12 +115,10 @@ def _kept(case: Spelled) -> Tensor:
     """The relevance at the images as a part of that at the heads, by exact division: (K, N)."""
     streams = case.streams(EXACT)
     total = streams.relevance[case.canonical.images.name].flatten(2).sum(2)
-    heads = [
-        name
-        for name, (_, given) in streams.handed.items()
-        if streams.relevance[name] is None and given != (None,) * len(given)
-    ]
-    initial = sum(phi.flatten(2).sum(2) for name in heads for phi in streams.handed[name][1] if phi is not None)
+    heads = [name for name in streams.handed["relevance"] if name not in streams.relevance]
+    initial = sum(
+        phi.flatten(2).sum(2) for name in heads for phi in streams.handed["relevance"][name] if phi is not None
+    )
     return torch.where(initial.abs() > 1e-12, total / initial, 1.0)
 
 

@@ -1,0 +1,115 @@
+"""Rule tables: which rule a call has, as an ordered list that can be read, added and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import fx
+
+from agf_fx.ir.facts import facts
+from agf_fx.ir.text import op_name
+from agf_fx.ir.vocabulary import Family, family_of, is_scaled
+from agf_fx.rules.numerics import Division
+from agf_fx.rules.register import registered_rules
+from agf_fx.rules.rule import Rule
+
+
+@dataclass(frozen=True)
+class Where:
+    """A condition on a call of the canonical graph; conditions combine by ``&``, ``|`` and ``~``.
+
+    Attributes:
+        holds: whether it holds of a call.
+        text: what it says, in words.
+    """
+
+    holds: Callable[[fx.Node], bool]
+    text: str
+
+    def __call__(self, node: fx.Node) -> bool:
+        """Whether the condition holds of a call."""
+        return self.holds(node)
+
+    def __and__(self, other: Where) -> Where:
+        return Where(lambda node: self(node) and other(node), f"{self.text} and {other.text}")
+
+    def __or__(self, other: Where) -> Where:
+        return Where(lambda node: self(node) or other(node), f"({self.text} or {other.text})")
+
+    def __invert__(self) -> Where:
+        return Where(lambda node: not self(node), f"not {self.text}")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+everywhere = Where(lambda node: True, "everywhere")
+
+
+scaled = Where(is_scaled, "product with a constant tensor")
+"""Calls that multiply a signal by a constant tensor, which may have zeros."""
+
+
+def family(*families: Family) -> Where:
+    """Calls of these families."""
+    return Where(lambda node: family_of(node) in families, " or ".join(families))
+
+
+def op(*targets: Callable[..., Any]) -> Where:
+    """Calls of these operations, such as ``torch.ops.aten.relu.default``."""
+    return Where(lambda node: node.target in targets, " or ".join(map(op_name, targets)))
+
+
+def fact(name: str) -> Where:
+    """Calls of which the analyses have found this out; see `agf_fx.ir.facts.Facts`."""
+    return Where(lambda node: bool(getattr(facts(node), name)), name.replace("_", " "))
+
+
+def module(pattern: str) -> Where:
+    """Calls made by a module whose path in the model is like ``pattern``, as ``"layer4.*"``."""
+    return Where(lambda node: fnmatchcase(node.meta["module"], pattern), f"module {pattern}")
+
+
+@dataclass(frozen=True)
+class RuleTable:
+    """An ordered list of conditions and rules: the first condition that holds of a call decides.
+
+    Where none holds, nothing passes. Tables add: ``special + general`` asks ``special`` first.
+    """
+
+    entries: tuple[tuple[Where, Rule], ...] = ()
+
+    @staticmethod
+    def of(entries: Iterable[tuple[Where, Rule]]) -> RuleTable:
+        """A table of these entries."""
+        return RuleTable(tuple(entries))
+
+    def __add__(self, other: RuleTable) -> RuleTable:
+        return RuleTable(self.entries + other.entries)
+
+    def __iter__(self) -> Iterator[tuple[Where, Rule]]:
+        return iter(self.entries)
+
+    def rule_for(self, node: fx.Node) -> Rule | None:
+        """The rule of a call; None where nothing passes."""
+        return next((rule for where, rule in self.entries if where(node)), None)
+
+    def divided(self, division: Division) -> RuleTable:
+        """The same table, all rules dividing so."""
+        return RuleTable(tuple((where, rule.divided(division)) for where, rule in self.entries))
+
+    def __str__(self) -> str:
+        width = max((len(str(where)) for where, _ in self.entries), default=0)
+        return "\n".join(f"{where!s:<{width}}  {rule}" for where, rule in self.entries)
+
+
+NOTHING = RuleTable()
+"""A table under which nothing passes."""
+
+
+def registered() -> RuleTable:
+    """The rules that users have registered for single operations, as they are now."""
+    return RuleTable.of((op(target), rule) for target, rule in registered_rules().items())
