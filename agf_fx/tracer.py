@@ -80,6 +80,7 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.ones_like: aten.ones_like.default,
     torch.narrow: aten.narrow.default,
     torch.permute: aten.permute.default,
+    torch.reciprocal: aten.reciprocal.default,
     torch.relu: aten.relu.default,
     torch.reshape: aten.reshape.default,
     torch.rsqrt: aten.rsqrt.default,

@@ -35,22 +35,33 @@ def check_class_dimension(canonical: CanonicalGraph) -> CanonicalGraph:
                 "of one task."
             )
         return canonical
-    if second == {WEIGHTS}:
-        raise CaptureError(
-            f"the classes of {canonical.name} are made by products or distances with weights behind its last layer, so "
-            "there is no layer whose features are classes, and no head to start from. Write the head as a linear layer "
-            "or a convolution, or explain its features: output=..."
-        )
     if elsewhere:
         dim = elsewhere[0]
         raise CaptureError(
             f"the output {shape} of {canonical.name} has its classes in dimension {dim} and not in dimension 1: "
             f"output=lambda y: y.movedim({dim}, 1), or output=lambda y: y.mean(1) for one score a class."
         )
-    if second and all(isinstance(source, int) for source in second):
+    by_channel = not heads and second == {1}  # a network without layers: its classes are channels of the images
+    if second and all(isinstance(source, int) for source in second) and not by_channel:
         raise CaptureError(
             f"dimension 1 of the output {shape} of {canonical.name} comes from positions in the images, not from the "
             "features of a layer, so it holds no classes. Give the one score there is as two classes: "
             "output=lambda y: torch.stack([-y, y], 1)."
+        )
+    return canonical
+
+
+def check_class_layer(canonical: CanonicalGraph) -> CanonicalGraph:
+    """Refuse models whose classes are made behind their last layer, for methods whose relevance starts there.
+
+    Raises:
+        CaptureError: what to do.
+    """
+    second = sources(axes(canonical)[canonical.logits][1])
+    if second == {WEIGHTS}:
+        raise CaptureError(
+            f"the classes of {canonical.name} are made by products or distances with weights behind its last layer, so "
+            "there is no layer whose features are classes, and no head to start from. Write the head as a linear layer "
+            "or a convolution, or explain its features: output=..."
         )
     return canonical

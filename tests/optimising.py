@@ -13,6 +13,7 @@ import agf_fx
 from agf_fx.ir import text
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.methods.method import Method
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import OPTIMISATIONS, lower, verify_step
 from agf_fx.runtime.program import Program
@@ -79,12 +80,13 @@ def around(
     options: AGFOptions | None = None,
     targets: Sequence[Sequence[int]] = ((0, 1), (2, -1)),
     prefix: int | None = None,
+    method: Method | None = None,
 ) -> Around:
     """Run the pipeline up to ``step`` (its first place, or ``prefix``) without and with it, verified."""
     place = OPTIMISATIONS.index(step) if prefix is None else prefix
     images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     canonical = agf_fx.capture(model, images)
-    method = attribution_guided_factorization(options or AGFOptions())
+    method = method or attribution_guided_factorization(options or AGFOptions())
     before = lower(canonical, method, optimisations=OPTIMISATIONS[:place])
     after = lower(canonical, method, optimisations=OPTIMISATIONS[:place])
     verify_step("before", after)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agf_fx.ir.vocabulary import Family
 from agf_fx.methods.method import Method, Stream, Trace
-from agf_fx.methods.needs import heads, relevance_paths, several_classes
+from agf_fx.methods.needs import class_layer, heads, relevance_paths, several_classes
+from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
 from agf_fx.methods.table import RuleTable, fact, family, registered, scaled
 from agf_fx.options import AGFOptions
@@ -13,7 +14,8 @@ from agf_fx.rules.merging import fan_out
 from agf_fx.rules.numerics import EXACT, PUBLISHED, Value
 from agf_fx.rules.site import RELEVANCE
 
-_FLAT = {"auto": ("flat", "pointwise"), "reference": ("flat",), "none": ()}
+_PUBLISHED = fact("in_region") & (fact("pointwise") | fact("feeds_merge"))
+_FLAT = {"auto": (_PUBLISHED, fact("pointwise")), "reference": (_PUBLISHED,), "none": ()}  # relevance is C alone there
 
 
 def attribution_guided_factorization(options: AGFOptions) -> Method:
@@ -30,7 +32,7 @@ def attribution_guided_factorization(options: AGFOptions) -> Method:
         name="agf",
         streams=(gradient_stream(agf.softened_target_gradient), relevance),
         read_out=normalised_channel_sum,
-        needs=(several_classes("agf"), heads, relevance_paths),
+        needs=(several_classes("agf"), class_layer, heads, relevance_paths),
         scale="signed; the largest relevance of any entry is 1 before channels are summed",
     )
 
@@ -44,7 +46,7 @@ def _by_role(options: AGFOptions) -> RuleTable:
     """Rules of calls that the analyses have found something out about."""
     entries = [
         (fact("input_layer"), propagation.z_box),
-        *((fact(role), propagation.flat) for role in _FLAT[options.flat_convolutions]),
+        *((where, propagation.flat) for where in _FLAT[options.flat_convolutions]),
         (fact("flatten_boundary"), agf.flatten_boundary),
         (fact("gate"), propagation.gated),
     ]
@@ -74,3 +76,15 @@ def _by_family(options: AGFOptions) -> RuleTable:
             (family(Family.SOFTMAX), propagation.softmax),
         ]
     )
+
+
+ENTRIES = (
+    Entry(
+        name="agf",
+        title="attribution guided factorization",
+        citation="Gur, Ali and Wolf, AAAI 2021",
+        properties=Properties(gradients=True, attribution=True, class_specific=True, reaches_input=True),
+        make=attribution_guided_factorization,
+        options=AGFOptions,
+    ),
+)

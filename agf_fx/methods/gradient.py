@@ -1,15 +1,20 @@
-"""Gradient × input: no relevance at all, the map is read off the gradient."""
+"""What is read off the gradient at the images: no relevance at all."""
 
 from __future__ import annotations
 
 import torch
 
 from agf_fx.methods.method import Method, Trace
+from agf_fx.methods.registry import Entry, NoOptions, Properties
 from agf_fx.methods.streams import gradient_stream
+from agf_fx.methods.table import RuleTable, op
+from agf_fx.rules.gradients import guided
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
 from agf_fx.rules.targets import each_target, indicator
+
+_PROPERTIES = Properties(gradients=True, attribution=False, class_specific=True, reaches_input=True)
 
 
 @formula("∂y_t/∂y", "1 at the target, 0 elsewhere")
@@ -24,7 +29,13 @@ def input_times_gradient(trace: Trace) -> Value:
     return trace.over_channels(trace.images * trace.at_images(GRADIENT))
 
 
-def gradient_times_input() -> Method:
+@formula("map", "Σ_c ∂y_t/∂x")
+def input_gradient(trace: Trace) -> Value:
+    """The gradient at the images, summed over channels: (K, N, *spatial)."""
+    return trace.over_channels(trace.at_images(GRADIENT))
+
+
+def gradient_times_input(options: NoOptions | None = None) -> Method:
     """Gradient × input (Shrikumar et al. 2016): Σ_c x ⊙ ∂y_t/∂x."""
     return Method(
         name="gradient-x-input",
@@ -32,3 +43,49 @@ def gradient_times_input() -> Method:
         read_out=input_times_gradient,
         scale="signed, in units of the logit: sums to it for networks without biases",
     )
+
+
+def gradient(options: NoOptions | None = None) -> Method:
+    """The gradient (Simonyan et al. 2014): Σ_c ∂y_t/∂x."""
+    return Method(
+        name="gradient",
+        streams=(gradient_stream(target_indicator),),
+        read_out=input_gradient,
+        scale="signed, in units of the logit per unit of the images",
+    )
+
+
+def guided_backprop(options: NoOptions | None = None) -> Method:
+    """Guided backpropagation (Springenberg et al. 2015): ReLUs let positive gradients alone pass."""
+    relus = RuleTable.of([(op(torch.ops.aten.relu.default), guided)])
+    return Method(
+        name="guided-backprop",
+        streams=(gradient_stream(target_indicator, relus),),
+        read_out=input_gradient,
+        scale="signed, and no gradient of anything",
+    )
+
+
+ENTRIES = (
+    Entry(
+        name="gradient-x-input",
+        title="gradient × input",
+        citation="Shrikumar, Greenside, Shcherbina and Kundaje, 2016",
+        properties=_PROPERTIES,
+        make=gradient_times_input,
+    ),
+    Entry(
+        name="gradient",
+        title="the gradient of the target's logit at the images (vanilla gradient, saliency with its sign)",
+        citation="Simonyan, Vedaldi and Zisserman, ICLR workshop 2014",
+        properties=_PROPERTIES,
+        make=gradient,
+    ),
+    Entry(
+        name="guided-backprop",
+        title="the gradient, of which ReLUs let positive entries alone pass",
+        citation="Springenberg, Dosovitskiy, Brox and Riedmiller, ICLR workshop 2015",
+        properties=_PROPERTIES._replace(class_specific=False),
+        make=guided_backprop,
+    ),
+)

@@ -57,12 +57,14 @@ class Trace:
         values: canonical node name -> value, (N, ...).
         messages: stream name -> canonical node name -> what the stream has there, (K, N, ...).
         channel_dim: the images' dimension that maps sum over; None for none.
+        targets: the number of targets K.
     """
 
     canonical: CanonicalGraph
     values: Mapping[str, Value]
     messages: Mapping[str, Mapping[str, Value]]
     channel_dim: int | None
+    targets: Value = 1
 
     @property
     def images(self) -> Value:
@@ -70,8 +72,18 @@ class Trace:
         return self.values[self.canonical.images.name]
 
     def at_images(self, stream: str) -> Value:
-        """What a stream has at the images, (K, N, ...)."""
-        return self.messages[stream][self.canonical.images.name]
+        """What a stream has at the images, (K, N, ...).
+
+        Raises:
+            OptionsError: nothing reaches them.
+        """
+        found = self.messages[stream].get(self.canonical.images.name)
+        if found is None:
+            raise OptionsError(
+                f"no {stream} reaches the images of {self.canonical.name}: the method has no rule for a call on every "
+                "way. Add one to its table; print the table to see which there are."
+            )
+        return found
 
     def over_channels(self, values: Value) -> Value:
         """Values at the images, (K, N, ...), summed over channels: (K, N, *spatial)."""
@@ -81,6 +93,36 @@ class Trace:
     def rank(self) -> int:
         """The number of dimensions of the images, N included."""
         return self.canonical.image_type.rank
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place where a method looks in the place of the images.
+
+    Attributes:
+        of: images (N, ...) -> images (N, ...), entry by entry.
+        weight: of what is found there, in the sum over all points.
+    """
+
+    of: Callable[[Value], Value]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Points:
+    """For methods that look at many points for each image.
+
+    The method's own read-out is taken at every point: (K, N, *image), say a gradient. Classes are chosen by the logits
+    of the images themselves.
+
+    Attributes:
+        points: where it looks.
+        read_out: trace, of the images alone, and weighted sum of what was found, (K, N, *image) -> maps
+            (K, N, *spatial).
+    """
+
+    points: tuple[Point, ...]
+    read_out: Callable[[Trace, Value], Value]
 
 
 @dataclass(frozen=True)
@@ -95,6 +137,8 @@ class Method:
         canonisers: steps on the canonical graph before emission.
         scale: what its numbers mean, in words.
         channel_dim: the images' dimension that maps sum over, or None for none; ``"auto"``: as the model reads them.
+        points: where it looks besides at the images; None: at the images.
+        blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
     """
 
     name: str
@@ -104,6 +148,8 @@ class Method:
     canonisers: tuple[Canoniser, ...] = ()
     scale: str = ""
     channel_dim: int | str | None = "auto"
+    points: Points | None = None
+    blank: str = ""
 
     def stream(self, name: str) -> Stream | None:
         """The stream of this name; None if there is none."""

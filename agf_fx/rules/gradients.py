@@ -40,6 +40,15 @@ def vjp(site: Site, g: Value) -> tuple[Value, ...]:
 
 chain_rule = Rule(vjp, "chain_rule", "∇", "∇x = fᵀ∇y  (eq. 5)", source="the chain rule", promise=Promise.NOTHING)
 
+
+def _guided(site: Site, g: Value) -> tuple[Value, ...]:
+    return vjp(site, torch.clamp_min(g, 0))
+
+
+guided = Rule(
+    _guided, "guided", "∇", "∇x = [x > 0] ⊙ max(∇y, 0)", source="Springenberg et al. 2015", promise=Promise.NOTHING
+)
+
 accumulation = Merge(total.function, "chain_rule", chain_rule.symbol, chain_rule.equation)
 """Gradients of several readers add."""
 

@@ -32,7 +32,8 @@ def pass_through(site: Site, phi: Value) -> Messages:
 def scaled(site: Site, phi: Value) -> Messages:
     """Relevance through a product with a constant tensor: where that is 0, as in a mask, the input gets none."""
     constant = site.args[1]
-    return (phi * (constant if site.types[1].dtype is torch.bool else nonzero(constant)),)
+    phi = phi * (constant if site.types[1].dtype is torch.bool else nonzero(constant))
+    return (phi,) * len(site.operands)
 
 
 @rule("Φ", "Φ_in = the entries of Φ, moved back", promise=Promise.SAVE_CONSTANTS, faithful=True)

@@ -38,9 +38,10 @@ def register_rule(op: torch._ops.OpOverload, rule: Rule | str, *, vjp: Vjp, oper
     Args:
         op: the operation as it appears in the error message, e.g. ``torch.ops.aten.digamma.default`` or an operation
             of your own library. Operations of agf-fx's own vocabulary cannot be replaced.
-        rule: relevance at the operands: ``rule(site, relevance) -> tuple``, a function of ordinary torch operations, or
+        rule: relevance at the operands: ``rule(site, relevance) -> tuple``, of ordinary torch operations, or
             an `agf_fx.rules.rule.Rule`, which also says what it promises (see ``agf_fx.rules.propagation``); or the
-            name of a family whose rule applies: ``"proportional"``, ``"pass-through"``, ``"data movement"``, ``"merge"``.
+            name of a family whose rule applies: ``"proportional"``, ``"pass-through"``, ``"data movement"`` or
+            ``"merge"``.
             ``site.sent["gradient"]`` has the gradients at the output and at the operands, where a method has them.
         vjp: gradients at the operands: ``vjp(site, gradient) -> tuple``, likewise.
         operands: positions of the arguments that carry relevance.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import basic_resnet, small_vgg
@@ -5,9 +7,15 @@ from optimising import around
 from torch import nn
 
 from agf_fx.ir.rewriting import substitute
+from agf_fx.ir.vocabulary import Family
+from agf_fx.methods.agf import attribution_guided_factorization
+from agf_fx.methods.table import RuleTable, family, op
+from agf_fx.options import AGFOptions
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.gradient_masks import drop_gradient_masks
 from agf_fx.pipeline import OPTIMISATIONS
+from agf_fx.rules import lrp
+from agf_fx.rules.gradients import guided
 
 aten = torch.ops.aten
 
@@ -173,3 +181,52 @@ def masks(explanation):
 
 def products(explanation):
     return sum(node.target is aten.conv_transpose2d.input for node in explanation.graph.nodes)
+
+
+def unfaithful():
+    """AGF, but linear layers by z⁺: inhibiting features have a gradient, and no relevance."""
+    method = attribution_guided_factorization(AGFOptions())
+    gradient, relevance = method.streams
+    table = RuleTable.of([(family(Family.LINEAR), lrp.z_plus())]) + relevance.rules
+    return replace(method, streams=(gradient, replace(relevance, rules=table)))
+
+
+class TwoLayersBehind(PoolBehind):
+    """A convolution whose mask the rules of AGF make superfluous."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.last = nn.Linear(6 * 16, 3), nn.Linear(3, 5)
+        with torch.no_grad():
+            self.hidden.weight[:, :48] = -self.hidden.weight[:, :48].abs()  # features that only inhibit
+            self.hidden.bias += 1  # in units that are active nevertheless
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(torch.relu(self.stem(x)))))
+        return self.last(torch.relu(self.hidden(nn.functional.avg_pool2d(x, 2).flatten(1))))
+
+
+def test_masks_stay_under_a_table_that_is_not_faithful_and_are_needed():
+    def claim_all_faithful(explanation):
+        names = frozenset(node.name for node in explanation.canonical.calls)
+        return drop_gradient_masks(replace(explanation, faithful=names))
+
+    torch.manual_seed(0)
+    model = TwoLayersBehind().double().eval()
+    assert len(masks(around(drop_gradient_masks, model, 8).after)) == 0
+    kept = around(drop_gradient_masks, model, 8, method=unfaithful())
+    assert len(masks(kept.after)) == len(masks(kept.before)) == 1
+    place = OPTIMISATIONS.index(drop_gradient_masks)
+    dropped = around(claim_all_faithful, model, 8, prefix=place, method=unfaithful())
+    assert len(masks(dropped.after)) == 0
+    assert dropped.difference > 1e-3
+
+
+def test_masks_stay_beside_a_gradient_that_is_none():
+    method = unfaithful()
+    gradient, relevance = attribution_guided_factorization(AGFOptions()).streams
+    guided_relus = RuleTable.of([(op(aten.relu.default), guided)]) + gradient.rules
+    method = replace(method, streams=(replace(gradient, rules=guided_relus), relevance))
+    torch.manual_seed(0)
+    found = around(drop_gradient_masks, TwoLayersBehind().double().eval(), 8, method=method)
+    assert len(masks(found.after)) == 1

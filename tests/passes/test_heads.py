@@ -5,7 +5,7 @@ from torch import nn
 import agf_fx
 from agf_fx.errors import CaptureError
 from agf_fx.ir.facts import facts
-from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.heads import check_heads, mark_heads
 
 IMAGES = torch.zeros(1, 3, 8, 8)
 
@@ -50,9 +50,17 @@ def test_parallel_heads():
     assert marked(TwoHeads(), "head") == ["a_linear", "b_linear"]
 
 
-def test_logits_that_mix_depths_are_refused():
+def test_logits_that_mix_depths_have_no_head_and_are_refused_where_one_is_needed():
+    canonical = mark_heads(agf_fx.capture(TwoHeads(mixed=True).eval(), IMAGES))
+    assert not [node for node in canonical.calls if facts(node).head or facts(node).tail]
     with pytest.raises(CaptureError, match="several depths"):
-        marked(TwoHeads(mixed=True), "head")
+        check_heads(canonical)
+
+
+def test_a_network_without_layers_has_no_head():
+    canonical = mark_heads(agf_fx.capture(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), IMAGES))
+    with pytest.raises(CaptureError, match="no convolution or linear layer"):
+        check_heads(canonical)
 
 
 class Binary(nn.Module):

@@ -7,7 +7,7 @@ import agf_fx
 from agf_fx.errors import UnsupportedOpError
 from agf_fx.passes.gates import mark_gates
 from agf_fx.passes.heads import mark_heads
-from agf_fx.passes.relevance_paths import check_relevance_paths
+from agf_fx.passes.relevance_paths import check_relevance_everywhere, check_relevance_paths
 
 
 class Block(nn.Module):
@@ -60,7 +60,18 @@ def test_a_product_of_equals_does_not_shield():
         check(lambda x: x.flip(1) * F.log_softmax(x, 1))
 
 
-@pytest.mark.parametrize("method", ["agf", "gradient_x_input"])
+@pytest.mark.parametrize("method", ["agf", "lrp-epsilon"])
 def test_the_compiler_refuses(method):
     with pytest.raises(UnsupportedOpError, match="log_softmax"):
         agf_fx.compile(Net(nn.LogSoftmax(1)).eval(), torch.zeros(1, 3, 5, 5), method=method)
+
+
+def test_methods_without_relevance_do_not():
+    agf_fx.compile(Net(nn.LogSoftmax(1)).eval(), torch.zeros(1, 3, 5, 5), method="gradient_x_input")
+
+
+def test_relevance_that_starts_at_the_logits_passes_what_is_behind_the_head():
+    canonical = agf_fx.capture(Net(torch.relu, lambda y: y * torch.log_softmax(y, 1)).eval(), torch.zeros(1, 3, 5, 5))
+    check_relevance_paths(mark_gates(mark_heads(canonical)))
+    with pytest.raises(UnsupportedOpError, match="log_softmax"):
+        check_relevance_everywhere(mark_gates(mark_heads(canonical)))

@@ -1,0 +1,109 @@
+"""Layers of a model by the names of its modules: which value a module puts out, and where its channels are."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import fx
+
+from agf_fx.errors import OptionsError
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.types import TensorType, carried_type
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images, signals
+
+aten = torch.ops.aten
+
+
+def output_of(canonical: CanonicalGraph, path: str) -> fx.Node:
+    """The value that module ``path`` puts out, such as ``"layer4"`` or ``"features.3"``; "" is the model.
+
+    Raises:
+        OptionsError: the model has no such module, or not one value that others read comes out of it.
+    """
+    inside = [node for node in canonical.calls if _within(_module(node), path) and depends_on_images(node)]
+    known = modules(canonical)
+    if not inside:
+        close = difflib.get_close_matches(path, known, 3, 0.4)
+        hint = (
+            f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; there are {', '.join(known[:12])}, …"
+        )
+        raise OptionsError(f"{canonical.name} has no layer {path!r} that computes something of the images{hint}")
+    members = set(inside)
+    leaving = [node for node in inside if any(user not in members for user in node.users)]
+    tensors = [node for node in leaving if isinstance(node.meta["type"], TensorType)]
+    if len(tensors) != 1:
+        called = "is called several times, or puts out several values" if tensors else "puts out no tensor"
+        raise OptionsError(f"layer {path!r} of {canonical.name} {called}; name one of its parts.")
+    return tensors[0]
+
+
+def modules(canonical: CanonicalGraph) -> list[str]:
+    """Paths of the modules that compute something of the images, and of those around them, in order of execution."""
+    found: dict[str, None] = {}
+    for node in canonical.calls:
+        parts = _module(node).split(".")
+        if depends_on_images(node) and parts != [""]:
+            found |= dict.fromkeys(".".join(parts[: depth + 1]) for depth in range(len(parts)))
+    return list(found)
+
+
+def last_with_positions(canonical: CanonicalGraph) -> fx.Node:
+    """The last value with several positions, like (N, C, H, W), that everything behind it is computed from.
+
+    Raises:
+        OptionsError: there is none.
+    """
+    rank = canonical.image_type.rank
+    for node in reversed(canonical.calls):
+        kind = node.meta["type"]
+        if not isinstance(kind, TensorType) or not depends_on_images(node) or kind.rank != rank or not kind.batched:
+            continue
+        if any(isinstance(size, int) and size > 1 for size in kind.shape[2:]) and _decides(canonical, node):
+            return node
+    raise OptionsError(
+        f"no value of {canonical.name} is a feature map of {rank - 2} dimensions that everything behind it is computed "
+        "from; name a layer."
+    )
+
+
+def channels_of(node: fx.Node) -> int | None:
+    """The dimension of a feature map that holds channels, by the layers that made it; None where that is unclear."""
+    dim, reading = None, node
+    turned: list[list[int]] = []
+    while True:
+        if reading.target in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, aten.batch_norm.default):
+            dim = 1
+        elif reading.target in (aten.linear.default, aten.layer_norm.default):
+            dim = carried_type(reading).rank - 1
+        if dim is not None:
+            for order in reversed(turned):
+                dim = order.index(dim)
+            return dim
+        if reading.target is aten.permute.default:
+            turned.append([axis % len(reading.args[1]) for axis in reading.args[1]])
+        elif reading.op != "call_function" or carried_type(reading).rank != carried_type(signals(reading)[0]).rank:
+            return None
+        reading = signals(reading)[0]
+
+
+def _module(node: fx.Node) -> str:
+    """The module whose output a value is: of a layer with a folded norm, the norm."""
+    return node.meta.get("puts_out", node.meta["module"])
+
+
+def _within(module: str, path: str) -> bool:
+    return not path or module == path or module.startswith(f"{path}.")
+
+
+def _decides(canonical: CanonicalGraph, node: fx.Node) -> bool:
+    """Whether the logits depend on the images through ``node`` alone."""
+    seen, pending = {node}, [canonical.logits]
+    while pending:
+        reading = pending.pop()
+        if reading is canonical.images:
+            return False
+        if reading not in seen:
+            seen.add(reading)
+            pending.extend(source for source in reading.all_input_nodes if depends_on_images(source))
+    return True

@@ -1,0 +1,18 @@
+"""All methods: one line a file of them."""
+
+from __future__ import annotations
+
+from agf_fx.methods import agf, cam, contrast, gradient, lrp, path
+from agf_fx.methods.registry import Registry
+
+REGISTRY = Registry(
+    [
+        *agf.ENTRIES,
+        *gradient.ENTRIES,
+        *lrp.ENTRIES,
+        *contrast.ENTRIES,
+        *cam.ENTRIES,
+        *path.ENTRIES,
+    ]
+)
+"""Entries by name."""

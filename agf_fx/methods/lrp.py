@@ -1,0 +1,222 @@
+"""Layer-wise relevance propagation: relevance that starts as the target's logit, and tables of rules for it.
+
+A composite is a sum of tables, the special ones first::
+
+    def my_composite(options):
+        table = RuleTable.of([(first_layer, lrp.flat()), (family(Family.CONVOLUTION), lrp.z_plus())])
+        return relevance_method("my-composite", table + epsilon_table(options))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from agf_fx.errors import OptionsError
+from agf_fx.ir.vocabulary import Family
+from agf_fx.methods.method import Method, Stream, Trace
+from agf_fx.methods.needs import relevance_everywhere
+from agf_fx.methods.registry import Entry, Properties
+from agf_fx.methods.table import RuleTable, fact, family, op, registered, scaled
+from agf_fx.passes.norm_canoniser import fold_norms
+from agf_fx.rules import lrp, propagation
+from agf_fx.rules.merging import Merge, fan_out, total
+from agf_fx.rules.notation import formula
+from agf_fx.rules.numerics import Division, Value
+from agf_fx.rules.rule import Rule
+from agf_fx.rules.site import RELEVANCE
+from agf_fx.rules.targets import each_target, indicator
+
+_CLASS_SPECIFIC = Properties(gradients=False, attribution=True, class_specific=False, reaches_input=True)
+
+relu = op(torch.ops.aten.relu.default)
+linear_layer = family(Family.CONVOLUTION, Family.LINEAR)
+first_layer = fact("input_layer")
+
+
+@formula("Φ", "Φ = y_t at the target, 0 elsewhere")
+def target_logit(y: Value, target: Value) -> Value:
+    """The target's logit where it stands, 0 elsewhere: (K, N, classes)."""
+    logits = each_target(y, target)
+    return logits * indicator(logits, torch.unsqueeze(target, 2))
+
+
+def at_images(trace: Trace) -> Value:
+    """The relevance of the images, summed over channels: (K, N, *spatial)."""
+    return trace.over_channels(trace.at_images(RELEVANCE))
+
+
+def between_layers(shares: Rule, selections: Rule = lrp.winner) -> RuleTable:
+    """The rules of everything but layers with weights.
+
+    Args:
+        shares: of sums and averages.
+        selections: of maxima.
+    """
+    return RuleTable.of(
+        [
+            (fact("gate"), propagation.gated),
+            (relu, propagation.pass_through),
+            (family(Family.SELECTION), selections),
+            (family(Family.AVERAGE, Family.PROPORTIONAL, Family.MERGE), shares),
+            (scaled, propagation.scaled),
+            (family(Family.PASS_THROUGH), propagation.pass_through),
+            (family(Family.DATA_MOVEMENT), propagation.move_back),
+            (family(Family.PRODUCT), propagation.bilinear),
+            (family(Family.JOINT), propagation.by_influence),
+            (family(Family.SOFT_MAXIMUM), propagation.by_weights),
+            (family(Family.SOFTMAX), propagation.softmax),
+        ]
+    )
+
+
+def epsilon_table(epsilon: float, *, bias: bool = True) -> RuleTable:
+    """LRP-ε everywhere."""
+    layers = RuleTable.of([(linear_layer, lrp.epsilon_rule(epsilon, bias=bias))])
+    return registered() + layers + between_layers(lrp.norm(epsilon))
+
+
+def relevance_method(name: str, table: RuleTable, merge: Merge = total, *, fold: bool = True) -> Method:
+    """A method whose relevance starts as the target's logit, and is propagated by ``table``.
+
+    Args:
+        name: what users call it.
+        table: a rule for every call that relevance meets.
+        merge: what becomes of relevance from several readers of a value.
+        fold: whether batch norms become part of the layer in front of them, and their shift part of its bias.
+    """
+    return Method(
+        name=name,
+        streams=(Stream(RELEVANCE, rules=table, seed=target_logit, merge=merge),),
+        read_out=at_images,
+        needs=(relevance_everywhere,),
+        canonisers=(fold_norms,) if fold else (),
+        scale="signed, in units of the logit: sums to it, but for what biases take",
+    )
+
+
+@dataclass(frozen=True)
+class LRPOptions:
+    """Options of LRP-ε and its composites.
+
+    Attributes:
+        epsilon: the stabiliser ε > 0 of denominators, which has their sign.
+        bias: whether biases take their part of the relevance, as they do in the definition.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    epsilon: float = lrp.EPSILON
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _check_number("epsilon", self.epsilon, above=0)
+        _check_flag("bias", self.bias)
+
+
+def lrp_epsilon(options: LRPOptions) -> Method:
+    """LRP-ε at every layer (Bach et al. 2015)."""
+    return relevance_method("lrp-epsilon", epsilon_table(options.epsilon, bias=options.bias))
+
+
+def epsilon_plus_flat(options: LRPOptions) -> Method:
+    """The composite of this name: ♭ at the first layer, z⁺ at convolutions, ε at linear layers."""
+    special = [
+        (first_layer, lrp.flat(options.epsilon)),
+        (family(Family.CONVOLUTION), lrp.z_plus(options.epsilon, bias=options.bias)),
+    ]
+    table = RuleTable.of(special) + epsilon_table(options.epsilon, bias=options.bias)
+    return relevance_method("epsilon-plus-flat", table)
+
+
+@dataclass(frozen=True)
+class LRPAlphaBetaOptions:
+    """Options of LRP-αβ.
+
+    Attributes:
+        alpha: weight of what speaks for an output, 1 or more.
+        beta: weight of what speaks against it; α - 1 if not given.
+        epsilon: added to denominators whatever their sign, which must be above 0.
+        bias: whether biases take their part of the relevance.
+
+    Raises:
+        OptionsError: a value has no meaning, or α - β is not 1.
+    """
+
+    alpha: float = 1.0
+    beta: float | None = None
+    epsilon: float = 1e-9
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_number("alpha", self.alpha, least=1)
+        if self.beta is not None:
+            _check_number("beta", self.beta, least=0)
+            if abs(self.alpha - self.beta - 1) > 1e-9:
+                raise OptionsError(f"alpha - beta is {self.alpha - self.beta:g}; it must be 1, so that LRP conserves.")
+        _check_number("epsilon", self.epsilon, above=0)
+        _check_flag("bias", self.bias)
+
+
+def lrp_alpha_beta(options: LRPAlphaBetaOptions) -> Method:
+    """LRP-αβ with the z^B rule at the input, as Gur, Ali and Wolf (2021) compare with: LRP α = 1, LRP_αβ α = 2."""
+    return relevance_method(
+        "lrp-alphabeta", alpha_beta_table(options), fan_out.divided(one_sided(options)), fold=options.bias
+    )
+
+
+def alpha_beta_table(options: LRPAlphaBetaOptions) -> RuleTable:
+    """The rules of LRP-αβ in the published code of AGF."""
+    division = one_sided(options)
+    beta = options.alpha - 1 if options.beta is None else options.beta
+    layers = lrp.alpha_beta(options.alpha, beta, division, bias=options.bias)
+    between = between_layers(propagation.proportional, propagation.selective).divided(division)
+    special = [(first_layer, propagation.z_box.divided(division)), (linear_layer, layers)]
+    return registered() + RuleTable.of(special) + between
+
+
+def one_sided(options: LRPAlphaBetaOptions) -> Division:
+    """Division by b + ε, whatever the sign of b."""
+    return Division("one-sided", options.epsilon)
+
+
+def _check_number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or (least is not None and not value >= least) or (above is not None and not value > above):
+        bound = f"of {least:g} or more" if least is not None else f"above {above:g}"
+        raise OptionsError(f"{name} is {value!r}; give a number {bound}.")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionsError(f"{name} is {value!r}; give True or False.")
+
+
+ENTRIES = (
+    Entry(
+        name="lrp-epsilon",
+        title="layer-wise relevance propagation, ε rule everywhere",
+        citation="Bach, Binder, Montavon, Klauschen, Müller and Samek, PLoS ONE 2015",
+        properties=_CLASS_SPECIFIC,
+        make=lrp_epsilon,
+        options=LRPOptions,
+    ),
+    Entry(
+        name="epsilon-plus-flat",
+        title="LRP composite: ♭ at the first layer, z⁺ at convolutions, ε at linear layers",
+        citation="Kohlbrenner, Bauer, Nakajima, Binder, Samek and Lapuschkin, IJCNN 2020",
+        properties=_CLASS_SPECIFIC,
+        make=epsilon_plus_flat,
+        options=LRPOptions,
+    ),
+    Entry(
+        name="lrp-alphabeta",
+        title="LRP-αβ with the z^B rule at the input; α=1 is LRP in the paper on AGF, α=2 its LRP_αβ",
+        citation="Bach et al., PLoS ONE 2015; input rule: Montavon et al., Pattern Recognition 2017",
+        properties=_CLASS_SPECIFIC,
+        make=lrp_alpha_beta,
+        options=LRPAlphaBetaOptions,
+    ),
+)

@@ -1,0 +1,104 @@
+"""Path methods: gradients at many points between a baseline and the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from agf_fx.errors import OptionsError
+from agf_fx.methods.gradient import target_indicator
+from agf_fx.methods.method import Method, Point, Points, Trace
+from agf_fx.methods.registry import Entry, Properties
+from agf_fx.methods.streams import gradient_stream
+from agf_fx.rules.notation import formula
+from agf_fx.rules.numerics import Value
+from agf_fx.rules.site import GRADIENT
+
+RULES = ("gauss-legendre", "trapezoid", "left", "right", "middle")
+
+
+@dataclass(frozen=True)
+class IntegratedGradientsOptions:
+    """Options of Integrated Gradients.
+
+    Attributes:
+        steps: at how many points the gradient is taken.
+        baseline: where the path starts: a value of every entry of the images, as the model takes them.
+        rule: how the integral is approximated: ``"gauss-legendre"``, ``"trapezoid"``, or a Riemann sum with the
+            ``"left"``, ``"right"`` or ``"middle"`` of each step.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    steps: int = 50
+    baseline: float = 0.0
+    rule: str = "gauss-legendre"
+
+    def __post_init__(self) -> None:
+        least = 2 if self.rule == "trapezoid" else 1
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < least:
+            raise OptionsError(f"steps is {self.steps!r}; give a whole number of {least} or more.")
+        if (
+            not isinstance(self.baseline, int | float)
+            or isinstance(self.baseline, bool)
+            or not np.isfinite(self.baseline)
+        ):
+            raise OptionsError(f"baseline is {self.baseline!r}; give a finite number.")
+        if self.rule not in RULES:
+            raise OptionsError(f"rule is {self.rule!r}; choose one of {', '.join(map(repr, RULES))}.")
+
+
+def integrated_gradients(options: IntegratedGradientsOptions) -> Method:
+    """Integrated Gradients (Sundararajan, Taly and Yan 2017): Σ_c (x - b) ⊙ ∫ ∂y_t(b + α(x - b))/∂x dα."""
+    baseline = float(options.baseline)
+
+    def read(trace: Trace, average: Value) -> Value:
+        return trace.over_channels((trace.images - baseline) * average)
+
+    points = tuple(Point(_between(baseline, position), weight) for position, weight in quadrature(options))
+    return Method(
+        name="integrated-gradients",
+        streams=(gradient_stream(target_indicator),),
+        read_out=gradient_at_point,
+        points=Points(points, formula("map", "Σ_c (x - b) ⊙ Σ_s w_s ∂y_t/∂x_s")(read)),
+        scale="signed, in units of the logit: sums to its difference from the baseline's",
+    )
+
+
+@formula("∇", "∂y_t/∂x_s")
+def gradient_at_point(trace: Trace) -> Value:
+    """The gradient at the images, as it is: (K, N, *image)."""
+    return trace.at_images(GRADIENT)
+
+
+def _between(baseline: float, position: float) -> Callable[[Value], Value]:
+    """x -> b + α (x - b)."""
+    return lambda images: images * position + baseline * (1 - position)
+
+
+def quadrature(options: IntegratedGradientsOptions) -> list[tuple[float, float]]:
+    """Positions between 0 and 1, and their weights, which sum to 1."""
+    steps = options.steps
+    if options.rule == "gauss-legendre":
+        nodes, weights = np.polynomial.legendre.leggauss(steps)
+        return [((1 + node) / 2, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
+    if options.rule == "trapezoid":
+        inner = 1 / (steps - 1)
+        return [(i * inner, inner / (1 + (i in (0, steps - 1)))) for i in range(steps)]
+    offset = {"left": 0.0, "middle": 0.5, "right": 1.0}[options.rule]
+    return [((i + offset) / steps, 1 / steps) for i in range(steps)]
+
+
+ENTRIES = (
+    Entry(
+        name="integrated-gradients",
+        title="integrated gradients, from a constant image to the images",
+        citation="Sundararajan, Taly and Yan, ICML 2017",
+        properties=Properties(gradients=True, attribution=False, class_specific=True, reaches_input=True),
+        make=integrated_gradients,
+        options=IntegratedGradientsOptions,
+    ),
+)

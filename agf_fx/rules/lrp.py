@@ -1,0 +1,141 @@
+"""Layer-wise relevance propagation: rules of convolutions and linear layers, and of what stands between them.
+
+A layer computes z = Lx + b. x⁺, L⁺ are positive parts and x⁻, L⁻ negative ones. Every rule is made by a function of its
+parameters, divides with a stabiliser ε of the denominator's sign, and says in its name what it was made with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from agf_fx.rules import propagation
+from agf_fx.rules.gradients import vjp
+from agf_fx.rules.linear_maps import adjoint, apply
+from agf_fx.rules.numerics import Division, Value, div
+from agf_fx.rules.propagation import ones_like_input, to_first
+from agf_fx.rules.rule import Messages, Promise, Rule, rule
+from agf_fx.rules.site import Site
+
+EPSILON = 1e-6
+"""The usual stabiliser."""
+
+BACH = "Bach et al. 2015"
+
+
+def signed(epsilon: float) -> Division:
+    """Division by b ± ε, with the sign of b; exact where ε is 0."""
+    return Division("signed", epsilon) if epsilon else Division("exact", 0.0)
+
+
+def epsilon_rule(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
+    """LRP-ε (Bach et al. 2015, eq. 58): Φ_in = x ⊙ Lᵀ(Φ / (z ± ε)).
+
+    Args:
+        epsilon: ε.
+        bias: whether z has the layer's bias, which then takes its part of the relevance.
+    """
+
+    @rule(
+        "Φ",
+        "Φ_in = x ⊙ Lᵀ(Φ / (z ± ε)), z = Lx + b  (eq. 58)" if bias else "Φ_in = x ⊙ Lᵀ(Φ / (Lx ± ε))  (eq. 58)",
+        promise=Promise.SAVE_BIASES if bias else Promise.CONSERVES,
+        divides=True,
+        faithful=True,
+        source=BACH,
+    )
+    def epsilon_(site: Site, phi: Value) -> Messages:
+        z = site.y if bias else apply(site, site.x, site.weight)
+        return to_first(site, site.x * adjoint(site, div(site.settled(phi, z), z), site.weight))
+
+    return _named(epsilon_, "epsilon", epsilon)
+
+
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, division: Division | None = None, *, bias: bool = True) -> Rule:
+    """LRP-αβ (Bach et al. 2015, eq. 60), α - β = 1: activating and inhibiting parts apart.
+
+    Φ_in = α (x⁺ ⊙ L⁺ᵀs⁺ + x⁻ ⊙ L⁻ᵀs⁺) - β (x⁺ ⊙ L⁻ᵀs⁻ + x⁻ ⊙ L⁺ᵀs⁻), where s⁺ = Φ / (L⁺x⁺ + L⁻x⁻ + b⁺) and
+    s⁻ = Φ / (L⁻x⁺ + L⁺x⁻ + b⁻).
+
+    Args:
+        alpha, beta: weights of the two parts.
+        division: how it divides; by ε = 1e-6 of the denominator's sign if not given.
+        bias: whether the parts of the bias belong to the denominators.
+    """
+
+    @rule(
+        "Φ",
+        "Φ_in = α (x⁺ ⊙ L⁺ᵀs⁺ + x⁻ ⊙ L⁻ᵀs⁺) - β (x⁺ ⊙ L⁻ᵀs⁻ + x⁻ ⊙ L⁺ᵀs⁻), s± = Φ / z±  (eq. 60)",
+        promise=Promise.SAVE_BIASES if bias else Promise.MASKS,
+        divides=True,
+        source=BACH,
+    )
+    def alpha_beta_(site: Site, phi: Value) -> Messages:
+        positive, negative = torch.clamp_min(site.weight, 0), torch.clamp_max(site.weight, 0)
+        own = site.bias if bias else None
+        found = _part(site, phi, positive, negative, None if own is None else torch.clamp_min(own, 0))
+        found = found if alpha == 1 else found * alpha
+        if beta:
+            against = _part(site, phi, negative, positive, None if own is None else torch.clamp_max(own, 0))
+            found = found - against * beta
+        return to_first(site, found)
+
+    parameters = (("α", alpha), ("β", beta))
+    return replace(alpha_beta_, name="alpha_beta", parameters=parameters).divided(division or signed(EPSILON))
+
+
+def z_plus(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
+    """LRP-z⁺ (Montavon et al. 2017): the activating part alone, αβ with α = 1 and β = 0."""
+    made = alpha_beta(1.0, 0.0, bias=bias)
+    return _named(replace(made, source="Montavon et al. 2017"), "z_plus", epsilon)
+
+
+def _part(site: Site, phi: Value, ahead: Value, behind: Value, bias: Value | None) -> Value:
+    """x⁺ ⊙ Aᵀs + x⁻ ⊙ Bᵀs, s = Φ / (Ax⁺ + Bx⁻ + bias), for the maps A and B with weights ``ahead`` and ``behind``."""
+    x, y = torch.clamp_min(site.x, 0), torch.clamp_max(site.x, 0)
+    z = apply(site, x, ahead) + apply(site, y, behind)
+    if bias is not None:
+        z = z + _per_output(site, bias)
+    s = div(site.settled(phi, z), z)
+    return x * adjoint(site, s, ahead) + y * adjoint(site, s, behind)
+
+
+def _per_output(site: Site, bias: Value) -> Value:
+    """A bias (outputs,) so that it adds to outputs (N, outputs, *positions), or (N, ..., outputs) of a linear layer."""
+    spatial = 0 if site.node.target is torch.ops.aten.linear.default else site.y_type.rank - 2
+    return torch.reshape(bias, [-1, *[1] * spatial]) if spatial else bias
+
+
+def flat(epsilon: float = EPSILON) -> Rule:
+    """LRP-♭ (Lapuschkin et al. 2019): every input that an output reads gets the same, Φ_in = 1ᵀ(Φ / 1·1)."""
+
+    @rule(
+        "Φ",
+        "Φ_in = Jᵀ(Φ / J1), J = L with all weights 1",
+        promise=Promise.CONSERVES,
+        divides=True,
+        source="Lapuschkin et al. 2019",
+    )
+    def flat_(site: Site, phi: Value) -> Messages:
+        ones = torch.ones_like(site.weight)
+        return to_first(site, adjoint(site, div(phi, apply(site, ones_like_input(site), ones)), ones))
+
+    return _named(flat_, "flat", epsilon)
+
+
+def norm(epsilon: float = EPSILON) -> Rule:
+    """Sums and averages by the terms' shares of the result: Φ_in = x ⊙ fᵀ(Φ / (f(x) ± ε))."""
+    made = replace(propagation.proportional, equation="Φ_in = x ⊙ fᵀ(Φ / (f(x) ± ε))", source=BACH)
+    return _named(made, "norm", epsilon)
+
+
+@rule("Φ", "Φ_in = fᵀΦ: all to the entry that was selected", promise=Promise.CONSERVES, faithful=True, source=BACH)
+def winner(site: Site, phi: Value) -> Messages:
+    """Maxima: the winner takes all, as the gradient has it."""
+    return vjp(site, phi)
+
+
+def _named(made: Rule, name: str, epsilon: float) -> Rule:
+    """A rule that divides by b ± ε, and says so in its name."""
+    return replace(made, name=name, parameters=(("ε", epsilon),)).divided(signed(epsilon))

@@ -1,0 +1,341 @@
+"""The registry, options, parity with the published code, and what every method must do."""
+
+from __future__ import annotations
+
+import functools
+
+import networks
+import pytest
+import torch
+from networks import golden_names, load_golden
+from torch import nn
+
+import agf_fx
+from agf_fx.errors import CaptureError, OptionsError
+from agf_fx.ir.vocabulary import Family
+from agf_fx.methods import REGISTRY
+from agf_fx.methods.lrp import between_layers, epsilon_table, first_layer, relevance_method
+from agf_fx.methods.table import RuleTable, family
+from agf_fx.rules import lrp
+
+load = functools.cache(load_golden)
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+TARGETS = torch.tensor([[0, 1], [2, 3], [4, 0]])
+RELEVANCE = ("lrp-epsilon", "epsilon-plus-flat", "lrp-alphabeta", "clrp")
+
+
+@functools.cache
+def vgg():
+    return networks.small_vgg().eval()
+
+
+@functools.cache
+def explainer(method: str, **options):
+    return agf_fx.compile(vgg(), IMAGES, method=method, options=options or None)
+
+
+def difference(found, expected):
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+# --- registry and options --------------------------------------------------------------------------------------------
+
+
+def test_an_entry_says_what_its_method_is():
+    for name, entry in REGISTRY.items():
+        method = entry.make(entry.options())
+        assert entry.name == name == method.name
+        assert name == name.lower().replace("_", "-")
+        assert min(map(len, (entry.title, entry.citation, method.scale))) > 5
+        reads_gradients = method.stream("gradient") is not None
+        assert entry.properties.gradients == reads_gradients
+        assert entry.properties.attribution == any(stream.name != "gradient" for stream in method.streams)
+        for stream in method.streams:
+            for _, rule in stream.rules:
+                assert min(map(len, (rule.name, rule.symbol, rule.equation))) > 0, rule
+                assert rule.promise != "unknown", rule
+
+
+def test_options_are_documented():
+    for entry in REGISTRY.values():
+        for name in vars(entry.options()):
+            assert f"        {name}" in entry.options.__doc__, (entry.name, name)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lrp", None, "no method 'lrp'.*There are 'agf', "),
+        ("lrp_epsilom", None, "did you mean 'lrp-epsilon'"),
+        (3, None, "method is 3; give a name"),
+        ("lrp-epsilon", {"epsilom": 1}, "no option 'epsilom'.*did you mean 'epsilon'.*it has epsilon, bias"),
+        ("lrp-epsilon", {"epsilon": 0}, "epsilon is 0; give a number above 0"),
+        ("lrp-epsilon", {"epsilon": "1"}, "epsilon is '1'"),
+        ("lrp-epsilon", {"bias": 1}, "bias is 1; give True or False"),
+        ("lrp-epsilon", agf_fx.AGFOptions(), "options is a AGFOptions; 'lrp-epsilon' takes LRPOptions"),
+        ("lrp-alphabeta", {"alpha": 2, "beta": 2}, "alpha - beta is 0; it must be 1"),
+        ("lrp-alphabeta", {"alpha": 0.5}, "alpha is 0.5; give a number of 1 or more"),
+        ("gradient", {"steps": 3}, "'gradient' has no option 'steps'; it has no options"),
+        ("gradient", agf_fx.AGFOptions(), "takes none"),
+        ("gradcam", {"layer": 3}, "layer is 3"),
+        ("gradcam", {"relu": None}, "relu is None"),
+        ("integrated-gradients", {"steps": 0}, "steps is 0; give a whole number of 1 or more"),
+        ("integrated-gradients", {"rule": "simpson"}, "choose one of 'gauss-legendre'"),
+        ("integrated-gradients", {"baseline": float("nan")}, "give a finite number"),
+        ("integrated-gradients", {"steps": 1, "rule": "trapezoid"}, "of 2 or more"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(method, options, message):
+    with pytest.raises(OptionsError, match=f"(?s){message}"):
+        agf_fx.compile(vgg(), method=method, options=options)
+
+
+def test_options_as_a_mapping_are_the_options():
+    by_class = agf_fx.compile(vgg(), method="lrp-epsilon", options=agf_fx.LRPOptions(epsilon=0.1))
+    by_name = agf_fx.compile(vgg(), method="lrp_epsilon", options={"epsilon": 0.1})
+    assert torch.equal(by_class(IMAGES, 1), by_name(IMAGES, 1))
+    assert by_class.fingerprint == by_name.fingerprint != explainer("lrp-epsilon").fingerprint
+    assert not torch.equal(by_class(IMAGES, 1), explainer("lrp-epsilon")(IMAGES, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("lrp-epsilon", ["epsilon=0.1", "bias=false"], {"epsilon": 0.1, "bias": False}),
+        ("lrp-alphabeta", ["alpha=2", "beta=none"], {"alpha": 2.0, "beta": None}),
+        ("gradcam", ["layer=features.3"], {"layer": "features.3"}),
+        ("gradcam", ["layer=none"], {"layer": None}),
+        ("integrated-gradients", ["steps = 7", "rule=left"], {"steps": 7, "rule": "left"}),
+        ("agf", ["flat-convolutions=none"], {"flat_convolutions": "none"}),
+    ],
+)
+def test_options_from_words(name, words, expected):
+    entry = REGISTRY[name]
+    assert entry.parsed(words) == entry.options(**expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["epsilon"], "option 'epsilon' has no value; write epsilon=VALUE"),
+        (["epsilon=much"], "option epsilon is 'much'; give a value of type float"),
+        (["bias=maybe"], "option bias is 'maybe'; give a value of type bool"),
+        (["gamma=1"], "'lrp-epsilon' has no option 'gamma'"),
+    ],
+)
+def test_words_that_are_no_options(words, message):
+    with pytest.raises(OptionsError, match=message):
+        REGISTRY["lrp-epsilon"].parsed(words)
+
+
+# --- parity with the published code ----------------------------------------------------------------------------------
+
+GOLDEN = {
+    "lrp_a1": ("lrp-alphabeta", {}),
+    "lrp_a2": ("lrp-alphabeta", {"alpha": 2.0}),
+    "clrp": ("clrp", {}),
+}
+
+
+@pytest.mark.parametrize("name", golden_names())
+@pytest.mark.parametrize("key", GOLDEN)
+def test_relevance_of_the_published_code(key, name):
+    golden = load(name)
+    method, options = GOLDEN[key]
+    targets = torch.stack([golden.tensors[f"targets/{target}"] for target in ("top1", "other")], 1)
+    found = agf_fx.compile(golden.model, method=method, options=options)(golden.tensors["input"], targets)
+    for k, target in enumerate(("top1", "other")):
+        assert difference(found[:, k : k + 1], golden.tensors[f"{key}/{target}"]) <= 1e-7
+
+
+@pytest.mark.parametrize("name", golden_names())
+@pytest.mark.parametrize("form", ["gradcam", "gradcam_raw"])
+def test_gradcam_of_the_published_code(form, name):
+    golden = load(name)
+    for key, expected in golden.group(f"{form}/").items():
+        layer, target = key.split("/")
+        whole = form == "gradcam"
+        options = {"layer": layer, "resize": whole, "normalise": whole}
+        explainer = agf_fx.compile(golden.model, method="gradcam", options=options)
+        maps = explainer.explain(golden.tensors["input"], golden.tensors[f"targets/{target}"]).maps
+        assert difference(maps, expected) <= 1e-12
+
+
+# --- what every method must do ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*REGISTRY])
+def test_maps_of_images_and_targets_do_not_see_each_other(name):
+    options = {"steps": 5} if name == "integrated-gradients" else {}
+    compiled = explainer(name, **options)
+    together = compiled(IMAGES, TARGETS)
+    assert together.shape == (3, 2, 32, 32)
+    assert together.isfinite().all()
+    for row in range(3):
+        for column in range(2):
+            alone = compiled(IMAGES[row : row + 1], TARGETS[row : row + 1, column])
+            torch.testing.assert_close(alone[0], together[row, column], rtol=1e-9, atol=1e-12)
+    top = compiled.explain(IMAGES, top_k=2)
+    assert torch.equal(top.target, top.logits.topk(2).indices)
+    torch.testing.assert_close(top.maps, compiled(IMAGES, top.target), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*REGISTRY])
+def test_pieces_and_float64_give_the_same_maps(name):
+    options = {"steps": 5} if name == "integrated-gradients" else None
+    few = agf_fx.CompileOptions(max_batch=2)
+    pieces = agf_fx.compile(vgg(), method=name, options=options, compile_options=few)(IMAGES, TARGETS)
+    whole = explainer(name, **(options or {}))(IMAGES, TARGETS)
+    torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-12)
+    single = agf_fx.compile(networks.small_vgg().eval().float(), method=name, options=options)
+    checked = single.explain(IMAGES.float(), TARGETS, check=True)
+    assert checked.precision.max() < 1e-3
+
+
+@pytest.mark.parametrize("name", [*REGISTRY])
+@pytest.mark.parametrize("ending", ["pt", "onnx"])
+def test_every_method_is_exported(name, ending, tmp_path):
+    options = {"integrated-gradients": {"steps": 3}, "lrp-epsilon": {"epsilon": 1e-2}}.get(name)
+    single = agf_fx.compile(networks.small_vgg().eval().float(), method=name, options=options)
+    expected = single.explain(IMAGES.float(), top_k=2)
+    single.export(tmp_path / f"explainer.{ending}")
+    found = agf_fx.load(tmp_path / f"explainer.{ending}").explain(IMAGES.float(), top_k=2)
+    assert torch.equal(found.target, expected.target)
+    assert difference(found.maps, expected.maps) < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name not in ("agf", "clrp")])
+def test_one_logit_is_enough_where_classes_are_not_compared(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 1))
+    options = {"relu": False} if name == "gradcam" else None
+    assert agf_fx.compile(model.double().eval(), method=name, options=options)(IMAGES, 0).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["agf", "clrp"])
+def test_one_logit_is_refused_where_they_are(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 1))
+    with pytest.raises(CaptureError, match="so it needs 2"):
+        agf_fx.compile(model.double().eval(), method=name)(IMAGES, 0)
+
+
+class NoHead(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.fc, self.function = nn.Linear(3, 3), (function,)
+
+    def forward(self, x):
+        return self.function[0](self, x.mean((2, 3)))
+
+
+HEADLESS = {
+    "fc(x) + x": lambda net, x: net.fc(x) + x,
+    "no layer": lambda net, x: x * 2,
+    "an inner log-softmax": lambda net, x: net.fc(torch.log_softmax(x, 1)),
+}
+
+
+@pytest.mark.parametrize("case", HEADLESS)
+@pytest.mark.parametrize("name", ["gradient", "gradient-x-input", "guided-backprop", "integrated-gradients"])
+def test_methods_without_relevance_refuse_nothing_for_its_sake(name, case):
+    model = NoHead(HEADLESS[case]).double().eval()
+    assert agf_fx.compile(model, method=name)(IMAGES, 1).isfinite().all()
+    if case != "an inner log-softmax":
+        assert agf_fx.compile(model, method="lrp-epsilon")(IMAGES, 1).isfinite().all()
+    with pytest.raises(CaptureError):
+        agf_fx.compile(model)(IMAGES, 1)
+
+
+# --- relevance -------------------------------------------------------------------------------------------------------
+
+
+def without_biases(model):
+    for module in model.modules():
+        for name in ("bias", "running_mean"):
+            if getattr(module, name, None) is not None:
+                getattr(module, name).data.zero_()
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["lrp-epsilon", "epsilon-plus-flat", "lrp-alphabeta"])
+def test_relevance_is_conserved_without_biases(name):
+    torch.manual_seed(0)  # wide enough that no active unit has inhibiting inputs alone, of which z⁺ keeps nothing
+    structure = {"block": "BasicBlock", "base": 16, "layers": [1, 1, 1, 1], "ncls": 5}
+    model = without_biases(networks._lively(networks.TinyResNet(structure)))
+    compiled = agf_fx.compile(model, method=name, options={"epsilon": 1e-12})
+    result = compiled.explain(IMAGES, TARGETS)
+    logits = result.logits.gather(1, TARGETS)
+    torch.testing.assert_close(result.maps.sum((2, 3)), logits, rtol=1e-6, atol=1e-9)
+    report = compiled.conservation(IMAGES, TARGETS)
+    torch.testing.assert_close(report.initial, logits, rtol=1e-9, atol=0)
+    torch.testing.assert_close(report.final, result.maps.sum((2, 3)), rtol=1e-9, atol=1e-12)
+    assert {flow.promise for flow in report.flows}
+
+
+def test_contrast_sums_to_nothing():
+    found = explainer("clrp")(IMAGES, TARGETS)
+    assert found.sum((2, 3)).abs().max() < 1e-9 * found.abs().sum((2, 3)).min()
+
+
+def test_gradients_of_the_simple_methods_are_autograds():
+    x = IMAGES.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(vgg()(x)[:, 1].sum(), x)
+    torch.testing.assert_close(explainer("gradient")(IMAGES, 1), gradient.sum(1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(explainer("gradient-x-input")(IMAGES, 1), (gradient * x).sum(1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["gauss-legendre", "trapezoid", "middle", "left", "right"])
+def test_integrated_gradients_sum_to_the_difference_of_logits(rule):
+    smooth = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
+    compiled = agf_fx.compile(
+        smooth.double().eval(), method="integrated-gradients", options={"steps": 200, "rule": rule, "baseline": 0.5}
+    )
+    expected = smooth(IMAGES)[:, 1] - smooth(torch.full_like(IMAGES, 0.5))[:, 1]
+    tolerance = 1e-9 if rule == "gauss-legendre" else 2e-2
+    torch.testing.assert_close(compiled(IMAGES, 1).sum((1, 2)), expected, rtol=tolerance, atol=tolerance)
+
+
+# --- methods of a user's own -----------------------------------------------------------------------------------------
+
+
+def test_a_composite_of_ones_own_is_a_sum_of_tables():
+    special = [(first_layer, lrp.flat()), (family(Family.CONVOLUTION), lrp.z_plus())]
+    own = relevance_method("mine", RuleTable.of(special) + epsilon_table(1e-6))
+    compiled = agf_fx.compile(vgg(), method=own)
+    assert compiled.method == "mine"
+    assert torch.equal(compiled(IMAGES, 1), explainer("epsilon-plus-flat")(IMAGES, 1))
+    with pytest.raises(OptionsError, match="no options"):
+        agf_fx.compile(vgg(), method=own, options={"epsilon": 1})
+
+
+def test_nothing_passes_where_no_condition_holds():
+    only_linear = RuleTable.of([(family(Family.LINEAR), lrp.epsilon_rule())]) + between_layers(lrp.norm())
+    compiled = agf_fx.compile(vgg(), method=relevance_method("headless", only_linear))
+    with pytest.raises(OptionsError, match="no relevance reaches the images"):
+        compiled(IMAGES, 1)
+
+
+def test_a_table_reads_like_one():
+    text = str(REGISTRY["epsilon-plus-flat"].make(agf_fx.LRPOptions()).streams[0].rules)
+    assert text.splitlines()[0].split("  ")[0] == "input layer"
+    assert "flat(ε=1e-06)" in text
+    assert "epsilon(ε=1e-06)" in text
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_layer_is_named_with_its_neighbours():
+    for options in ({"layer": "features.33"}, {"layer": "feature"}):
+        with pytest.raises(OptionsError, match=r"no layer .*features"):
+            agf_fx.compile(vgg(), method="gradcam", options=options)(IMAGES, 1)
+    with pytest.raises(OptionsError, match="is no feature map"):
+        agf_fx.compile(vgg(), method="gradcam", options={"layer": "classifier.0"})(IMAGES, 1)
+
+
+def test_the_layer_that_gradcam_takes_by_itself():
+    resnet = networks.basic_resnet()
+    by_itself = agf_fx.compile(resnet, method="gradcam")(IMAGES.repeat(1, 1, 2, 2), 1)
+    named = agf_fx.compile(resnet, method="gradcam", options={"layer": "layer4"})(IMAGES.repeat(1, 1, 2, 2), 1)
+    assert torch.equal(by_itself, named)
