@@ -57,7 +57,7 @@ def _adds_residuals(layer: fx.Node) -> bool:
     known = facts(layer)
     if known.head:
         return False
-    spatial = family_of(layer) is Family.CONVOLUTION and not (known.flat or known.pointwise)
+    spatial = family_of(layer) is Family.CONVOLUTION and not (known.feeds_merge or known.pointwise)
     boundary = known.flatten_boundary
     flattens = boundary is not None and math.prod(boundary.shape) > boundary.shape[boundary.channel_dim - 1]
     return spatial or flattens or known.input_layer

@@ -34,7 +34,8 @@ class Facts:
         tail: lies behind the heads; only the gradient passes.
         residual_merge: name of the fan-out node whose branches meet in this sum.
         open_merge: a sum whose size does not bound its relevance: no ReLU closes it, or residual terms reach it.
-        flat: a convolution inside a residual region whose relevance is C alone in the published code.
+        in_region: a convolution inside a residual region.
+        feeds_merge: a convolution in a residual region whose output reaches the sum through pass-through calls only.
         pointwise: a convolution with a kernel of size 1, which moves nothing in space.
         flatten_boundary: the feature map that this linear layer reads flattened.
         gate: name of the operand that only scales the other: it gets no relevance.
@@ -49,7 +50,8 @@ class Facts:
     tail: bool = False
     residual_merge: str | None = None
     open_merge: bool = False
-    flat: bool = False
+    in_region: bool = False
+    feeds_merge: bool = False
     pointwise: bool = False
     flatten_boundary: FlattenBoundary | None = None
     gate: str | None = None

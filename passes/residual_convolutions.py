@@ -1,4 +1,4 @@
-"""Flat convolutions: those in residual regions whose relevance is C alone."""
+"""Convolutions inside residual regions, and those of them that feed the sum."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ aten = torch.ops.aten
 _REARRANGING = (aten.reshape.default, aten.permute.default)  # as for a norm in another order of dimensions
 
 
-def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
-    """Mark ``flat``: in a residual region, a convolution with a 1×1 kernel, or whose output reaches the sum through
-    pass-through operations only, activations written by hand among them, perhaps in another order of dimensions.
+def mark_residual_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
+    """Mark convolutions ``in_region``, between a fan-out and the sum where its branches meet, and those of them that
+    ``feeds_merge``: their output reaches the sum through pass-through operations only, activations written by hand
+    among them, perhaps in another order of dimensions. Every 1×1 convolution is ``pointwise``, wherever it stands.
 
-    In a bottleneck that leaves the middle convolution full, in a basic block the first; downsampling branches are
-    flat. Outside residual regions no convolution is. Every 1×1 convolution is marked ``pointwise``, wherever it stands.
+    In a bottleneck the last convolution and that of the downsampling branch feed the sum, in a basic block the second.
     """
     import networkx as nx  # takes longer to import than a cached graph to load
 
@@ -35,9 +35,9 @@ def mark_flat_convolutions(canonical: CanonicalGraph) -> CanonicalGraph:
             continue
         region = nx.descendants(dataflow, fan_out) & nx.ancestors(dataflow, merge.name)
         for node in (by_name[name] for name in region if depends_on_images(by_name[name])):
-            is_convolution = family_of(node) is Family.CONVOLUTION
-            if is_convolution and (_is_pointwise(node) or _reaches_directly(node, merge)):
-                mark(node, flat=True)
+            if family_of(node) is Family.CONVOLUTION:
+                feeds = facts(node).feeds_merge or _reaches_directly(node, merge)
+                mark(node, in_region=True, feeds_merge=feeds)
     return canonical
 
 

@@ -8,15 +8,38 @@ from torch import nn
 
 import agf_fx
 from agf_fx.ir.facts import facts
-from agf_fx.passes.flat_convolutions import mark_flat_convolutions
+from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.methods import REGISTRY
 from agf_fx.passes.heads import mark_heads
+from agf_fx.passes.residual_convolutions import mark_residual_convolutions
 from agf_fx.passes.residual_merges import mark_residual_merges
 
 
 def flat(model, shape=(3, 32, 32)):
     canonical = agf_fx.capture(model, torch.zeros(1, *shape, dtype=next(model.parameters()).dtype))
-    canonical = mark_flat_convolutions(mark_residual_merges(mark_heads(canonical)))
-    return {node.meta["module"] for node in canonical.calls if facts(node).flat}
+    canonical = mark_residual_convolutions(mark_residual_merges(mark_heads(canonical)))
+    flat_in_the_published_code = (
+        REGISTRY["agf"].make(agf_fx.AGFOptions(flat_convolutions="reference")).stream("relevance")
+    )
+    return {
+        node.meta["module"]
+        for node in canonical.calls
+        if family_of(node) is Family.CONVOLUTION and flat_in_the_published_code.rules.rule_for(node).name == "flat"
+    }
+
+
+def marked(model, fact):
+    canonical = mark_residual_convolutions(mark_residual_merges(agf_fx.capture(model, torch.zeros(1, 3, 32, 32))))
+    return {node.meta["module"] for node in canonical.calls if getattr(facts(node), fact)}
+
+
+def test_facts_say_where_a_convolution_stands():
+    model = torchvision.models.resnet50().eval()
+    blocks = [f"layer{s + 1}.{b}" for s, count in enumerate((3, 4, 6, 3)) for b in range(count)]
+    down = {f"layer{s}.0.downsample.0" for s in range(1, 5)}
+    assert marked(model, "in_region") == {f"{block}.conv{i}" for block in blocks for i in (1, 2, 3)} | down
+    assert marked(model, "feeds_merge") == {f"{block}.conv3" for block in blocks} | down
+    assert marked(model, "pointwise") == {f"{block}.conv{i}" for block in blocks for i in (1, 3)} | down
 
 
 def test_bottlenecks_keep_the_middle_convolution():
