@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import agf_fx.runtime.cache as cache
+    import agf_fx.methods as methods
+    import agf_fx.store as cache
     from agf_fx.frontend.capture import capture
     from agf_fx.imaging.read import read_image
+    from agf_fx.inspect.conservation import ConservationReport
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+    from agf_fx.methods.cam import GradCAMOptions
+    from agf_fx.methods.lrp import LRPAlphaBetaOptions, LRPOptions
+    from agf_fx.methods.path import IntegratedGradientsOptions
     from agf_fx.models import LoadedModel, load_model
     from agf_fx.options import AGFOptions, CompileOptions
     from agf_fx.rules.register import register_rule
-    from agf_fx.runtime.conservation import ConservationReport
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
-    from agf_fx.runtime.exports.load import ExportedExplainer, load
+    from agf_fx.runtime.exported import ExportedExplainer, load
 
 _CHECKOUT = Path(__file__).parent.parent
 if not (_CHECKOUT / "agf_fx" / "passes").exists() and (_CHECKOUT / "passes" / "batch_norms.py").exists():
@@ -34,15 +38,19 @@ _HOMES = {
     "AGFOptions": "agf_fx.options",
     "CanonicalGraph": "agf_fx.ir.graph",
     "CompileOptions": "agf_fx.options",
-    "ConservationReport": "agf_fx.runtime.conservation",
+    "ConservationReport": "agf_fx.inspect.conservation",
     "Explainer": "agf_fx.runtime.explainer",
     "Explanation": "agf_fx.runtime.explanation",
     "ExplanationGraph": "agf_fx.ir.graph",
-    "ExportedExplainer": "agf_fx.runtime.exports.load",
+    "ExportedExplainer": "agf_fx.runtime.exported",
+    "GradCAMOptions": "agf_fx.methods.cam",
+    "IntegratedGradientsOptions": "agf_fx.methods.path",
+    "LRPAlphaBetaOptions": "agf_fx.methods.lrp",
+    "LRPOptions": "agf_fx.methods.lrp",
     "LoadedModel": "agf_fx.models",
     "capture": "agf_fx.frontend.capture",
     "compile": "agf_fx.runtime.explainer",
-    "load": "agf_fx.runtime.exports.load",
+    "load": "agf_fx.runtime.exported",
     "load_model": "agf_fx.models",
     "read_image": "agf_fx.imaging.read",
     "register_rule": "agf_fx.rules.register",
@@ -57,6 +65,10 @@ __all__ = [
     "Explanation",
     "ExplanationGraph",
     "ExportedExplainer",
+    "GradCAMOptions",
+    "IntegratedGradientsOptions",
+    "LRPAlphaBetaOptions",
+    "LRPOptions",
     "LoadedModel",
     "__version__",
     "cache",
@@ -64,6 +76,7 @@ __all__ = [
     "compile",
     "load",
     "load_model",
+    "methods",
     "read_image",
     "register_rule",
 ]
@@ -74,8 +87,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("agf-fx")
-    if name == "cache":
-        return import_module("agf_fx.runtime.cache")
+    if name in ("cache", "methods"):
+        return import_module("agf_fx.store" if name == "cache" else "agf_fx.methods")
     if name not in _HOMES:
         raise AttributeError(f"module 'agf_fx' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

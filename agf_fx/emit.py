@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.errors import OptionsError
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
+from agf_fx.ir.layers import output_of
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.methods.method import Method, Seed, Stream, Trace
@@ -77,10 +79,13 @@ def interpret(
     return _explain(canonical, method, values, target, lambda op, args, kwargs: op(*args, **kwargs))
 
 
-def emit(canonical: CanonicalGraph, method: Method) -> ExplanationGraph:
-    """Emit the explanation graph ``(images, target, *weights, *constants) -> (maps, logits)``.
+def emit(canonical: CanonicalGraph, method: Method, layers: Sequence[LayerOutput] = ()) -> ExplanationGraph:
+    """Emit the explanation graph ``(images, target, *weights, *constants) -> (maps, logits, *layers)``.
 
     Shapes: images (N, C, H, W), target (N, K) int64, maps (N, K, H, W), logits (N, classes); N and K are free.
+
+    Raises:
+        OptionsError: the model has no such layer, or the method no such quantity there.
     """
     tracer = RuleTracer()
     names = [node.name for node in canonical.graph.nodes if node.op == "placeholder"]
@@ -92,9 +97,31 @@ def emit(canonical: CanonicalGraph, method: Method) -> ExplanationGraph:
     for messages in streams.messages.values():
         for name, proxy in messages.items():
             proxy.node.meta.setdefault("stream_of", []).append(name)
-    tracer.graph.output((streams.maps.node, streams.logits.node))
+    further = [_at_layer(canonical, streams, values, wanted).node for wanted in layers]
+    tracer.graph.output((streams.maps.node, streams.logits.node, *further))
     module = fx.GraphModule(torch.nn.Module(), tracer.graph, f"{canonical.name}_{method.name}")
-    return ExplanationGraph(module, canonical, method.name, faithful=_faithful(streams))
+    return ExplanationGraph(module, canonical, method.name, faithful=_faithful(streams), layers=tuple(layers))
+
+
+def _at_layer(canonical: CanonicalGraph, streams: Streams, values: Mapping[str, Value], wanted: LayerOutput) -> Value:
+    """A quantity at the output of a layer: (N, K, ...), or a value (N, ...)."""
+    node = output_of(canonical, wanted.layer)
+    with scope(stream="read-out", rule="layer", layer=wanted.layer, symbol=wanted.quantity):
+        if wanted.quantity == "value":
+            return values[node.name]
+        found = streams.messages.get(wanted.quantity, {}).get(node.name)
+        if found is None:
+            raise OptionsError(
+                f"there is no {wanted.quantity} at the output of layer {wanted.layer!r} of {canonical.name}: "
+                + _why_none(streams, wanted.quantity)
+            )
+        return torch.transpose(found, 0, 1)
+
+
+def _why_none(streams: Streams, quantity: str) -> str:
+    if quantity not in streams.messages:
+        return f"the method has {' and '.join(streams.messages)} only."
+    return "none reaches it. Relevance of AGF starts in front of the last layer; name a layer before that."
 
 
 def _faithful(streams: Streams) -> frozenset[str]:
@@ -129,7 +156,7 @@ def _explain(
                 seeds[stream.name] = _seed(stream.seed, logits, target, targets, shape)
     walk = propagate(canonical, method, sites, values, seeds)
     with scope(stream="read-out", rule=name_of(method.read_out)):
-        maps = method.read_out(Trace(canonical, values, walk.messages, method.channels_of(canonical)))
+        maps = method.read_out(Trace(canonical, values, walk.messages, method.channels_of(canonical), targets))
         with scope(symbol="map", equation="(K, N, ...) -> (N, K, ...)"):
             maps = torch.transpose(maps, 0, 1)
     return Streams(maps, logits, walk.messages, walk.handed, walk.rules)

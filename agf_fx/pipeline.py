@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from agf_fx.emit import emit
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
 from agf_fx.passes.batch_norms import fold_batch_norms
@@ -20,7 +21,6 @@ from agf_fx.passes.class_dimension import check_class_dimension
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.conversions import convert_dtypes
 from agf_fx.passes.dead_code import eliminate_dead_code
-from agf_fx.passes.flat_convolutions import mark_flat_convolutions
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
 from agf_fx.passes.gates import mark_gates
 from agf_fx.passes.gradient_masks import drop_gradient_masks
@@ -31,6 +31,7 @@ from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
 from agf_fx.passes.open_merges import mark_open_merges
 from agf_fx.passes.product_precision import reduce_product_precision
 from agf_fx.passes.relu_masks import drop_relu_masks
+from agf_fx.passes.residual_convolutions import mark_residual_convolutions
 from agf_fx.passes.residual_merges import mark_residual_merges
 from agf_fx.passes.sibling_products import stack_sibling_products
 from agf_fx.passes.weight_constants import hoist_weight_constants
@@ -45,12 +46,12 @@ ANALYSES: tuple[Step, ...] = (
     mark_input_layers,
     mark_image_channels,
     mark_residual_merges,
-    mark_flat_convolutions,
+    mark_residual_convolutions,
     mark_flatten_boundaries,
     mark_open_merges,
 )
 
-OPTIMISATIONS: tuple[Step, ...] = (
+SIMPLIFICATIONS: tuple[Step, ...] = (
     eliminate_common_subexpressions,
     drop_gradient_masks,
     eliminate_dead_code,
@@ -60,8 +61,9 @@ OPTIMISATIONS: tuple[Step, ...] = (
     eliminate_common_subexpressions,
     eliminate_dead_code,
     stack_sibling_products,
-    hoist_weight_constants,
 )
+
+OPTIMISATIONS: tuple[Step, ...] = (*SIMPLIFICATIONS, hoist_weight_constants)
 
 
 def optimisations(
@@ -79,19 +81,40 @@ def optimisations(
         channels_last: whether tensors lie in channels-last.
         in_place: whether memory is reused.
     """
-    *before, hoist = OPTIMISATIONS
-    if dtype is not None:
-        before.insert(0, functools.partial(convert_dtypes, dtype=dtype))
-    if channels_last:
-        before += [keep_channels_last, eliminate_dead_code]
-    if precision is not None:
-        before.append(functools.partial(reduce_product_precision, dtype=precision))
-    return (*before, hoist, reuse_buffers) if in_place else (*before, hoist)
+    return (
+        *((functools.partial(convert_dtypes, dtype=dtype),) if dtype is not None else ()),
+        *SIMPLIFICATIONS,
+        *((keep_channels_last, eliminate_dead_code) if channels_last else ()),
+        *((functools.partial(reduce_product_precision, dtype=precision),) if precision is not None else ()),
+        hoist_weight_constants,
+        *((reuse_buffers,) if in_place else ()),
+    )
 
 
-def pipeline(method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS) -> tuple[Step, ...]:
-    """The steps for a method: analyses, emission, optimisations."""
-    return (*ANALYSES, *method.canonisers, functools.partial(emit, method=method), *optimisations)
+def pipeline(
+    method: Method, optimisations: tuple[Step, ...] = OPTIMISATIONS, layers: Sequence[LayerOutput] = ()
+) -> tuple[Step, ...]:
+    """The steps for a method: analyses, what it asks of a network and changes in it, emission, optimisations."""
+    fitting = functools.partial(check_needs, method=method), functools.partial(canonise, method=method)
+    return (*ANALYSES, *fitting, functools.partial(emit, method=method, layers=layers), *optimisations)
+
+
+def check_needs(canonical: CanonicalGraph, method: Method) -> CanonicalGraph:
+    """Refuse a network that ``method`` cannot explain.
+
+    Raises:
+        CaptureError: as the method's needs say.
+    """
+    for need in method.needs:
+        need(canonical)
+    return canonical
+
+
+def canonise(canonical: CanonicalGraph, method: Method) -> CanonicalGraph:
+    """An analysed graph as ``method`` wants it; itself where the method asks for nothing, or has it already."""
+    for step in method.canonisers:
+        canonical = step(canonical)
+    return canonical
 
 
 def analyse(canonical: CanonicalGraph) -> CanonicalGraph:
@@ -100,9 +123,9 @@ def analyse(canonical: CanonicalGraph) -> CanonicalGraph:
     Raises:
         CaptureError: relevance cannot pass an operation.
     """
-    for step in ANALYSES:
+    for step in () if canonical.analysed else ANALYSES:
         canonical = step(canonical)
-    return canonical
+    return replace(canonical, analysed=True)
 
 
 def lower(
@@ -111,6 +134,7 @@ def lower(
     after_step: Callable[[str, Graph], None] | None = None,
     *,
     optimisations: tuple[Step, ...] = OPTIMISATIONS,
+    layers: Sequence[LayerOutput] = (),
 ) -> ExplanationGraph:
     """Run the pipeline.
 
@@ -120,6 +144,7 @@ def lower(
         after_step: called with the step's name and the graph after every step. By default the environment variable
             ``AGF_FX_DEBUG`` decides: 1 verifies every graph, ``print`` also writes its text to standard error.
         optimisations: the passes after emission; ``()`` leaves the graph as it is emitted.
+        layers: what the graph also returns.
 
     Raises:
         CaptureError: the model has fewer logits than the method needs.
@@ -128,10 +153,9 @@ def lower(
     if after_step is None:
         after_step = {"1": verify_step, "print": print_step}.get(os.environ.get("AGF_FX_DEBUG", ""))
     graph: Graph = canonical
-    for step in pipeline(method, optimisations):
-        if isinstance(step, functools.partial) and step.func is emit:
-            for need in method.needs:
-                need(canonical)
+    for step in pipeline(method, optimisations, layers):
+        if step in ANALYSES and canonical.analysed:
+            continue
         graph = step(graph)
         if after_step:
             after_step(getattr(step, "func", step).__name__, graph)

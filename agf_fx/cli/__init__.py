@@ -11,6 +11,7 @@ from agf_fx.cli.console import version_text
 from agf_fx.cli.explain import explain
 from agf_fx.cli.export import export
 from agf_fx.cli.inspect import inspect
+from agf_fx.cli.methods import methods
 from agf_fx.cli.models import models
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(explain)
 app.command()(inspect)
 app.command()(export)
+app.command()(methods)
 app.command()(models)
 app.add_typer(cache.app, name="cache")
 

@@ -23,7 +23,7 @@ _DAY = 86_400
 @app.command()
 def info() -> None:
     """Say where the cache is and how much it holds."""
-    from agf_fx.runtime import cache
+    from agf_fx import store as cache
 
     held = cache.info()
     typer.echo(f"folder    {held.folder}")
@@ -34,7 +34,7 @@ def info() -> None:
 @app.command()
 def clear() -> None:
     """Remove everything that agf-fx has written there."""
-    from agf_fx.runtime import cache
+    from agf_fx import store as cache
 
     with expected_errors(error_console()):
         held = cache.clear()
@@ -55,7 +55,7 @@ def prune(
     if max_size is None and older_than is None:
         raise typer.BadParameter("say what may stay", param_hint="--max-size or --older-than")
     limit = None if max_size is None else _bytes(max_size)
-    from agf_fx.runtime import cache
+    from agf_fx import store as cache
 
     with expected_errors(error_console()):
         removed = cache.prune(max_bytes=limit, older_than=None if older_than is None else older_than * _DAY)

@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 
 from agf_fx.cli import options
-from agf_fx.cli.console import FAILED, INTERRUPTED, error_console, expected_errors, say
-from agf_fx.cli.folder import writable_folder
+from agf_fx.cli.console import FAILED, INTERRUPTED, error_console, expected_errors
 from agf_fx.imaging.find import find_images
+from agf_fx.runs.console import say
+from agf_fx.runs.folder import writable_folder
 
 if TYPE_CHECKING:
-    from agf_fx.cli.report import Summary
+    from agf_fx.runs.report import Summary
 
 
 def explain(
@@ -40,9 +41,7 @@ def explain(
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
     channels: options.Channels = None,
-    class_names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
-    ] = None,
+    class_names: options.ClassNames = None,
     size: Annotated[
         int | None,
         typer.Option(min=1, help="Image size in pixels; default: the weights' own, 224 for a factory."),
@@ -62,12 +61,11 @@ def explain(
     output: options.Output = None,
     unknown_ops: options.UnknownOps = "refuse",
     method: options.Method = "agf",
+    option: options.MethodOptions = None,
     backend: Annotated[
         str, typer.Option(help="eager, inductor (compiles first; for many images), cudagraphs, or auto.")
     ] = "auto",
-    precision: Annotated[
-        str | None, typer.Option(help="float64, float32, bfloat16 or float16. [default: the model's]")
-    ] = None,
+    precision: options.Precision = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Images explained at a time.")] = 8,
     contact_sheet: Annotated[
@@ -96,6 +94,7 @@ def explain(
     if not found.paths and not json:
         raise typer.Exit(FAILED)
     with expected_errors(console), writable_folder(out):
+        chosen = options.of_method(console, method, option)
         loaded = options.load(
             console,
             model,
@@ -110,8 +109,8 @@ def explain(
             std=std,
             multi_label=multi_label,
         )
-        from agf_fx.cli.report import print_table, to_json
-        from agf_fx.cli.run import Execution, Request, run
+        from agf_fx.runs.report import print_table, to_json
+        from agf_fx.runs.run import Execution, Request, run
 
         request = Request(
             found=found,
@@ -119,6 +118,7 @@ def explain(
             top_k=top_k,
             out=out,
             method=method,
+            options=chosen,
             execution=Execution(device, backend, precision),
             unknown_ops=unknown_ops,
             batch_size=batch_size,

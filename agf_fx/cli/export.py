@@ -9,8 +9,9 @@ import typer
 from rich.filesize import decimal
 
 from agf_fx.cli import options
-from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors, stdout_kept_clean
-from agf_fx.cli.folder import check_writable
+from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors
+from agf_fx.runs.console import stdout_kept_clean
+from agf_fx.runs.folder import check_writable
 
 
 def export(
@@ -25,23 +26,17 @@ def export(
             "C++) or onnx. [default: by the file's name: .pt torchscript, .pt2 export, .onnx onnx]",
         ),
     ] = None,
-    input_size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="HEIGHT WIDTH", min=1, help="Image size; default: the model's own."),
-    ] = None,
+    input_size: options.InputSize = None,
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
     channels: options.Channels = None,
-    class_names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
-    ] = None,
+    class_names: options.ClassNames = None,
     output: options.Output = None,
     unknown_ops: options.UnknownOps = "refuse",
     method: options.Method = "agf",
-    precision: Annotated[
-        str | None, typer.Option(help="float64, float32, bfloat16 or float16. [default: the model's]")
-    ] = None,
+    option: options.MethodOptions = None,
+    precision: options.Precision = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Allow a torchvision model with random weights, to try the export.")
     ] = False,
@@ -51,11 +46,12 @@ def export(
     The file holds the weights, and runs where agf-fx is not installed, for any number of images and targets.
     Class names and preprocessing are kept in its metadata. agf_fx.load reads it back.
     """
-    from agf_fx.runtime.exports.formats import format_of
+    from agf_fx.exports.formats import format_of
 
     console = error_console()
     with expected_errors(console, status=WRONG_USAGE):
         format = format_of(out, format)
+    chosen = options.of_method(console, method, option)
     with expected_errors(console):
         check_writable(out.parent)
     loaded = options.load(
@@ -76,7 +72,13 @@ def export(
     example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
         explainer = agf_fx.compile(
-            loaded.model, example, method=method, precision=precision, output=loaded.select, unknown_ops=unknown_ops
+            loaded.model,
+            example,
+            method=method,
+            options=chosen,
+            precision=precision,
+            output=loaded.select,
+            unknown_ops=unknown_ops,
         )
         explainer.export(out, format, class_names=loaded.class_names, preprocessing=loaded.preprocessing)
     size = "x".join(map(str, example.shape[1:]))

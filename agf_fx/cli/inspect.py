@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from agf_fx.cli import options
-from agf_fx.cli.console import error_console, expected_errors, stdout_kept_clean
+from agf_fx.cli.console import error_console, expected_errors
+from agf_fx.runs.console import stdout_kept_clean
 
 
 def inspect(
@@ -15,10 +16,7 @@ def inspect(
     canonical: Annotated[
         bool, typer.Option("--canonical", help="Print the captured model instead of its explanation graph.")
     ] = False,
-    input_size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="HEIGHT WIDTH", help="Image size; default: the model's own."),
-    ] = None,
+    input_size: options.InputSize = None,
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
     num_classes: options.NumClasses = None,
@@ -26,11 +24,11 @@ def inspect(
     output: options.Output = None,
     unknown_ops: options.UnknownOps = "refuse",
     method: options.Method = "agf",
+    option: options.MethodOptions = None,
 ) -> None:
     """Print the explanation graph of a model as text. Only its structure matters: no weights are needed."""
     console = error_console()
-    if input_size is not None and min(input_size) < 1:
-        raise typer.BadParameter("height and width must be 1 or more", param_hint="--input-size")
+    chosen = options.of_method(console, method, option)
     loaded = options.load(
         console,
         model,
@@ -48,7 +46,7 @@ def inspect(
     example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
         explanation = agf_fx.compile(
-            loaded.model, example, method=method, output=loaded.select, unknown_ops=unknown_ops
+            loaded.model, example, method=method, options=chosen, output=loaded.select, unknown_ops=unknown_ops
         ).graph
         text = str(explanation.canonical if canonical else explanation)
     typer.echo(text)

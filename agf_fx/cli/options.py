@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from agf_fx.cli.console import WRONG_USAGE, expected_errors, stdout_kept_clean
+from agf_fx.cli.console import WRONG_USAGE, expected_errors
+from agf_fx.runs.console import stdout_kept_clean
 
 if TYPE_CHECKING:
     from agf_fx.models import LoadedModel
@@ -33,7 +34,27 @@ Channels = Annotated[
 UnknownOps = Annotated[
     str, typer.Option("--unknown-ops", help="Operations without a rule: refuse, or explain them by their gradient.")
 ]
-Method = Annotated[str, typer.Option(help="Attribution method.")]
+ClassNames = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
+]
+Precision = Annotated[str | None, typer.Option(help="float64, float32, bfloat16 or float16. [default: the model's]")]
+InputSize = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="HEIGHT WIDTH", min=1, help="Image size; default: the model's own."),
+]
+Method = Annotated[str, typer.Option(help="Explanation method; see agf-fx methods.")]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="An option of the method, such as epsilon=0.1; repeatable."),
+]
+
+
+def of_method(console: Console, method: str, assignments: list[str] | None) -> Any:
+    """The options of a method from words such as ``epsilon=0.1``, or exit with 2 when no such can be meant."""
+    from agf_fx.methods import REGISTRY
+
+    with expected_errors(console, status=WRONG_USAGE):
+        return REGISTRY[method].parsed(assignments or [])
 
 
 def load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -40,11 +40,13 @@ class CanonicalGraph:
         graph: the torch.fx graph. Every node has ``meta["type"]``; calls have ``meta["module"]`` (module path),
             ``meta["source"]`` (the user's source line), ``meta["depends_on_images"]`` and ``meta["facts"]``.
         signature: where weights and constants come from.
+        analysed: whether all facts are known.
     """
 
     name: str
     graph: fx.Graph
     signature: Signature
+    analysed: bool = False
 
     @property
     def images(self) -> fx.Node:
@@ -90,6 +92,23 @@ class CanonicalGraph:
         )
 
 
+class LayerOutput(NamedTuple):
+    """What an explanation graph also returns.
+
+    Attributes:
+        layer: path of a module, whose output is meant.
+        quantity: ``"relevance"`` or ``"gradient"``, (N, K, ...), or ``"value"``, (N, ...).
+    """
+
+    layer: str
+    quantity: str
+
+    @property
+    def per_target(self) -> bool:
+        """Whether it has a dimension of targets."""
+        return self.quantity != "value"
+
+
 @dataclass(frozen=True, repr=False)
 class ExplanationGraph:
     """A compiled explanation: ``(images, target, *weights, *constants) -> (maps, logits)``.
@@ -104,6 +123,7 @@ class ExplanationGraph:
         canonical: the graph it was emitted from.
         method: name of the method.
         prepare: the graph module of the weight-only work, ``(*weights, *constants) -> tuple``; None if not hoisted.
+        layers: what it returns after maps and logits: layers of the model, and which quantity of each.
         faithful: names of canonical calls whose rules hand relevance to every entry that hands a gradient, for passes;
             empty in graphs that are read from a file, which are optimised already.
     """
@@ -113,6 +133,7 @@ class ExplanationGraph:
     method: str
     prepare: fx.GraphModule | None = None
     faithful: frozenset[str] = frozenset()
+    layers: tuple[LayerOutput, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

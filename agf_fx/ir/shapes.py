@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from agf_fx.ir.shape_rules import result_type
-from agf_fx.ir.types import BATCH, TARGETS, TensorType, type_of
+from agf_fx.ir.types import BATCH, TARGETS, TensorType, type_of, typed
 
 if TYPE_CHECKING:
     from agf_fx.ir.graph import ExplanationGraph
@@ -32,13 +32,6 @@ def infer_types(explanation: ExplanationGraph) -> None:
         results = explanation.prepare.graph.output_node().args[0]
         types |= {name: node.meta["type"] for name, node in zip(explanation.prepared, results, strict=True)}
     fakes.infer(explanation.graph, types)
-
-
-def _typed(argument: Any) -> Any:
-    """An argument with types in the place of nodes."""
-    if isinstance(argument, fx.Node):
-        return argument.meta["type"]
-    return [_typed(item) for item in argument] if isinstance(argument, tuple | list) else argument
 
 
 class _Fakes:
@@ -64,7 +57,7 @@ class _Fakes:
             if node.op == "placeholder":
                 node.meta["type"] = types[node.name]
             elif node.op == "call_function" and "type" not in node.meta:
-                known = [_typed(argument) for argument in node.args]
+                known = [typed(argument) for argument in node.args]
                 node.meta["type"] = result_type(node.target, known) or self.run(node, value)
 
     def run(self, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:

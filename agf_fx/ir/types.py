@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 import torch
@@ -109,3 +110,10 @@ def carried_type(node: fx.Node) -> TensorType:
     """The type of the output of ``node`` that carries relevance: the first, where there are several."""
     kind = node.meta["type"]
     return kind[0] if isinstance(kind, tuple) else kind
+
+
+def typed(argument: Any) -> Any:
+    """An argument of a call, with types in the place of nodes."""
+    if isinstance(argument, fx.Node):
+        return argument.meta["type"]
+    return [typed(item) for item in argument] if isinstance(argument, tuple | list) else argument

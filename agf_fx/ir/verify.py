@@ -70,7 +70,7 @@ def verify_explanation(explanation: ExplanationGraph) -> None:
         for name in node.meta.get("stream_of", ()):
             same = node.meta["type"].shape == (TARGETS, *types[name].shape)
             _check(same, graph, node, f"is the {node.meta['stream']} of %{name}, whose type is {types[name]}")
-    maps, logits = graph.output_node().args[0]
+    maps, logits, *_ = graph.output_node().args[0]
     _check(
         maps.meta["type"].shape[0] == logits.meta["type"].shape[0],
         graph,

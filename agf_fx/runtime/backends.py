@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.runtime.locks import COMPILER
+from agf_fx.store.locks import COMPILER
 
 _INDUCTOR_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 

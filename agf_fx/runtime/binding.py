@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from agf_fx.errors import ArchitectureError, InputError
 from agf_fx.methods.method import Method
-from agf_fx.runtime.cache.counters import Counters, count
-from agf_fx.runtime.cache.memory import Recent
 from agf_fx.runtime.compiler import Compiled, compiled
-from agf_fx.runtime.locks import Lock
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.weights import TensorState, WeightInputs
+from agf_fx.store.counters import Counters, count
+from agf_fx.store.locks import Lock
+from agf_fx.store.memory import Recent
 
 IMAGE_SIZES = 16  # that one explainer keeps programs and prepared weights for
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from agf_fx.errors import MemoryLimitError
 from agf_fx.notices import warn
 
-Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 class SmallerChunkWarning(UserWarning):
@@ -65,17 +65,21 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
     return fitting
 
 
-def run_in_chunks(run: Run, images: Tensor, target: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
+def run_in_chunks(
+    run: Run, images: Tensor, target: Tensor, limits: Limits, per_target: Sequence[bool] = (True, False)
+) -> tuple[Tensor, ...]:
     """Explain a request in pieces within ``limits``; pieces already explained stay when a later one is too large.
 
     Args:
-        run: explains one piece: (n, ...) images and (n, k) targets -> maps (n, k, *spatial), logits (n, classes).
+        run: explains one piece: (n, ...) images and (n, k) targets -> maps (n, k, *spatial), logits (n, classes), and
+            whatever else it says of them.
         images: (N, ...).
         target: (N, K).
         limits: what may be explained at once; ``limits.pairs`` is lowered when memory runs out.
+        per_target: which of the results are (n, k, ...); the others are (n, ...).
 
     Returns:
-        Maps (N, K, *spatial) and logits (N, classes).
+        The results for all: maps (N, K, *spatial), logits (N, classes), ...
 
     Raises:
         MemoryLimitError: one image with one target is too much.
@@ -86,7 +90,7 @@ def run_in_chunks(run: Run, images: Tensor, target: Tensor, limits: Limits) -> t
             return run(images, target)
         except RuntimeError as error:
             _halve(limits, count * targets, error)
-    maps = logits = None
+    whole: list[Tensor] = []
     pending = [(0, count, 0, targets)]
     while pending:
         top, bottom, left, right = pending.pop()
@@ -98,17 +102,20 @@ def run_in_chunks(run: Run, images: Tensor, target: Tensor, limits: Limits) -> t
             pending += [(top, bottom, left + columns, right), (top, bottom, left, left + columns)]
             continue
         try:
-            piece, scores = run(images[top:bottom], target[top:bottom, left:right])
+            found = run(images[top:bottom], target[top:bottom, left:right])
         except RuntimeError as error:
             _halve(limits, rows * columns, error)
             pending.append((top, bottom, left, right))
             continue
-        if maps is None:
-            maps = piece.new_empty([count, targets, *piece.shape[2:]])
-            logits = scores.new_empty([count, *scores.shape[1:]])
-        maps[top:bottom, left:right] = piece
-        logits[top:bottom] = scores
-    return maps, logits
+        if not whole:
+            sizes = (
+                [count, targets, *part.shape[2:]] if each else [count, *part.shape[1:]]
+                for part, each in zip(found, per_target, strict=True)
+            )
+            whole = [part.new_empty(size) for part, size in zip(found, sizes, strict=True)]
+        for values, part, each in zip(whole, found, per_target, strict=True):
+            values[(slice(top, bottom), slice(left, right)) if each else slice(top, bottom)] = part
+    return tuple(whole)
 
 
 def _halve(limits: Limits, pairs: int, error: RuntimeError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -17,18 +17,18 @@ from agf_fx.ir import serial
 from agf_fx.ir.checks import typed_like
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.methods.method import Method
-from agf_fx.pipeline import analyse, lower, optimisations
+from agf_fx.pipeline import analyse, canonise, lower, optimisations
 from agf_fx.rules.register import taught_operations
+from agf_fx.runtime import keys
 from agf_fx.runtime.arithmetic import warn_of_emulation
-from agf_fx.runtime.cache import keys
-from agf_fx.runtime.cache.counters import Counters, count
-from agf_fx.runtime.cache.disk import Disk, Entry, folder
-from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS
 from agf_fx.runtime.collector import collector_waiting
-from agf_fx.runtime.locks import COMPILER
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.weights import Placement
+from agf_fx.store.counters import Counters, count
+from agf_fx.store.disk import Disk, Entry, folder
+from agf_fx.store.locks import COMPILER
+from agf_fx.store.memory import ARCHITECTURES, PROGRAMS
 
 Architecture = tuple[CanonicalGraph, str]  # and what identifies it
 
@@ -106,7 +106,7 @@ class _Stages:
     def _read(self, entry: Entry) -> Architecture:
         canonical = serial.read_canonical(entry.data["canonical"], entry.tensors)
         check_subject(canonical, self.subject.model, self.subject.images)
-        return canonical, keys.checked(entry.data["fingerprint"])
+        return replace(canonical, analysed=True), keys.checked(entry.data["fingerprint"])
 
     def _capture(self) -> Architecture:
         self.takes_long()
@@ -116,6 +116,7 @@ class _Stages:
 
     def program(self, canonical: CanonicalGraph, fingerprint: str) -> Program:
         """The program of a canonical graph; from the caches where it is known."""
+        canonical = canonise(canonical, self.method)
         device, options = self.subject.images.device, self.recipe.compile_options
         backend = self.recipe.backend_on(device)
         warn_of_emulation(self.recipe.reduced, device)
@@ -145,7 +146,7 @@ class _Stages:
                 artefacts=self._disk and self._disk.writable_artefacts(),
             )
 
-        if not self._in_memory:
+        if not self._in_memory or not self.recipe.is_known:
             return make()
         taught = tuple(taught_operations().items())
         return PROGRAMS.get((key, backend, str(device), options, taught), make, self.count("hits"))
@@ -163,10 +164,10 @@ class _Stages:
             steps = optimisations(
                 self.recipe.reduced, dtype=dtype, channels_last=placement.channels_last, in_place=eager
             )
-            emitted.append(lower(canonical, self.method, optimisations=steps))
+            emitted.append(lower(canonical, self.method, optimisations=steps, layers=self.recipe.layers))
             return emitted[0]
 
-        if self._disk is None:
+        if self._disk is None or not self.recipe.is_known:
             return emit(), True
 
         def read(entry: Entry) -> ExplanationGraph:

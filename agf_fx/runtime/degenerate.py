@@ -12,25 +12,27 @@ class DegenerateMapWarning(UserWarning):
     """A heat map says nothing: it is zero everywhere, or contains NaN or infinite values."""
 
 
-def warn_of_degenerate(maps: Tensor) -> None:
-    """Warn of maps (N, K, H, W) that are zero everywhere or not finite, and name their images."""
+def warn_of_degenerate(maps: Tensor, blank: str = "") -> None:
+    """Warn of maps (N, K, H, W) that are zero everywhere or not finite, and name their images.
+
+    Args:
+        maps: the maps.
+        blank: why the method may find nothing, and what to do, if something else than in most.
+    """
+    rounding = (
+        "the images are constant, or the logits lie so far apart that the gradient of the score vanishes in "
+        f"{maps.dtype}. Check the preprocessing, or explain them in float64 (model.double(), images.double())"
+    )
     flat = maps.flatten(2)
     for bad, what in (
         (
             ~torch.isfinite(flat).all(2),
             f"contain NaN or infinite values: the network overflows {maps.dtype} on them, or computes NaN whatever "
-            "it sees, as with a negative running variance",
+            "it sees, as with a negative running variance. Check the preprocessing, or explain them in float64 "
+            "(model.double(), images.double())",
         ),
-        (
-            (flat == 0).all(2),
-            "are zero everywhere: the images are constant, or the logits lie so far apart that the "
-            f"gradient of the score vanishes in {maps.dtype}",
-        ),
+        ((flat == 0).all(2), f"are zero everywhere: {blank or rounding}"),
     ):
         if bool(bad.any()):
             images = torch.nonzero(bad.any(1)).flatten().tolist()
-            warn(
-                f"maps of images {images} {what}. Check the preprocessing, or explain them in float64 "
-                "(model.double(), images.double()).",
-                DegenerateMapWarning,
-            )
+            warn(f"maps of images {images} {what}.", DegenerateMapWarning)

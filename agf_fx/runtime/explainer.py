@@ -15,26 +15,29 @@ from agf_fx.errors import InputError, OptionsError, PicklingError, TargetError
 from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
-from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.options import AGFOptions, CompileOptions
+from agf_fx.inspect.conservation import ConservationReport, conservation
+from agf_fx.ir.graph import ExplanationGraph, LayerOutput
+from agf_fx.methods.method import Method
+from agf_fx.options import CompileOptions
 from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime.binding import Binding, Bound
-from agf_fx.runtime.cache.counters import Counters
-from agf_fx.runtime.conservation import ConservationReport, conservation
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
+from agf_fx.runtime.layers import layer_outputs, with_layers
+from agf_fx.runtime.points import explained
 from agf_fx.runtime.precision import relative_difference, warn_of_rounding
 from agf_fx.runtime.recipe import Recipe
+from agf_fx.store.counters import Counters
 
 
 def compile(
     model: nn.Module,
     example_inputs: Tensor | tuple[Tensor] | None = None,
     *,
-    method: str = "agf",
-    options: AGFOptions | None = None,
+    method: str | Method = "agf",
+    options: Any = None,
     backend: str = "eager",
     precision: str | None = None,
     compile_options: CompileOptions | None = None,
@@ -52,8 +55,11 @@ def compile(
             explained in float32: its weights as they are, all arithmetic, maps and logits in float32.
         example_inputs: an image batch to capture with now; without it, the first batch is used. Another image size
             later is captured when it comes.
-        method: ``"agf"`` (Attribution Guided Factorization) or ``"gradient_x_input"``.
-        options: options of the method; AGFOptions() by default.
+        method: the name of a method: ``"agf"`` (Attribution Guided Factorization), or another one in
+            ``agf_fx.methods.REGISTRY``; underscores are read as hyphens. Or a `agf_fx.methods.method.Method` of your
+            own, of which nothing is kept in the caches.
+        options: of the method: an instance of its class of options, or a mapping such as ``{"epsilon": 0.1}``; its
+            defaults if not given.
         backend: ``"eager"`` runs the graph operation by operation. ``"inductor"`` compiles it for the device at the
             first call, which takes about a minute for a ResNet-50; one compilation serves every number of images and
             targets. ``"cudagraphs"`` records CUDA graphs, one for each number of images and targets. ``"auto"``:
@@ -69,7 +75,7 @@ def compile(
             (N, H, W, C), 2 for one that takes views (N, V, C, H, W), none for one that takes grey images (N, H, W).
 
     Raises:
-        OptionsError: unknown method, backend or precision, or options that do not belong to it.
+        OptionsError: unknown method, option, backend or precision.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
     running = compile_options or CompileOptions()
@@ -87,13 +93,14 @@ class Explainer:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        self.method = recipe.method
+        self.method = recipe.name
         self.output = recipe.output
         self.counters = Counters()
         self._recipe = recipe
-        self._rules = recipe.rules()
+        self._rules = recipe.made
         self._binding = Binding(model, recipe, self._rules, self.counters)
         self._twin: Explainer | None = None  # the same in float64, once somebody asks for it
+        self._readers: dict[tuple[LayerOutput, ...], Explainer] = {}  # the same that also read layers
 
     @property
     def model(self) -> nn.Module:
@@ -127,6 +134,8 @@ class Explainer:
         *,
         top_k: int | None = None,
         check: bool = False,
+        layers: Sequence[str] | None = None,
+        quantities: Sequence[str] | None = None,
     ) -> Explanation:
         """Explain a batch; like a call, and with the targets and logits.
 
@@ -137,26 +146,42 @@ class Explainer:
             check: also compute every map in float64, eagerly, and say in ``precision`` how far the maps are from that;
                 with a warning beyond 1e-3. Takes a compilation for float64 once, and then two to three times as long
                 as without.
+            layers: paths of modules, such as ``["layer2.0", "layer4"]``, whose outputs the result also describes:
+                ``result.layers["layer4"]``. One compilation for each choice of layers and quantities.
+            quantities: what of these outputs: ``"relevance"``, ``"gradient"`` or ``"value"``, one or several; the
+                relevance, or the gradient of a method without relevance, if not given.
 
         Returns:
             maps (N, K, H, W), target (N, K), logits (N, classes) and the images; with ``check`` precision (N, K).
 
         Raises:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
+            OptionsError: an unknown layer or quantity, or the method has none of it there.
         """
         images = as_batch(images)
         check_concrete(images)
+        wanted = layer_outputs(self._rules, layers, quantities)
         with shielded():
-            return self._explain(images, target, top_k, check)
+            return (self._reading(wanted) if wanted else self)._explain(images, target, top_k, check)
+
+    def _reading(self, wanted: tuple[LayerOutput, ...]) -> Explainer:
+        """An explainer of the same model that also reads layers."""
+        found = self._readers.get(wanted)
+        if found is None or found.model is not self.model:
+            found = self._readers[wanted] = Explainer(self.model, replace(self._recipe, layers=wanted))
+        return found
 
     def _explain(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None, check: bool
     ) -> Explanation:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
-        maps, logits = program.run(images, codes, bound.weights.prepared(weights, program.placement))
-        warn_of_degenerate(maps)
+        prepared = bound.weights.prepared(weights, program.placement)
+        maps, logits, *further = explained(program, self._rules, images, codes, prepared)
+        warn_of_degenerate(maps, self._rules.blank)
         result = Explanation(maps, explained_classes(logits, codes), logits, images)
+        if further:
+            result = with_layers(result, program.explanation.canonical, self._recipe.layers, further)
         if not check:
             return result
         classes = torch.where(codes < 0, result.target, codes)  # in float64 other classes may be the highest-scoring
@@ -168,10 +193,10 @@ class Explainer:
         """The maps (N, K, *spatial) of target codes (N, K), in float64."""
         twin = self._twin
         if twin is None or twin.model is not self.model:
-            recipe = replace(self._recipe, backend="eager", precision="float64")
+            recipe = replace(self._recipe, backend="eager", precision="float64", layers=())
             twin = self._twin = Explainer(self.model, recipe)
         bound = twin._binding.of(images)
-        return bound.program.run(images, codes, bound.inputs(twin.model))[0]
+        return explained(bound.program, twin._rules, images, codes, bound.inputs(twin.model))[0]
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
         """Capture and compile for the image size of ``example_inputs`` now; returns the explainer itself.
@@ -286,7 +311,7 @@ class Explainer:
             MissingDependencyError: a package that the format needs is not installed.
             OptionsError: another number of class names than classes.
         """
-        from agf_fx.runtime.exports.export import export
+        from agf_fx.runtime.exporting import export
 
         bound = self._captured()
         program = bound.program

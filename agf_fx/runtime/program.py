@@ -67,7 +67,7 @@ class Program:
         weights = WeightInputs(self.canonical, self.explanation)
         return weights.prepared(weights.current(model), self.placement)
 
-    def run(self, images: Tensor, target: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def run(self, images: Tensor, target: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         """Explain a batch of any size, in pieces where it has to be.
 
         Args:
@@ -76,18 +76,20 @@ class Program:
             inputs: from `agf_fx.runtime.weights.WeightInputs.prepared`.
 
         Returns:
-            Maps (N, K, *spatial) and logits (N, classes), in the dtype of the placement.
+            Maps (N, K, *spatial), logits (N, classes), and what the graph says of layers besides, in the dtype of the
+            placement.
 
         Raises:
             MemoryLimitError: one image with one target is too much.
         """
 
-        def explain(piece: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        def explain(piece: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
             arranged = self.placement.arrange(self.placement.cast(piece))
             return self._runner(arranged, classes.contiguous(), *inputs)
 
         with shielded():
-            return run_in_chunks(explain, images, target, self.limits)
+            per_target = (True, False, *(layer.per_target for layer in self.explanation.layers))
+            return run_in_chunks(explain, images, target, self.limits, per_target)
 
     def _estimate(self, images: int, targets: int) -> int:
         return self._bytes(self._peak_bytes(images, targets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +12,13 @@ import torch
 from agf_fx.errors import OptionsError
 from agf_fx.frontend.capture import UNKNOWN_OPS
 from agf_fx.frontend.outputs import Output, check_output
-from agf_fx.methods.agf import attribution_guided_factorization
-from agf_fx.methods.gradient import gradient_times_input
+from agf_fx.ir.graph import LayerOutput
+from agf_fx.methods import REGISTRY
 from agf_fx.methods.method import Method
-from agf_fx.options import BACKENDS, PRECISIONS, AGFOptions, CompileOptions, require_one_of
+from agf_fx.methods.registry import plain
+from agf_fx.options import BACKENDS, PRECISIONS, CompileOptions, require_one_of
 from agf_fx.runtime.backends import choose
 from agf_fx.runtime.weights import REDUCED, Placement, place
-
-METHODS = ("agf", "gradient-x-input")
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Recipe:
         OptionsError: unknown method, backend or precision, or options that do not belong to the method.
     """
 
-    method: str = "agf"
-    options: AGFOptions | None = None
+    method: str | Method = "agf"
+    options: Any = None
     backend: str = "eager"
     precision: str | None = None
     compile_options: CompileOptions = field(default_factory=CompileOptions)
     output: Output = None
     unknown_ops: str = "refuse"
     channel_dim: int | str | None = "auto"
+    layers: tuple[LayerOutput, ...] = ()
 
     def __post_init__(self) -> None:
         require_one_of("backend", self.backend, BACKENDS)
@@ -46,25 +47,36 @@ class Recipe:
             raise OptionsError(f'channel_dim is {self.channel_dim!r}; give a dimension of the images, None, or "auto".')
         if self.precision is not None:
             require_one_of("precision", self.precision, PRECISIONS)
-        object.__setattr__(self, "method", self.method.replace("_", "-"))
-        if self.method not in METHODS:
-            raise OptionsError(f"no method {self.method!r}; choose one of {', '.join(map(repr, METHODS))}.")
-        if self.method == "gradient-x-input" and self.options is not None:
-            raise OptionsError("gradient-x-input has no options; leave options=None.")
+        if isinstance(self.method, Method):
+            if self.options is not None:
+                raise OptionsError("a Method of your own has no options; leave options=None.")
+            return
+        entry = REGISTRY[self.method]
+        object.__setattr__(self, "method", entry.name)
+        object.__setattr__(self, "options", entry.chosen(self.options))
 
-    def rules(self) -> Method:
-        """The method as a rule table, with the rules registered so far."""
-        if self.method == "agf":
-            method = attribution_guided_factorization(self.options or AGFOptions())
-        else:
-            method = gradient_times_input()
-        return dataclasses.replace(method, channel_dim=self.channel_dim)
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.method.name if isinstance(self.method, Method) else self.method
+
+    @functools.cached_property
+    def made(self) -> Method:
+        """The method, with the rules registered so far."""
+        own = isinstance(self.method, Method)
+        method = self.method if own else REGISTRY[self.method].make(self.options)
+        return method if self.channel_dim == "auto" else dataclasses.replace(method, channel_dim=self.channel_dim)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether name and options say all about the method, so that what is made of it can be kept and found again."""
+        return not isinstance(self.method, Method) and not self.layers
 
     def described(self) -> dict[str, Any]:
         """Method, its options and the precision as plain values: all that decides what is computed."""
-        options = dataclasses.asdict(self.options or AGFOptions()) if self.method == "agf" else {}
+        options = {} if isinstance(self.method, Method) else plain(self.options)
         channels = {} if self.channel_dim == "auto" else {"channel_dim": self.channel_dim}
-        return {"method": self.method, "options": options, "precision": self.precision, **channels}
+        return {"method": self.name, "options": options, "precision": self.precision, **channels}
 
     def backend_on(self, device: torch.device) -> str:
         """What runs the graph on ``device``.

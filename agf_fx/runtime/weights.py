@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from agf_fx.ambient import shielded
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
-from agf_fx.runtime.locks import Lock
+from agf_fx.store.locks import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
 _SAMPLE = 4096

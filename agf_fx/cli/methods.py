@@ -1,0 +1,89 @@
+"""``agf-fx methods``: the methods that explain, and their options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors
+
+if TYPE_CHECKING:
+    from agf_fx.methods.registry import Entry
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """List the explanation methods, or the options of one: agf-fx explain --method NAME --option NAME=VALUE."""
+    from agf_fx.methods import REGISTRY
+
+    with expected_errors(error_console(), status=WRONG_USAGE):
+        entries = [*REGISTRY.values()] if name is None else [REGISTRY[name]]
+    if json:
+        typer.echo(json_module.dumps([_described(entry) for entry in entries], indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    console.print(_overview(entries) if name is None else _one(entries[0]))
+
+
+def _overview(entries: list[Entry]) -> Table:
+    table = Table(box=None)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it is")
+    table.add_column("properties")
+    for entry in entries:
+        held = [name.replace("_", "-") for name, holds in entry.properties._asdict().items() if holds]
+        table.add_row(entry.name, entry.title, ", ".join(held))
+    return table
+
+
+def _one(entry: Entry) -> Table:
+    table = Table("option", "default", "", title=f"{entry.name}: {entry.title}\n{entry.citation}", box=None)
+    table.title_justify = "left"
+    descriptions = _documented(entry.options)
+    for name, default in _defaults(entry).items():
+        table.add_row(name, _text(default), descriptions.get(name, ""))
+    if not table.rows:
+        table.add_row("none", "", "")
+    return table
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "citation": entry.citation,
+        "properties": entry.properties._asdict(),
+        "options": _defaults(entry),
+    }
+
+
+def _defaults(entry: Entry) -> dict[str, Any]:
+    return dataclasses.asdict(entry.options())
+
+
+def _text(value: object) -> str:
+    """A value as ``--option`` takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _documented(options: type) -> dict[str, str]:
+    """What the docstring of a class of options says of each, on one line."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (options.__doc__ or "").partition("Attributes:")[2].splitlines():
+        text = line.strip()
+        if text.startswith("Raises:"):
+            break
+        head, colon, rest = text.partition(": ")
+        if colon and head.isidentifier() and len(line) - len(line.lstrip()) == 8:
+            name, found[head] = head, rest
+        elif name and text:
+            found[name] += f" {text}"
+    return found

@@ -1,0 +1,1 @@
+"""Looking into an explanation: where relevance goes."""

@@ -1,0 +1,132 @@
+"""Methods that look at many points for each image: run in pieces, or written out in one graph for a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, fx
+
+from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.methods.method import Method, Point, Trace
+from agf_fx.rules.notation import scope
+from agf_fx.rules.targets import chosen_classes, class_of, explained_classes, mean_logits
+from agf_fx.runtime.program import Program
+from agf_fx.tracer import RuleTracer
+
+aten = torch.ops.aten
+
+AT_ONCE = 32  # points times images: enough to fill a processor; what one run takes in pieces is the program's to know
+LONG = 5.0  # seconds left from which a run says how far it is, on a terminal
+
+
+def explained(
+    program: Program, method: Method, images: Tensor, target: Tensor, inputs: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """Explain a batch with any method: maps (N, K, *spatial), logits (N, classes), and what is asked of layers.
+
+    Args:
+        program: the method's compiled graph.
+        method: the method.
+        images: (N, C, H, W).
+        target: (N, K) int64; a class, or -r for the class of rank r.
+        inputs: what the program takes besides.
+
+    Raises:
+        MemoryLimitError: one image with one target is too much.
+    """
+    if method.points is None:
+        return program.run(images, target, inputs)
+    images = program.placement.cast(images)
+    _, logits = program.run(images, target[:, :1], inputs)
+    classes = torch.where(target < 0, explained_classes(logits, target), target)
+    average = _weighted_sum(program, method.points.points, images, classes, inputs)
+    canonical = program.canonical
+    trace = Trace(canonical, {canonical.images.name: images}, {}, method.channels_of(canonical), target.shape[1])
+    maps = method.points.read_out(trace, average.transpose(0, 1))
+    return maps.transpose(0, 1).contiguous(), logits
+
+
+def _weighted_sum(
+    program: Program, points: Sequence[Point], images: Tensor, classes: Tensor, inputs: list[Tensor]
+) -> Tensor:
+    """What the graph says at every point, weighted and summed: (N, K, *image)."""
+    step = max(1, AT_ONCE // len(images))
+    total: Any = 0
+    began = monotonic()
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = None
+        for first in range(0, len(points), step):
+            group = points[first : first + step]
+            batch = torch.cat([point.of(images) for point in group])
+            found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
+            for point, part in zip(group, found.split(len(images)), strict=True):
+                total = total + part * point.weight
+            done = first + len(group)
+            if bar is None and (monotonic() - began) / done * (len(points) - done) > LONG:
+                bar = progress.add_task("points", total=len(points))
+            if bar is not None:
+                progress.update(bar, completed=done)
+    return total
+
+
+def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGraph:
+    """The graph of a method with points as one graph ``(images, target, ...) -> (maps, logits)``, all points at once.
+
+    The images pass the graph once, for their logits, and the points of all images as one larger batch.
+
+    Args:
+        explanation: the lowered graph at one point.
+        method: the method.
+    """
+    tracer = RuleTracer()
+    nodes = [node for node in explanation.graph.nodes if node.op == "placeholder"]
+    inputs = {node: tracer.graph.placeholder(node.name) for node in nodes}
+    for node, copy in inputs.items():
+        copy.meta = dict(node.meta)
+    images, target = (fx.Proxy(inputs[node], tracer) for node in nodes[:2])
+    canonical, points = explanation.canonical, method.points.points
+    logits = _inlined(tracer, explanation, inputs, {})[1]
+    with scope(stream="forward", rule="points", symbol="x_s"):
+        batch = torch.ops.aten.cat.default([point.of(images) for point in points])
+        classes = _classes(logits, target, canonical.num_classes, canonical.positions)
+        repeated = aten.cat.default([classes for _ in points])
+    found = _inlined(tracer, explanation, inputs, {nodes[0]: batch.node, nodes[1]: repeated.node})[0]
+    with scope(stream="read-out", rule="points", symbol="∇"):
+        targets = aten.sym_size.int(target, 1)
+        shape = canonical.image_type.sample_shape
+        by_point = torch.reshape(found, [len(points), -1, targets, *shape])
+        weights = [torch.narrow(by_point, 0, index, 1) * point.weight for index, point in enumerate(points)]
+        average = torch.sum(aten.cat.default(weights), [0])
+        trace = Trace(canonical, {canonical.images.name: images}, {}, method.channels_of(canonical), targets)
+        maps = torch.transpose(method.points.read_out(trace, torch.transpose(average, 0, 1)), 0, 1)
+    tracer.graph.output((maps.node, logits.node))
+    tracer.graph.eliminate_dead_code()
+    module = fx.GraphModule(torch.nn.Module(), tracer.graph, f"{canonical.name}_{method.name}")
+    return ExplanationGraph(module, canonical, explanation.method, explanation.prepare)
+
+
+def _inlined(
+    tracer: RuleTracer, explanation: ExplanationGraph, inputs: Mapping[fx.Node, fx.Node], given: dict[fx.Node, fx.Node]
+) -> tuple[fx.Proxy, fx.Proxy]:
+    """A copy of the graph's calls, reading ``given`` in the place of some inputs: its maps and logits."""
+    copies = dict(inputs) | given
+    for node in explanation.graph.nodes:
+        if node.op == "call_function":
+            copies[node] = tracer.graph.node_copy(node, copies.__getitem__)
+            copies[node].meta = {key: value for key, value in node.meta.items() if key != "type"}
+    maps, logits = explanation.graph.output_node().args[0]
+    return fx.Proxy(copies[maps], tracer), fx.Proxy(copies[logits], tracer)
+
+
+def _classes(logits: fx.Proxy, target: fx.Proxy, classes: int, positions: tuple[int, ...]) -> fx.Proxy:
+    """The classes that targets stand for, (N, K); places stay."""
+    if positions:
+        chosen = chosen_classes(mean_logits(logits), class_of(target, classes))
+        return torch.where(target < 0, torch.transpose(chosen, 0, 1), target)
+    return torch.transpose(chosen_classes(logits, target), 0, 1)
