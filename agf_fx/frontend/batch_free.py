@@ -10,8 +10,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from agf_fx.frontend.calls import Unfit
+from agf_fx.frontend.rewrites.editing import erase_dead
 from agf_fx.ir.shape_rules import result_type
-from agf_fx.ir.types import TensorType
+from agf_fx.ir.types import TensorType, typed
 
 aten = torch.ops.aten
 
@@ -46,23 +47,16 @@ def free_of_batch(graph: fx.Graph) -> None:
         if node.target in _SAME:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-    _erase_dead(graph)
+    erase_dead(graph)
     if graph.find_nodes(op="placeholder")[-1].meta["type"].batch_dim is None:
         raise Unfit("its derivative fixes the batch size.")
     for node in [node for node in graph.nodes if node.op == "call_function"]:
         if isinstance(node.meta["type"], TensorType | tuple):
             _write_out(graph, node)
-    _erase_dead(graph)
+    erase_dead(graph)
     for node in graph.nodes:
         if node.op == "call_function":
             _check(node)
-
-
-def _erase_dead(graph: fx.Graph) -> None:
-    """Also calls that only check something: what they check, the call itself has checked."""
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users:
-            graph.erase_node(node)
 
 
 def _write_out(graph: fx.Graph, node: fx.Node) -> None:
@@ -133,16 +127,10 @@ def _check(node: fx.Node) -> None:
         raise Unfit("its derivative computes with numbers that depend on values or on the batch size.")
     if node.meta["per_target"] and isinstance(kind, TensorType) and kind.batch_dim is None:
         raise Unfit("its derivative mixes the samples of a batch.")
-    known = [_typed(argument) for argument in node.args]
+    known = [typed(argument) for argument in node.args]
     try:
         predicted = result_type(node.target, known)
     except Exception as error:  # a rule of the table that does not know this use
         raise Unfit(f"its derivative uses {node.target} in an unusual way.") from error
     if predicted is not None and predicted != kind:
         raise Unfit(f"its derivative uses {node.target} in an unusual way ({predicted} is {kind}).")
-
-
-def _typed(argument: Any) -> Any:
-    if isinstance(argument, fx.Node):
-        return argument.meta["type"]
-    return [_typed(item) for item in argument] if isinstance(argument, tuple | list) else argument

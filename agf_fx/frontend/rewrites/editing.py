@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from agf_fx.errors import VerifyError
 from agf_fx.ir.shape_rules import result_type
-from agf_fx.ir.types import TensorType
+from agf_fx.ir.types import TensorType, typed
 from agf_fx.ir.vocabulary import SIGNAL_FREE, depends_on_images
 
 aten = torch.ops.aten
@@ -38,13 +38,6 @@ def insert(before: fx.Node, target: Callable[..., Any], *args: Any, type: Any = 
     if new.meta["type"] is None:
         raise VerifyError(f"{target} is in no table of shapes (agf_fx/ir/shape_rules.py).")
     return new
-
-
-def typed(argument: Any) -> Any:
-    """An argument with types in the place of nodes."""
-    if isinstance(argument, fx.Node):
-        return argument.meta["type"]
-    return [typed(item) for item in argument] if isinstance(argument, tuple | list) else argument
 
 
 def constant(before: fx.Node, value: Tensor) -> fx.Node:
@@ -142,3 +135,9 @@ def per_dimension(value: int | Sequence[int], dims: int) -> list[int]:
     """A setting of ``dims`` spatial dimensions, given once for all or for each."""
     values = [value] if isinstance(value, int) else list(value)
     return values * dims if len(values) == 1 else values
+
+
+def sorted_anew(node: fx.Node, split: list[int], order: list[int]) -> None:
+    """Reshape, permutation, reshape."""
+    parts = insert(node, aten.reshape.default, node.args[0], split)
+    become(node, aten.reshape.default, insert(node, aten.permute.default, parts, order), kind_of(node).free_batch)

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from agf_fx.frontend.rewrites.editing import become, give_way, insert, kind_of, per_dimension
-from agf_fx.frontend.rewrites.movement import give_taken
+from agf_fx.frontend.rewrites.positions import give_taken
 from agf_fx.ir.types import TensorType
 
 aten = torch.ops.aten

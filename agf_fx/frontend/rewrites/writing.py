@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from agf_fx.frontend.rewrites.editing import become, broadcast, constant, give_way, insert, kind_of, like, value_of
-from agf_fx.frontend.rewrites.movement import taken
+from agf_fx.frontend.rewrites.positions import taken
 from agf_fx.ir.vocabulary import depends_on_images
 
 aten = torch.ops.aten
