@@ -1,12 +1,13 @@
-"""Other attribution methods, run the way their documentation shows, on copies of the model.
+"""Other attribution methods: those of agf-fx besides AGF, and of other libraries, as their documentation shows them.
 
-The copies have no in-place ReLU, which most of these libraries need. Hooks and canonisers are installed once, before
-anything is timed.
+They get copies of the model, which have no in-place ReLU, as most of these libraries need. Hooks and canonisers are
+installed once, before anything is timed.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from types import ModuleType
 import torch
 from benchmark.timing import Run
 from torch import Tensor, nn
+
+import agf_fx
+from agf_fx.methods import REGISTRY
 
 INTEGRATED_GRADIENTS_STEPS = 50
 
@@ -101,6 +105,12 @@ def _backward(model: nn.Module, images: Tensor, target: Tensor) -> Run:
     return run
 
 
+def _own(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
+    """Another method of agf-fx, eager."""
+    explainer = agf_fx.compile(model, images, method=name)
+    return lambda: explainer(images, target)
+
+
 def _captum_lrp(model: nn.Module, images: Tensor, target: Tensor) -> Run:
     method = _module("captum.attr").LRP(model)
     images = _differentiable(images)
@@ -146,6 +156,7 @@ def _module(name: str) -> ModuleType:
 
 PEERS = (
     Peer("forward and backward", "torch", _backward),
+    *(Peer(f"agf-fx {name}", "agf-fx", functools.partial(_own, name)) for name in REGISTRY if name != "agf"),
     Peer("Captum LRP", "captum", _captum_lrp),
     Peer(f"Captum IG, {INTEGRATED_GRADIENTS_STEPS} steps", "captum", _captum_integrated_gradients),
     Peer("Captum Guided Grad-CAM", "captum", _captum_guided_grad_cam),

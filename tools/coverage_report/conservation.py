@@ -6,8 +6,8 @@ from typing import Any
 
 from coverage_report.case import EXACT, TARGET, Case
 
-from agf_fx.runtime.conservation import Flow
-from agf_fx.runtime.conservation import conservation as report_of
+from agf_fx.inspect.conservation import Flow
+from agf_fx.inspect.conservation import conservation as report_of
 
 
 def conservation(case: Case) -> dict[str, Any]:

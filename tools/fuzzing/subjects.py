@@ -18,18 +18,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import agf_fx
+from agf_fx.exports.onnx.sealing import sealed
 from agf_fx.imaging.read import read_image
 from agf_fx.ir import serial
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.models.checkpoint import load_checkpoint
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import analyse, lower, optimisations
-from agf_fx.runtime.cache import disk, entries
-from agf_fx.runtime.cache.disk import CacheWarning, Disk
-from agf_fx.runtime.cache.folders import secret
 from agf_fx.runtime.compiler import check_subject
-from agf_fx.runtime.exports.onnx.sealing import sealed
 from agf_fx.runtime.program import Program
+from agf_fx.store import disk, entries
+from agf_fx.store.disk import CacheWarning, Disk
+from agf_fx.store.folders import secret
 from fuzzing.changes import forged, spoiled
 
 SAME, REFUSED, RECOMPILED, OTHER = "same", "refused", "recompiled", "other"
