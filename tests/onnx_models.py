@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, fx, nn
 
-from agf_fx.runtime.exports.onnx.model import onnx_model
+from agf_fx.exports.onnx.model import onnx_model
 from agf_fx.tracer import RuleTracer
 
 

@@ -29,9 +29,13 @@ LAYERS = {
     "data": 2,
     "evaluate": 2,
     "models": 3,
-    "runtime": 8,
-    "cli": 9,
-    "__main__": 9,
+    "exports": 3,
+    "store": 3,
+    "inspect": 8,
+    "runtime": 9,
+    "runs": 10,
+    "cli": 11,
+    "__main__": 11,
 }
 SIDE = {"imaging", "data", "evaluate", "models"}
 SIDE_MAY_USE = SIDE | {"errors", "atomic", "regular", "options", "assets"}
@@ -80,6 +84,7 @@ def test_passes_import_the_representation_only(path):
 @pytest.mark.parametrize(
     "path", [p for p in sorted(ROOT.glob("passes/*.py")) if p.name != "__init__.py"], ids=lambda p: p.name
 )
-def test_every_pass_has_a_test_and_is_in_the_pipeline(path):
+def test_every_pass_has_a_test_and_is_in_the_pipeline_or_asked_for_by_a_method(path):
     assert (ROOT / "tests" / "passes" / f"test_{path.name}").exists()
-    assert f"agf_fx.passes.{path.stem}" in set(imports(ROOT / "agf_fx" / "pipeline.py"))
+    users = [ROOT / "agf_fx" / "pipeline.py", *(ROOT / "agf_fx" / "methods").glob("*.py")]
+    assert f"agf_fx.passes.{path.stem}" in {name for user in users for name in imports(user)}

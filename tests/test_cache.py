@@ -20,10 +20,11 @@ from torch import nn
 import agf_fx
 from agf_fx.errors import ArchitectureError, OptionsError
 from agf_fx.ir import serial
-from agf_fx.runtime.cache import CacheWarning, disk, keys
-from agf_fx.runtime.cache.counters import Counters
-from agf_fx.runtime.cache.memory import ARCHITECTURES, PROGRAMS, Recent
-from agf_fx.runtime.locks import Lock
+from agf_fx.runtime import keys
+from agf_fx.store import CacheWarning, disk
+from agf_fx.store.counters import Counters
+from agf_fx.store.locks import Lock
+from agf_fx.store.memory import ARCHITECTURES, PROGRAMS, Recent
 
 PREPARED_ONLY = Counters(prepares=1, hits=2)
 FROM_DISK = Counters(prepares=1, loads=2)

@@ -21,8 +21,8 @@ from agf_fx.ir import serial
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
 from agf_fx.pipeline import analyse, lower, optimisations
-from agf_fx.runtime.cache import CacheWarning, disk, entries
-from agf_fx.runtime.cache.folders import secret
+from agf_fx.store import CacheWarning, disk, entries
+from agf_fx.store.folders import secret
 
 __all__ = ["cache"]  # a fixture that every test here uses
 

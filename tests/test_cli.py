@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 import agf_fx
 from agf_fx.atomic import save_array
 from agf_fx.cli import app
-from agf_fx.cli.console import printable
-from agf_fx.cli.naming import clean, output_stem, unique_stems
 from agf_fx.data import sample_scenes
-from agf_fx.errors import InputError, OptionsError, UnsupportedOpError
+from agf_fx.errors import InputError, UnsupportedOpError
 from agf_fx.imaging.render import overlay
 from agf_fx.models import load_model
+from agf_fx.runs.console import printable
+from agf_fx.runs.naming import clean, output_stem, unique_stems
 from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 DIGITS = ["--model", "digits-vgg"]
@@ -404,7 +404,7 @@ def test_a_full_disk_is_an_error_of_each_image_and_leaves_no_part_files(tmp_path
             raise OSError(28, "No space left on device")
         save_array(path, array)
 
-    monkeypatch.setattr("agf_fx.cli.outputs.save_array", full)
+    monkeypatch.setattr("agf_fx.runs.outputs.save_array", full)
     result = explain(pictures, *DIGITS, "-t", 1, "-o", tmp_path / "o")
     assert result.exit_code == 1
     assert errors(result) == [f"error: {pictures}/b.jpg: [Errno 28] No space left on device"]
@@ -515,14 +515,28 @@ def test_output_folder_that_cannot_be_made(tmp_path, pictures, fake):
     assert len(errors(result)) == 1
 
 
-def test_unknown_method_is_wrong_usage(tmp_path, pictures, monkeypatch):
-    def refuse(*_, method, **__):
-        raise OptionsError(f"unknown method {method!r}; choose agf")
-
-    monkeypatch.setattr(agf_fx, "compile", refuse)
-    result = explain(pictures, *DIGITS, "--method", "magic", "-o", tmp_path / "o")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "magic"), "error: no method 'magic'"),
+        (("--method", "lrp-epsilon", "--option", "epsilom=1"), "error: 'lrp-epsilon' has no option 'epsilom' (did you"),
+        (("--method", "lrp-epsilon", "--option", "epsilon=much"), "error: option epsilon is 'much'; give a value of"),
+    ],
+)
+def test_unknown_methods_and_options_are_wrong_usage(tmp_path, pictures, words, message):
+    result = explain(pictures, *DIGITS, *words, "-o", tmp_path / "o")
     assert result.exit_code == 2
-    assert errors(result) == ["error: unknown method 'magic'; choose agf"]
+    (error,) = errors(result)
+    assert error.startswith(message)
+
+
+def test_methods_and_their_options_are_explained_with(tmp_path, pictures):
+    out = tmp_path / "o"
+    words = ("--method", "lrp_epsilon", "--option", "epsilon=0.1", "--target", "1", "-o", out)
+    assert explain(pictures, *DIGITS, *words).exit_code == 0
+    found = np.load(sorted(out.glob("*.npy"))[0])
+    assert found.shape == (64, 64)
+    assert np.abs(found).max() > 0
 
 
 def test_no_images_named():
@@ -549,7 +563,7 @@ def test_running_again_over_a_folder_leaves_its_own_outputs_out(tmp_path, pictur
 
 
 def test_contact_sheets_in_pages(tmp_path, pictures, fake, monkeypatch):
-    monkeypatch.setattr("agf_fx.cli.outputs.SHEET_ROWS", 2)
+    monkeypatch.setattr("agf_fx.runs.outputs.SHEET_ROWS", 2)
     result = explain(pictures, *DIGITS, "-o", tmp_path / "o", "--contact-sheet", "--json")
     sheets = [Path(path).name for path in json.loads(result.stdout)["contact_sheets"]]
     assert sheets == ["contact-sheet-001.png", "contact-sheet-002.png"]
@@ -611,7 +625,7 @@ def test_output_stem_names_index_and_class():
 def test_progress_bar_only_for_more_than_a_few_images_on_a_terminal(monkeypatch):
     from rich.console import Console
 
-    from agf_fx.cli.run import _progress
+    from agf_fx.runs.run import _progress
 
     terminal = Console(stderr=True, force_terminal=True)
     assert not _progress(terminal, 5).disable

@@ -23,7 +23,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx_models import around, difference, run, session, traced  # noqa: E402  (needs onnx)
 
-from agf_fx.runtime.exports.onnx import model as onnx_files  # noqa: E402
+from agf_fx.exports.onnx import model as onnx_files  # noqa: E402
 
 aten = torch.ops.aten
 torch.set_num_threads(1)

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import agf_fx
-from agf_fx.cli.naming import clean
 from agf_fx.errors import CheckpointError, ImageError, InputError, ModelLoadError, TargetError
 from agf_fx.imaging.read import read_image
 from agf_fx.models import class_index, read_class_names
 from agf_fx.models.checkpoint import load_checkpoint
+from agf_fx.runs.naming import clean
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 

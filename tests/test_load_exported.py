@@ -16,9 +16,9 @@ from torch import nn
 
 import agf_fx
 from agf_fx.errors import ExportLoadError, InputError, NonFiniteInputError, OptionsError, PicklingError, TargetError
+from agf_fx.exports.metadata import described
 from agf_fx.imaging.preprocess import Preprocessing
-from agf_fx.runtime.exports import load as loading
-from agf_fx.runtime.exports.metadata import described
+from agf_fx.runtime import exported as loading
 
 READABLE = ("torchscript", "export", "onnx")  # aoti: with its own tests, as each file takes a compiler
 NAMES = ["zero", "one", "two", "three", "four"]

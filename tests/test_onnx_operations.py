@@ -19,9 +19,9 @@ pytest.importorskip("onnxruntime")
 
 from onnx_models import around, compare, run, session, traced
 
-from agf_fx.runtime.exports.onnx import model as onnx_files
-from agf_fx.runtime.exports.onnx import windows
-from agf_fx.runtime.exports.onnx.operations import OPERATIONS
+from agf_fx.exports.onnx import model as onnx_files
+from agf_fx.exports.onnx import windows
+from agf_fx.exports.onnx.operations import OPERATIONS
 
 aten = torch.ops.aten
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.emit import Streams
+from agf_fx.inspect.conservation import Flow, conservation
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
-from agf_fx.runtime.conservation import Flow, conservation
 from random_networks.capturing import EXACT, Case
 from random_networks.judging import require
 
