@@ -55,9 +55,7 @@ def case(name: str, attention: str) -> tuple[CanonicalGraph, nn.Module, Streams,
     canonical = agf_fx.capture(model, IMAGES)
     lower(canonical, method(attention), verify_step)
     inputs = weights(canonical, model)
-    interpreter = torch.fx.Interpreter(torch.fx.GraphModule(nn.Module(), canonical.graph), garbage_collect_values=False)
-    interpreter.run(IMAGES, *inputs.values())
-    values = {node.name: value for node, value in interpreter.env.items()}
+    values = {node.name: value for node, value in canonical.forward(IMAGES, inputs).items()}
     return canonical, model, interpret(canonical, method(attention), IMAGES, TARGET, inputs), values
 
 

@@ -72,9 +72,7 @@ class Run:
     @cached_property
     def values(self) -> dict[fx.Node, Tensor]:
         """The value of every canonical node, by torch.fx's own interpreter."""
-        interpreter = fx.Interpreter(fx.GraphModule(nn.Module(), self.canonical.graph), garbage_collect_values=False)
-        interpreter.run(self.images, *self.inputs.values())
-        return interpreter.env
+        return self.canonical.forward(self.images, self.inputs)
 
     @cached_property
     def explanation(self) -> ExplanationGraph:

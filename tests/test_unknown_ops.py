@@ -203,9 +203,7 @@ def facts_operands(node):
 
 
 def value_of(model, canonical, node):
-    interpreter = torch.fx.Interpreter(torch.fx.GraphModule(nn.Module(), canonical.graph), garbage_collect_values=False)
-    interpreter.run(IMAGES, *weights(canonical, model).values())
-    return interpreter.env[node].detach()
+    return canonical.forward(IMAGES, weights(canonical, model))[node].detach()
 
 
 def test_entry_by_entry_targets_stay_in_front_and_others_are_merged():

@@ -23,13 +23,5 @@ def run(canonical: CanonicalGraph, model: nn.Module, images: Tensor) -> Tensor:
 def trace_of(canonical: CanonicalGraph, model: nn.Module, images: Tensor) -> dict[fx.Node, Any]:
     """The value of every node of a graph; arguments as for `run`."""
     signature = canonical.signature
-    weights = [
-        signature.constants[node.name]
-        if node.name in signature.constants
-        else tensor_at(model, signature.weights[node.name]).detach()
-        for node in canonical.graph.find_nodes(op="placeholder")
-        if node is not canonical.images
-    ]
-    program = fx.Interpreter(fx.GraphModule(nn.Module(), canonical.graph), garbage_collect_values=False)
-    program.run(images.clone(), *weights)
-    return program.env
+    weights = {name: tensor_at(model, path).detach() for name, path in signature.weights.items()}
+    return canonical.forward(images.clone(), weights | dict(signature.constants))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -77,6 +77,21 @@ class CanonicalGraph:
     def calls(self) -> list[fx.Node]:
         """The operations, in order of execution."""
         return [node for node in self.graph.nodes if node.op == "call_function"]
+
+    def forward(self, images: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> dict[fx.Node, Any]:
+        """Run the model.
+
+        Args:
+            images: (N, C, H, W).
+            inputs: placeholder name -> weight or constant.
+
+        Returns:
+            The value of every node; the logits (N, classes) are at ``logits``.
+        """
+        given = [inputs[node.name] for node in self.graph.find_nodes(op="placeholder") if node is not self.images]
+        program = fx.Interpreter(fx.GraphModule(nn.Module(), self.graph), garbage_collect_values=False)
+        program.run(images, *given)
+        return program.env
 
     def to_networkx(self) -> nx.DiGraph:
         """The dataflow from images to logits: nodes are node names, with ``op``, ``module`` and ``facts``."""

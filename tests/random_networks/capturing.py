@@ -65,14 +65,12 @@ class Case:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits by the captured graph."""
-        return fx.GraphModule(nn.Module(), self.canonical.graph)(images, *self.weights.values())
+        return self.canonical.forward(images, self.weights)[self.canonical.logits]
 
     def values(self) -> dict[str, Any]:
         """Canonical node name -> value."""
-        interpreter = fx.Interpreter(fx.GraphModule(nn.Module(), self.canonical.graph), garbage_collect_values=False)
         with torch.no_grad():
-            interpreter.run(self.images, *self.weights.values())
-        return {node.name: value for node, value in interpreter.env.items()}
+            return {node.name: value for node, value in self.canonical.forward(self.images, self.weights).items()}
 
     def interpret(self, method: Method) -> Streams:
         """Every stream, rule by rule."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from coverage_report.case import METHOD, TARGET, Case
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import ExplanationGraph
@@ -95,10 +95,7 @@ def autograd(logits: Tensor, values: dict[str, Tensor], seed: Tensor) -> dict[st
 
 def canonical_values(case: Case) -> dict[fx.Node, Tensor]:
     """The value of every node of the canonical graph, by torch.fx's own interpreter, ready for autograd."""
-    module = fx.GraphModule(nn.Module(), case.canonical.graph)
-    interpreter = fx.Interpreter(module, garbage_collect_values=False)
-    interpreter.run(case.images.clone().requires_grad_(), *case.inputs.values())
-    return interpreter.env
+    return case.canonical.forward(case.images.clone().requires_grad_(), case.inputs)
 
 
 def inner_layers(case: Case) -> list[fx.Node]:

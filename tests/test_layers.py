@@ -1,0 +1,177 @@
+"""What an explanation says of layers: relevance, gradient and value at the outputs of modules."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from networks import basic_resnet, small_vgg
+from torch import nn
+
+import agf_fx
+from agf_fx.emit import interpret
+from agf_fx.errors import OptionsError
+from agf_fx.ir.layers import output_of
+from agf_fx.methods import REGISTRY
+from agf_fx.pipeline import analyse, canonise
+
+IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+TARGETS = torch.tensor([[0, 1], [2, 3], [4, 0]])
+LAYERS = ["layer1.0.conv1", "layer2.0", "layer4", "avgpool"]
+
+
+@functools.cache
+def model():
+    resnet = basic_resnet()
+    for module in resnet.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # so that hooks see what modules put out
+    return resnet
+
+
+@functools.cache
+def explainer(method: str):
+    return agf_fx.compile(model(), IMAGES, method=method)
+
+
+def hooked(layers):
+    """The outputs of modules, by hooks, and the logits."""
+    found = {}
+    hooks = [
+        model()
+        .get_submodule(layer)
+        .register_forward_hook(lambda module, args, y, layer=layer: found.update({layer: y}))
+        for layer in layers
+    ]
+    logits = model()(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    return found, logits
+
+
+def test_values_and_gradients_are_those_of_autograd():
+    result = explainer("gradient").explain(IMAGES, TARGETS, layers=LAYERS, quantities=["gradient", "value"])
+    outputs, logits = hooked(LAYERS)
+    for k in range(2):
+        chosen = logits.gather(1, TARGETS[:, k : k + 1]).sum()
+        gradients = torch.autograd.grad(chosen, [outputs[layer] for layer in LAYERS], retain_graph=True)
+        for layer, gradient in zip(LAYERS, gradients, strict=True):
+            known = result.quantities[layer]
+            torch.testing.assert_close(known.value, outputs[layer].detach(), rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(known.gradient[:, k], gradient, rtol=1e-9, atol=1e-11)
+            assert known.relevance is None
+            assert torch.equal(result.layers[layer], known.gradient)
+
+
+@pytest.mark.parametrize("method", ["agf", "lrp-epsilon", "clrp"])
+def test_relevance_is_that_of_the_interpreter(method):
+    result = explainer(method).explain(IMAGES, TARGETS, layers=LAYERS[1:])
+    entry = REGISTRY[method].make(REGISTRY[method].options())
+    canonical = canonise(analyse(agf_fx.capture(model(), IMAGES)), entry)
+    weights = {name: value.detach() for name, value in _tensors(canonical).items()}
+    streams = interpret(canonical, entry, IMAGES, TARGETS, weights)
+    for layer, found in result.layers.items():
+        expected = streams.relevance[output_of(canonical, layer).name].transpose(0, 1)
+        assert found.shape[:2] == (3, 2)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
+    assert torch.equal(result.maps, explainer(method)(IMAGES, TARGETS)) or torch.allclose(
+        result.maps, explainer(method)(IMAGES, TARGETS), rtol=1e-9, atol=1e-12
+    )
+
+
+def _tensors(canonical):
+    found = {
+        name: functools.reduce(getattr, path.split("."), model()) for name, path in canonical.signature.weights.items()
+    }
+    return found | dict(canonical.signature.constants)
+
+
+def test_pieces_and_ranks_have_the_same_layers():
+    few = agf_fx.CompileOptions(max_batch=2)
+    pieces = agf_fx.compile(model(), compile_options=few).explain(
+        IMAGES, top_k=2, layers=["layer4"], quantities=["relevance", "value"]
+    )
+    whole = explainer("agf").explain(IMAGES, top_k=2, layers=["layer4"], quantities=["relevance", "value"])
+    assert torch.equal(pieces.target, whole.target)
+    for quantity in ("relevance", "value"):
+        found, expected = (getattr(result.quantities["layer4"], quantity) for result in (pieces, whole))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_channels_are_ranked_by_their_relevance():
+    result = explainer("agf").explain(IMAGES, TARGETS, layers=["layer4"])
+    ranked = result.channels("layer4")
+    sums = result.layers["layer4"].sum((3, 4))
+    assert torch.equal(ranked.channel, sums.sort(dim=2, descending=True, stable=True).indices)
+    torch.testing.assert_close(ranked.relevance, sums.gather(2, ranked.channel))
+    with pytest.raises(OptionsError, match="no layer 'layer3' in this result"):
+        result.channels("layer3")
+    values = explainer("agf").explain(IMAGES, TARGETS, layers=["layer4"], quantities=["value"])
+    with pytest.raises(OptionsError, match="no relevance or gradient by channel"):
+        values.channels("layer4")
+
+
+class ChannelsLast(nn.Module):
+    """Channels of the inner layer come last."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mix, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.mix(self.conv(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def test_channels_are_found_where_the_layer_has_them():
+    torch.manual_seed(0)
+    explained = agf_fx.compile(ChannelsLast().double().eval()).explain(IMAGES[..., :8, :8], 1, layers=["mix", "conv"])
+    assert explained.layers["mix"].shape == (3, 1, 6, 6, 6)
+    torch.testing.assert_close(explained.channels("mix").relevance.sum(2), explained.layers["mix"].flatten(2).sum(2))
+    assert explained.channels("mix").channel.shape == (3, 1, 6)
+    assert explained.channels("conv").channel.shape == (3, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("agf", {"layers": "layer4"}, "give a list of module paths"),
+        ("agf", {"layers": ["layer5"]}, "no layer 'layer5'.*did you mean 'layer"),
+        ("agf", {"layers": ["fc"]}, "no relevance at the output of layer 'fc'.*starts in front of the last layer"),
+        ("agf", {"layers": ["layer4"], "quantities": ["heat"]}, "quantities is 'heat'; choose one of"),
+        ("agf", {"layers": ["layer4"], "quantities": "value"}, "give a list with some of"),
+        ("agf", {"quantities": ["value"]}, r"name them: layers=\[...\]"),
+        ("gradient", {"layers": ["layer4"], "quantities": ["relevance"]}, "gradient has no relevance; it has gradient"),
+        ("lrp-epsilon", {"layers": ["layer4"], "quantities": ["gradient"]}, "has no gradient"),
+        ("lrp-epsilon", {"layers": ["layer1.0.conv1"]}, "no layer 'layer1.0.conv1'"),
+        ("integrated-gradients", {"layers": ["layer4"]}, "looks at many points"),
+    ],
+)
+def test_what_cannot_be_said_of_layers(method, options, message):
+    with pytest.raises(OptionsError, match=f"(?s){message}"):
+        explainer(method).explain(IMAGES, 1, **options)
+
+
+def test_a_layer_that_is_called_twice_is_not_one_value():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.fc((self.conv(torch.relu(self.conv(x))) + self.conv(x)).mean((2, 3)))
+
+    with pytest.raises(OptionsError, match="called several times"):
+        agf_fx.compile(Twice().double().eval()).explain(IMAGES, 1, layers=["conv"])
+
+
+def test_another_model_of_the_architecture_has_its_own_layers():
+    first, second = small_vgg(seed=0).eval(), small_vgg(seed=1).eval()
+    images = IMAGES[..., :16, :16]
+    bound = agf_fx.compile(first)
+    before = bound.explain(images, 1, layers=["features.3"])
+    bound.bind(second)
+    after = bound.explain(images, 1, layers=["features.3"])
+    expected = agf_fx.compile(second).explain(images, 1, layers=["features.3"])
+    assert torch.equal(after.layers["features.3"], expected.layers["features.3"])
+    assert not torch.equal(after.layers["features.3"], before.layers["features.3"])
