@@ -199,7 +199,7 @@ def test_relevance_moves_as_the_layer_does(row):
         phi = case.streams.relevance[head.args[0].name][k]
         moved = oracles.transposed_jacobian(lambda *x: layer(*x).flatten(1), signals, phi)
         for stem, x, expected in zip(stems, signals, moved, strict=True):
-            readers = [reader for reader in stem.users if reader.name in case.streams.handed]
+            readers = [reader for reader in stem.users if reader.name in case.streams.handed["relevance"]]
             several = sum(operands(reader).count(stem) for reader in readers) > 1
             expected = oracles.fan_out(x, [expected]) if several else expected
             assert_equal(case.streams.relevance[stem.name][k], expected, row.rtol)
