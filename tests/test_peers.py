@@ -88,9 +88,47 @@ def epsilon_everywhere(canonizers):
     return zennit.composites.LayerMapComposite(layer_map, canonizers=canonizers)
 
 
+def one_rule(rule, first=None):
+    """A composite with one rule at layers, and perhaps another one at the first."""
+
+    def make(canonizers):
+        types, rules = zennit.types, zennit.rules
+        base = [(types.Activation, rules.Pass()), (zennit.layer.Sum, rules.Norm()), (types.AvgPool, rules.Norm())]
+        composite = zennit.composites.SpecialFirstLayerMapComposite
+        first_map = [] if first is None else [(types.Linear, first())]
+        return composite([*base, (types.Linear, rule())], first_map, canonizers=canonizers)
+
+    return make
+
+
+def of_zennits(name, **options):
+    return lambda canonizers: getattr(zennit.composites, name)(canonizers=canonizers, **options)
+
+
+def excitation(canonizers):
+    """Without biases everywhere; activations pass."""
+    types, rules = zennit.types, zennit.rules
+    layer_map = [
+        (types.Activation, rules.Pass()),
+        (zennit.layer.Sum, rules.Norm()),
+        (types.AvgPool, rules.Norm()),
+        (types.Linear, rules.ZPlus(zero_params="bias")),
+    ]
+    return zennit.composites.LayerMapComposite(layer_map, canonizers=canonizers)
+
+
 COMPOSITES = {
     "lrp-epsilon": epsilon_everywhere,
-    "epsilon-plus-flat": lambda canonizers: zennit.composites.EpsilonPlusFlat(canonizers=canonizers),
+    "epsilon-plus-flat": of_zennits("EpsilonPlusFlat"),
+    "epsilon-plus": of_zennits("EpsilonPlus"),
+    "epsilon-alpha2-beta1": of_zennits("EpsilonAlpha2Beta1"),
+    "epsilon-alpha2-beta1-flat": of_zennits("EpsilonAlpha2Beta1Flat"),
+    "epsilon-gamma-box": of_zennits("EpsilonGammaBox", low=-3.0, high=3.0),
+    "lrp-gamma": one_rule(zennit.rules.Gamma),
+    "lrp-zplus": one_rule(zennit.rules.ZPlus),
+    "lrp-w2": one_rule(zennit.rules.Epsilon, zennit.rules.WSquare),
+    "lrp-flat": one_rule(zennit.rules.Epsilon, zennit.rules.Flat),
+    "excitation-backprop": excitation,
 }
 
 
@@ -130,6 +168,11 @@ def test_gradients_of_captum():
     assert difference(maps(model, "gradient-x-input"), found.detach()) <= TOLERANCE
     found = captum.attr.GuidedBackprop(model).attribute(IMAGES.clone(), TARGETS).sum(1)
     assert difference(maps(model, "guided-backprop"), found.detach()) <= TOLERANCE
+    found = captum.attr.Deconvolution(model).attribute(IMAGES.clone(), TARGETS).sum(1)
+    assert difference(maps(model, "deconvnet"), found.detach()) <= TOLERANCE
+    guided = captum.attr.GuidedGradCam(model, model[6])
+    found = guided.attribute(IMAGES.clone(), TARGETS, interpolate_mode="bilinear").sum(1)
+    assert difference(maps(model, "guided-gradcam", layer="6"), found.detach()) <= TOLERANCE
 
 
 RULES = {
@@ -163,14 +206,23 @@ def test_captums_trapezoids_lack_one_step():
 # --- pytorch-grad-cam ------------------------------------------------------------------------------------------------
 
 
+CAMS = {
+    "gradcam": pytorch_grad_cam.GradCAM,
+    "gradcam++": pytorch_grad_cam.GradCAMPlusPlus,
+    "hirescam": pytorch_grad_cam.HiResCAM,
+    "layercam": pytorch_grad_cam.LayerCAM,
+}
+
+
 @pytest.mark.parametrize(("name", "layer"), [("plain", "6"), ("plain", "0"), ("bottlenecks", "layer3")])
-def test_gradcam_of_pytorch_grad_cam(name, layer):
+@pytest.mark.parametrize("method", CAMS)
+def test_maps_of_pytorch_grad_cam(method, name, layer):
     model, wanted = network(name), [ClassifierOutputTarget(int(target)) for target in TARGETS]
-    with pytorch_grad_cam.GradCAM(model, [model.get_submodule(layer)]) as cam:
+    with CAMS[method](model, [model.get_submodule(layer)]) as cam:
         cam(IMAGES, wanted)
         activations, gradients = (
             values[0].numpy() for values in (cam.activations_and_grads.activations, cam.activations_and_grads.gradients)
         )
         raw = cam.get_cam_image(IMAGES, model.get_submodule(layer), wanted, activations, gradients, eigen_smooth=False)
     expected = torch.from_numpy(np.maximum(raw, 0))
-    assert difference(maps(model, "gradcam", layer=layer, normalise=False, resize=False), expected) <= TOLERANCE
+    assert difference(maps(model, method, layer=layer, normalise=False, resize=False), expected) <= TOLERANCE

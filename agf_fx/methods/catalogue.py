@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, contrast, gradient, lrp, path
+from agf_fx.methods import agf, cam, composites, contrast, gradient, lrp, path
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -10,6 +10,7 @@ REGISTRY = Registry(
         *agf.ENTRIES,
         *gradient.ENTRIES,
         *lrp.ENTRIES,
+        *composites.ENTRIES,
         *contrast.ENTRIES,
         *cam.ENTRIES,
         *path.ENTRIES,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from agf_fx.methods.lrp import LRPAlphaBetaOptions, alpha_beta_table, one_sided, target_logit
@@ -50,6 +52,33 @@ def contrastive_lrp(options: LRPAlphaBetaOptions) -> Method:
     )
 
 
+@formula("Φ", "Φ_t = p_t (1 - p_t) + 1e-8, 0 elsewhere")
+def target_slope(y: Value, target: Value) -> Value:
+    """The derivative of the target's probability at its logit: (K, N, classes)."""
+    found = indicator(each_target(y, target), torch.unsqueeze(target, 2))
+    p = torch.softmax(y, 1)
+    return found * (p * (-p + 1.0) + 1e-8)
+
+
+@formula("Φ", "Φ_k = p_t p_k for k ≠ t, 0 at the target")
+def other_slopes(y: Value, target: Value) -> Value:
+    """The size of the derivatives of the target's probability at the other logits: (K, N, classes)."""
+    p = each_target(torch.softmax(y, 1), target)
+    index = torch.unsqueeze(target, 2)
+    return (-indicator(p, index) + 1.0) * (p * torch.gather(p, 2, index))
+
+
+def softmax_gradient_lrp(options: LRPAlphaBetaOptions) -> Method:
+    """SGLRP (Iwana, Kuroki and Uchida, 2019) with the rules of LRP-αβ, in the published code of AGF."""
+    clrp = contrastive_lrp(options)
+    seeds = target_slope, other_slopes
+    streams = tuple(replace(stream, seed=seed) for stream, seed in zip(clrp.streams, seeds, strict=True))
+    scale = "signed, in units of the probability: sums to 0"
+    return replace(
+        clrp, name="sglrp", streams=streams, needs=(several_classes("sglrp"), relevance_everywhere), scale=scale
+    )
+
+
 ENTRIES = (
     Entry(
         name="clrp",
@@ -57,6 +86,14 @@ ENTRIES = (
         citation="Gu, Yang and Tresp, ACCV 2018",
         properties=Properties(gradients=False, attribution=True, class_specific=True, reaches_input=True),
         make=contrastive_lrp,
+        options=LRPAlphaBetaOptions,
+    ),
+    Entry(
+        name="sglrp",
+        title="softmax-gradient LRP: contrastive LRP that starts as the derivatives of the target's probability",
+        citation="Iwana, Kuroki and Uchida, ICCV workshop 2019",
+        properties=Properties(gradients=False, attribution=True, class_specific=True, reaches_input=True),
+        make=softmax_gradient_lrp,
         options=LRPAlphaBetaOptions,
     ),
 )

@@ -8,7 +8,7 @@ from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, NoOptions, Properties
 from agf_fx.methods.streams import gradient_stream
 from agf_fx.methods.table import RuleTable, op
-from agf_fx.rules.gradients import guided
+from agf_fx.rules.gradients import deconvolved, guided
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
@@ -55,12 +55,26 @@ def gradient(options: NoOptions | None = None) -> Method:
     )
 
 
+GUIDED_RELUS = RuleTable.of([(op(torch.ops.aten.relu.default), guided)])
+"""ReLUs let positive gradients alone pass."""
+
+
+def deconvnet(options: NoOptions | None = None) -> Method:
+    """Deconvolution (Zeiler and Fergus 2014): ReLUs let positive gradients pass, open or not."""
+    relus = RuleTable.of([(op(torch.ops.aten.relu.default), deconvolved)])
+    return Method(
+        name="deconvnet",
+        streams=(gradient_stream(target_indicator, relus),),
+        read_out=input_gradient,
+        scale="signed, and no gradient of anything",
+    )
+
+
 def guided_backprop(options: NoOptions | None = None) -> Method:
     """Guided backpropagation (Springenberg et al. 2015): ReLUs let positive gradients alone pass."""
-    relus = RuleTable.of([(op(torch.ops.aten.relu.default), guided)])
     return Method(
         name="guided-backprop",
-        streams=(gradient_stream(target_indicator, relus),),
+        streams=(gradient_stream(target_indicator, GUIDED_RELUS),),
         read_out=input_gradient,
         scale="signed, and no gradient of anything",
     )
@@ -87,5 +101,12 @@ ENTRIES = (
         citation="Springenberg, Dosovitskiy, Brox and Riedmiller, ICLR workshop 2015",
         properties=_PROPERTIES._replace(class_specific=False),
         make=guided_backprop,
+    ),
+    Entry(
+        name="deconvnet",
+        title="deconvolution: the gradient, of which ReLUs let positive entries pass, whether they are open or not",
+        citation="Zeiler and Fergus, ECCV 2014",
+        properties=_PROPERTIES._replace(class_specific=False),
+        make=deconvnet,
     ),
 )

@@ -112,7 +112,7 @@ class LRPOptions:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _check_number("epsilon", self.epsilon, above=0)
+        check_number("epsilon", self.epsilon, above=0)
         _check_flag("bias", self.bias)
 
 
@@ -151,12 +151,12 @@ class LRPAlphaBetaOptions:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        _check_number("alpha", self.alpha, least=1)
+        check_number("alpha", self.alpha, least=1)
         if self.beta is not None:
-            _check_number("beta", self.beta, least=0)
+            check_number("beta", self.beta, least=0)
             if abs(self.alpha - self.beta - 1) > 1e-9:
                 raise OptionsError(f"alpha - beta is {self.alpha - self.beta:g}; it must be 1, so that LRP conserves.")
-        _check_number("epsilon", self.epsilon, above=0)
+        check_number("epsilon", self.epsilon, above=0)
         _check_flag("bias", self.bias)
 
 
@@ -182,7 +182,8 @@ def one_sided(options: LRPAlphaBetaOptions) -> Division:
     return Division("one-sided", options.epsilon)
 
 
-def _check_number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
+def check_number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
+    """Refuse what is no number within bounds."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or (least is not None and not value >= least) or (above is not None and not value > above):
         bound = f"of {least:g} or more" if least is not None else f"above {above:g}"

@@ -49,6 +49,15 @@ guided = Rule(
     _guided, "guided", "∇", "∇x = [x > 0] ⊙ max(∇y, 0)", source="Springenberg et al. 2015", promise=Promise.NOTHING
 )
 
+
+def _deconvolved(site: Site, g: Value) -> tuple[Value, ...]:
+    return (torch.clamp_min(g, 0),)
+
+
+deconvolved = Rule(
+    _deconvolved, "deconvolved", "∇", "∇x = max(∇y, 0)", source="Zeiler and Fergus 2014", promise=Promise.NOTHING
+)
+
 accumulation = Merge(total.function, "chain_rule", chain_rule.symbol, chain_rule.equation)
 """Gradients of several readers add."""
 

@@ -124,6 +124,82 @@ def flat(epsilon: float = EPSILON) -> Rule:
     return _named(flat_, "flat", epsilon)
 
 
+def gamma_rule(gamma: float = 0.25, epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
+    """LRP-γ (Montavon et al. 2019), for inputs of either sign: what has the sign of the output counts 1 + γ times.
+
+    Where z > 0, positive contributions and the positive part of the bias are scaled by 1 + γ, where z < 0 negative
+    ones; Φ is divided by what is so made of z. For inputs ≥ 0 and positive outputs that is
+    x ⊙ (L + γL⁺)ᵀ(Φ / (z + γz⁺)).
+    """
+
+    @rule(
+        "Φ",
+        "Φ_in = x⁺ ⊙ (L + γL±)ᵀs± + x⁻ ⊙ (L + γL∓)ᵀs±, s± = [±z > 0] Φ / (z + γz±)",
+        promise=Promise.SAVE_BIASES if bias else Promise.CONSERVES,
+        divides=True,
+        source="Montavon et al. 2019",
+    )
+    def gamma_(site: Site, phi: Value) -> Messages:
+        weight, own = site.weight, site.bias if bias else None
+        positive, negative = torch.clamp_min(weight, 0), torch.clamp_max(weight, 0)
+        ahead, behind = weight + positive * gamma, weight + negative * gamma
+        z = site.y if bias else apply(site, site.x, weight)
+        sign = torch.sign(z)
+        speaks, against = torch.clamp_min(sign, 0), -torch.clamp_max(sign, 0)
+        shifts = (None, None)
+        if own is not None:
+            shifts = own + torch.clamp_min(own, 0) * gamma, own + torch.clamp_max(own, 0) * gamma
+        found = _part(site, phi * speaks, ahead, behind, shifts[0])
+        return to_first(site, found + _part(site, phi * against, behind, ahead, shifts[1]))
+
+    made = replace(gamma_, name="gamma", parameters=(("γ", gamma), ("ε", epsilon)))
+    return made.divided(signed(epsilon))
+
+
+def w_square(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
+    """LRP-w² (Montavon et al. 2017): every input by its squared weight, whatever its value."""
+
+    @rule(
+        "Φ",
+        "Φ_in = (L²)ᵀ(Φ / (L²1 + b²))" if bias else "Φ_in = (L²)ᵀ(Φ / L²1)",
+        promise=Promise.SAVE_BIASES if bias else Promise.CONSERVES,
+        divides=True,
+        source="Montavon et al. 2017",
+    )
+    def w_square_(site: Site, phi: Value) -> Messages:
+        squares = site.weight * site.weight
+        z = apply(site, ones_like_input(site), squares)
+        if bias and site.bias is not None:
+            z = z + _per_output(site, site.bias * site.bias)
+        return to_first(site, adjoint(site, div(phi, z), squares))
+
+    return _named(w_square_, "w_square", epsilon)
+
+
+def z_box(low: float, high: float, epsilon: float = EPSILON) -> Rule:
+    """LRP-z^B (Montavon et al. 2017), for inputs between ``low`` and ``high``.
+
+    Φ_in = x ⊙ Lᵀs - l L⁺ᵀs - h L⁻ᵀs, s = Φ / (Lx - L⁺l - L⁻h).
+    """
+
+    @rule(
+        "Φ",
+        "Φ_in = x ⊙ Lᵀs - l L⁺ᵀs - h L⁻ᵀs, s = Φ / (Lx - L⁺l - L⁻h)",
+        promise=Promise.CONSERVES,
+        divides=True,
+        source="Montavon et al. 2017",
+    )
+    def z_box_(site: Site, phi: Value) -> Messages:
+        positive, negative = torch.clamp_min(site.weight, 0), torch.clamp_max(site.weight, 0)
+        above, below = site.x - low, site.x - high
+        z = apply(site, above, positive) + apply(site, below, negative)
+        s = div(site.settled(phi, z), z)
+        return to_first(site, above * adjoint(site, s, positive) + below * adjoint(site, s, negative))
+
+    made = replace(z_box_, name="z_box", parameters=(("l", low), ("h", high), ("ε", epsilon)))
+    return made.divided(signed(epsilon))
+
+
 def norm(epsilon: float = EPSILON) -> Rule:
     """Sums and averages by the terms' shares of the result: Φ_in = x ⊙ fᵀ(Φ / (f(x) ± ε))."""
     made = replace(propagation.proportional, equation="Φ_in = x ⊙ fᵀ(Φ / (f(x) ± ε))", source=BACH)

@@ -1,0 +1,173 @@
+"""LRP composites, named and defined as Zennit's, so that users can compare: special tables before that of LRP-ε."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agf_fx.ir.vocabulary import Family
+from agf_fx.methods.lrp import (
+    LRPOptions,
+    between_layers,
+    check_number,
+    epsilon_table,
+    first_layer,
+    linear_layer,
+    relevance_method,
+)
+from agf_fx.methods.method import Method
+from agf_fx.methods.registry import Entry, Properties
+from agf_fx.methods.table import RuleTable, Where, family, registered
+from agf_fx.rules import lrp
+from agf_fx.rules.rule import Rule
+
+_PROPERTIES = Properties(gradients=False, attribution=True, class_specific=False, reaches_input=True)
+_KOHLBRENNER = "Kohlbrenner, Bauer, Nakajima, Binder, Samek and Lapuschkin, IJCNN 2020"
+
+convolution = family(Family.CONVOLUTION)
+
+Special = Sequence[tuple[Where, Rule]]
+
+
+@dataclass(frozen=True)
+class EpsilonGammaBoxOptions(LRPOptions):
+    """Options of the composite of z^B, γ and ε.
+
+    Attributes:
+        epsilon: the stabiliser ε > 0 of denominators, which has their sign.
+        bias: whether biases take their part of the relevance, as they do in the definition.
+        gamma: how much more contributions of the output's sign count at convolutions, 0 or more.
+        low: the least value of the images, as the model takes them.
+        high: the greatest.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    gamma: float = 0.25
+    low: float = -3.0
+    high: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("gamma", self.gamma, least=0)
+        check_number("high - low", self.high - self.low, above=0)
+
+
+@dataclass(frozen=True)
+class GammaOptions(LRPOptions):
+    """Options of LRP-γ.
+
+    Attributes:
+        epsilon: the stabiliser ε > 0 of denominators, which has their sign.
+        bias: whether biases take their part of the relevance, as they do in the definition.
+        gamma: how much more contributions of the output's sign count, 0 or more.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    gamma: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("gamma", self.gamma, least=0)
+
+
+def _composite(name: str, special: Callable[[LRPOptions], Special]) -> Callable[[LRPOptions], Method]:
+    """A method: a special table before that of LRP-ε."""
+
+    def make(options: LRPOptions) -> Method:
+        table = RuleTable.of(special(options)) + epsilon_table(options.epsilon, bias=options.bias)
+        return relevance_method(name, table)
+
+    return make
+
+
+def _flat(options: LRPOptions) -> tuple[Where, Rule]:
+    return first_layer, lrp.flat(options.epsilon)
+
+
+def _plus(options: LRPOptions) -> tuple[Where, Rule]:
+    return convolution, lrp.z_plus(options.epsilon, bias=options.bias)
+
+
+def _alpha2_beta1(options: LRPOptions) -> tuple[Where, Rule]:
+    return convolution, lrp.alpha_beta(2.0, 1.0, lrp.signed(options.epsilon), bias=options.bias)
+
+
+def _gamma(options: GammaOptions | EpsilonGammaBoxOptions, where: Where) -> tuple[Where, Rule]:
+    return where, lrp.gamma_rule(options.gamma, options.epsilon, bias=options.bias)
+
+
+def _box(options: EpsilonGammaBoxOptions) -> tuple[Where, Rule]:
+    return first_layer, lrp.z_box(options.low, options.high, options.epsilon)
+
+
+def excitation_backprop(options: LRPOptions) -> Method:
+    """Excitation backpropagation (Zhang et al. 2018): z⁺ at every layer, without biases."""
+    table = RuleTable.of([(linear_layer, lrp.z_plus(options.epsilon, bias=False))])
+    return relevance_method("excitation-backprop", registered() + table + between_layers(lrp.norm(options.epsilon)))
+
+
+def _entry(
+    name: str, title: str, citation: str, special: Callable[[LRPOptions], Special], options: type = LRPOptions
+) -> Entry:
+    return Entry(name, title, citation, _PROPERTIES, _composite(name, special), options)
+
+
+ENTRIES = (
+    _entry("epsilon-plus", "LRP composite: z⁺ at convolutions, ε at linear layers", _KOHLBRENNER, lambda o: [_plus(o)]),
+    _entry(
+        "epsilon-alpha2-beta1",
+        "LRP composite: α2β1 at convolutions, ε at linear layers",
+        _KOHLBRENNER,
+        lambda o: [_alpha2_beta1(o)],
+    ),
+    _entry(
+        "epsilon-alpha2-beta1-flat",
+        "LRP composite: ♭ at the first layer, α2β1 at convolutions, ε at linear layers",
+        _KOHLBRENNER,
+        lambda o: [_flat(o), _alpha2_beta1(o)],
+    ),
+    _entry(
+        "epsilon-gamma-box",
+        "LRP composite: z^B at the first layer, γ at convolutions, ε at linear layers",
+        "Montavon, Binder, Lapuschkin, Samek and Müller, in: Explainable AI, LNCS 11700, 2019",
+        lambda o: [_box(o), _gamma(o, convolution)],
+        EpsilonGammaBoxOptions,
+    ),
+    _entry(
+        "lrp-gamma",
+        "LRP-γ at every layer",
+        "Montavon, Binder, Lapuschkin, Samek and Müller, in: Explainable AI, LNCS 11700, 2019",
+        lambda o: [_gamma(o, linear_layer)],
+        GammaOptions,
+    ),
+    _entry(
+        "lrp-zplus",
+        "LRP-z⁺ at every layer",
+        "Montavon, Lapuschkin, Binder, Samek and Müller, Pattern Recognition 2017",
+        lambda o: [(linear_layer, lrp.z_plus(o.epsilon, bias=o.bias))],
+    ),
+    _entry(
+        "lrp-w2",
+        "LRP-w² at the first layer, ε elsewhere",
+        "Montavon, Lapuschkin, Binder, Samek and Müller, Pattern Recognition 2017",
+        lambda o: [(first_layer, lrp.w_square(o.epsilon, bias=o.bias))],
+    ),
+    _entry(
+        "lrp-flat",
+        "LRP-♭ at the first layer, ε elsewhere",
+        "Lapuschkin, Wäldchen, Binder, Montavon, Samek and Müller, Nature Communications 2019",
+        lambda o: [_flat(o)],
+    ),
+    Entry(
+        name="excitation-backprop",
+        title="excitation backpropagation: z⁺ at every layer, without biases",
+        citation="Zhang, Bargal, Lin, Brandt, Shen and Sclaroff, IJCV 2018",
+        properties=_PROPERTIES,
+        make=excitation_backprop,
+        options=LRPOptions,
+    ),
+)
