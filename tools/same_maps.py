@@ -10,6 +10,7 @@ status is 1 if a single bit of a map differs.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from torch import Tensor
 
 sys.path.append(str(ROOT / "tests"))
 
-COMMAND = "import sys; sys.path[:0] = [sys.argv[1]]; import same_maps; same_maps.write(sys.argv[2], int(sys.argv[3]))"
+COMMAND = "import sys; sys.path[:0] = [sys.argv[1]]; import same_maps; same_maps.write(sys.argv[2], sys.argv[3])"
 METHODS = ("agf", "gradient_x_input")
 
 
@@ -39,10 +40,13 @@ def main() -> int:
     parser.add_argument("commit", help="anything that git understands: HEAD, HEAD~3, a branch, a hash")
     parser.add_argument("--networks", type=int, default=100, help="number of random networks (default: 100)")
     arguments = parser.parse_args()
+    from random_networks.script import network_source
+
+    sources = [network_source(seed) for seed in range(arguments.networks)]
     try:
         with checked_out(resolved(arguments.commit)) as folder:
-            before = maps_of(folder, arguments.networks)
-        after = maps_of(ROOT, arguments.networks)
+            before = maps_of(folder, sources)
+        after = maps_of(ROOT, sources)
     except UsageError as error:
         print(f"tools/same_maps: {error}", file=sys.stderr)
         return 2
@@ -61,11 +65,13 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one.view(kind), other.view(kind))
 
 
-def maps_of(folder: Path, networks: int) -> dict[str, Tensor]:
-    """The maps that the package in ``folder`` makes."""
+def maps_of(folder: Path, sources: list[str]) -> dict[str, Tensor]:
+    """The maps that the package in ``folder`` makes; of random networks as well, given as programs."""
     with tempfile.TemporaryDirectory(prefix="agf-fx-maps-") as name:
         path = Path(name) / "maps.safetensors"
-        command = [sys.executable, "-P", "-c", COMMAND, str(Path(__file__).parent), str(path), str(networks)]
+        programs = path.with_name("networks.json")
+        programs.write_text(json.dumps(sources), encoding="utf-8")
+        command = [sys.executable, "-P", "-c", COMMAND, str(Path(__file__).parent), str(path), str(programs)]
         environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, env=environment, check=False)
         if done.returncode:
@@ -73,17 +79,17 @@ def maps_of(folder: Path, networks: int) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def write(path: str, networks: int) -> None:
+def write(path: str, programs: str) -> None:
     """Write all maps to a file; the entry point of the other processes."""
     warnings.simplefilter("ignore")
     torch.use_deterministic_algorithms(True)
-    save_file({name: maps.contiguous() for name, maps in explained(networks)}, path)
+    sources = json.loads(Path(programs).read_text(encoding="utf-8"))
+    save_file({name: maps.contiguous() for name, maps in explained(sources)}, path)
 
 
-def explained(networks: int) -> Iterator[tuple[str, Tensor]]:
+def explained(sources: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Names and maps."""
     from networks import golden_names, load_golden
-    from random_networks.script import network_source
 
     import agf_fx
     from agf_fx.data import sample_scenes
@@ -108,9 +114,9 @@ def explained(networks: int) -> Iterator[tuple[str, Tensor]]:
                 f"{name} {method}",
                 agf_fx.compile(loaded.model, method=method).explain(scenes, top_k=2).maps,
             )
-    for seed in range(networks):
+    for seed, source in enumerate(sources):
         names: dict[str, object] = {}
-        exec(network_source(seed), names)
+        exec(source, names)
         classes = names["target"].clamp_min(0)  # ranks are for compiled graphs
         for method in METHODS:
             found = agf_fx.compile(names["model"], method=method, channel_dim=1)(names["images"], classes)
