@@ -377,3 +377,56 @@ def test_images_without_pixels_are_refused():
         agf_fx.compile(net(), IMAGES).explain(torch.zeros(2, 3, 12, 0).double(), 1)
     with pytest.raises(InputError, match="nested"):
         agf_fx.compile(net(), IMAGES).explain(torch.nested.nested_tensor([*IMAGES]), 1)
+
+
+def doubled_when(case, model):
+    """Hook something that doubles into a model, or into all; what takes it off again."""
+    if case == "forward":
+        return model.conv.register_forward_hook(lambda module, args, y: y * 2)
+    if case == "before":
+        return model.norm.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    if case == "root":
+        return model.register_forward_hook(lambda module, args, y: y * 2)
+    return nn.modules.module.register_module_forward_hook(
+        lambda module, args, y: y * 2 if isinstance(module, nn.BatchNorm2d) else None
+    )
+
+
+@pytest.mark.parametrize("case", ["forward", "before", "root", "all modules"])
+def test_hooks_that_come_and_go_are_noticed(case):
+    model = net()
+    explainer = agf_fx.compile(model)
+    before = explainer.explain(IMAGES, 1)
+    handle = doubled_when(case, model)
+    try:
+        hooked = explainer.explain(IMAGES, 1)
+        torch.testing.assert_close(hooked.logits, model(IMAGES).detach())
+        assert not torch.allclose(hooked.logits, before.logits)
+        torch.testing.assert_close(agf_fx.compile(model).explain(IMAGES, 1).maps, hooked.maps)
+    finally:
+        handle.remove()
+    after = explainer.explain(IMAGES, 1)
+    torch.testing.assert_close(after.maps, before.maps)
+    torch.testing.assert_close(after.logits, before.logits)
+
+
+def test_weights_that_are_tied_no_more_are_read_apart():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.fc = (nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 4))
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3)))
+
+    model = Tied().double().eval()
+    explainer = agf_fx.compile(model)
+    explainer(IMAGES, 1)
+    model.b.weight = nn.Parameter(torch.randn_like(model.a.weight))
+    found = explainer.explain(IMAGES, 1)
+    torch.testing.assert_close(found.logits, model(IMAGES).detach())
+    torch.testing.assert_close(found.maps, agf_fx.compile(model).explain(IMAGES, 1).maps)
+    model.b.weight = model.a.weight
+    torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, model(IMAGES).detach())

@@ -88,6 +88,7 @@ def test_options_are_documented():
         ("gradcam", {"layer": 3}, "layer is 3"),
         ("gradcam", {"relu": None}, "relu is None"),
         ("integrated-gradients", {"steps": 0}, "steps is 0; give a whole number of 1 or more"),
+        ("integrated-gradients", {"steps": 10**6}, "gauss-legendre is for up to 2000"),
         ("integrated-gradients", {"rule": "simpson"}, "choose one of 'gauss-legendre'"),
         ("integrated-gradients", {"baseline": float("nan")}, "give a finite number"),
         ("integrated-gradients", {"steps": 1, "rule": "trapezoid"}, "of 2 or more"),

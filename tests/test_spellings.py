@@ -89,6 +89,11 @@ CASES = {
         aten.add.Tensor,
         aten.index_select.default,
     ),
+    "padded, and cut to what it was": (
+        lambda net, x: net.conv(F.pad(F.pad(x, (0, 0, 2, 3, 0, 1))[:, : x.shape[1], 2:-3], (1, 1, 1, 1))),
+        aten.conv2d.default,
+        aten.constant_pad_nd.default,
+    ),
     "cropped by negative padding": (
         lambda net, x: net.conv(F.pad(F.pad(x, (2, 2, 2, 2)), (-1, -1, -1, -1))),
         aten.conv2d.default,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from agf_fx.frontend.held import PLAIN, functions_of, held
+from agf_fx.frontend.isolation import global_hooks, hooks_of
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
@@ -41,12 +42,19 @@ class Places:
         return [leaf for value in found for leaf in _tensors(value)]
 
     def now(self, model: nn.Module) -> tuple[list[Tensor], list[Any]]:
-        """All tensors, and all plain values: which modules there are, their settings, and what functions hold."""
+        """All tensors, and all plain values: which modules there are, their settings, and what functions hold.
+
+        With them the hooks of forward passes, and which weights are one, as tied ones are.
+        """
         tensors, values = held(self.functions, model, self.choice)
-        plain: list[Any] = [*values]
+        plain: list[Any] = [*values, *map(id, global_hooks())]
+        known: dict[int, int] = {}
         for module in model.modules():
             plain.append(id(module))
             plain += [value for name, value in vars(module).items() if _is_plain(value) and name != "training"]
+            plain += map(id, hooks_of(module))
+            weights = (*module._parameters.values(), *module._buffers.values())
+            plain += [None if weight is None else known.setdefault(id(weight), len(known)) for weight in weights]
         return [*self.tensors(model), *tensors], plain
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from agf_fx.frontend.isolation import global_hooks
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
 _KNOWN_LIBRARIES = (
@@ -70,6 +72,8 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def _lines(traced: fx.GraphModule, model: nn.Module, baked: Iterable[Tensor], images: Tensor) -> Iterator[str]:
+    if global_hooks():
+        raise _Unsure  # what they do at PyTorch's own modules is not in the trace
     yield f"{type(model).__name__} {tuple(images.shape[1:])} {images.dtype} {images.device.type}"
     positions: dict[fx.Node, int] = {}
     for node in traced.graph.nodes:

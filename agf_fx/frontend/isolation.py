@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -18,6 +19,12 @@ _AS_THEY_ARE = (type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
     """The functions hooked into the forward pass of a module."""
     return [hook for name in _HOOKS for hook in getattr(module, name).values()]
+
+
+def global_hooks() -> list[Callable[..., Any]]:
+    """The functions hooked into the forward passes of all modules of the process."""
+    shared = torch.nn.modules.module
+    return [*shared._global_forward_hooks.values(), *shared._global_forward_pre_hooks.values()]
 
 
 def isolate_hooks(module: nn.Module, memo: dict[int, Any]) -> None:

@@ -16,6 +16,7 @@ from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
 
+_MOST_NODES = 2000
 RULES = ("gauss-legendre", "trapezoid", "left", "right", "middle")
 
 
@@ -47,6 +48,11 @@ class IntegratedGradientsOptions:
             or not np.isfinite(self.baseline)
         ):
             raise OptionsError(f"baseline is {self.baseline!r}; give a finite number.")
+        if self.rule == "gauss-legendre" and self.steps > _MOST_NODES:
+            raise OptionsError(
+                f"steps is {self.steps}, and gauss-legendre is for up to {_MOST_NODES}, which is more than any network "
+                'needs; choose another rule, such as "middle".'
+            )
         if self.rule not in RULES:
             raise OptionsError(f"rule is {self.rule!r}; choose one of {', '.join(map(repr, RULES))}.")
 

@@ -78,7 +78,9 @@ def compile(
         OptionsError: unknown method, option, backend or precision.
         CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`; at once if ``example_inputs`` is given.
     """
-    running = compile_options or CompileOptions()
+    running = CompileOptions() if compile_options is None else compile_options
+    if not isinstance(running, CompileOptions):
+        raise OptionsError(f"compile_options is a {type(running).__name__}; give agf_fx.CompileOptions(...).")
     recipe = Recipe(method, options, backend, precision, running, output, unknown_ops, channel_dim)
     explainer = Explainer(unwrapped(model), recipe)
     if example_inputs is not None:

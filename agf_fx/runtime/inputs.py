@@ -28,7 +28,7 @@ def as_batch(images: object) -> Tensor:
         )
     if kind.__module__ == "numpy" and hasattr(images, "__array__"):
         try:
-            return torch.from_numpy(images)
+            return torch.from_numpy(images.copy() if min(images.strides, default=0) < 0 else images)
         except TypeError as error:
             raise InputError(f"images is an array that is no batch of numbers ({error}).") from error
     if isinstance(images, list | tuple) and images and all(isinstance(item, Tensor) for item in images):

@@ -46,7 +46,9 @@ def _rows(node: fx.Node) -> None:
 
 
 def _piece(node: fx.Node, x: fx.Node, dim: int, start: int, end: int) -> None:
-    """Entries ``start`` to ``end`` of a ``cat`` along ``dim``, where one item has them all."""
+    """Entries ``start`` to ``end`` of a ``cat`` along ``dim``, where one item has them all; or within padding."""
+    if is_call(x, aten.constant_pad_nd.default):
+        return _within_padding(node, x, dim, start, end)
     if not is_call(x, aten.cat.default) or x.args[1] != dim or not all(isinstance(i, int) for i in (start, end)):
         return
     position = 0
@@ -63,6 +65,23 @@ def _piece(node: fx.Node, x: fx.Node, dim: int, start: int, end: int) -> None:
                 piece = insert(node, aten.reshape.default, piece, kind_of(node).free_batch)
             return give_way(node, piece)
         position += size
+
+
+def _within_padding(node: fx.Node, padded: fx.Node, dim: int, start: int, end: int) -> None:
+    """Entries of a padded value that are all its own along ``dim``: cut there, and padded elsewhere."""
+    x, widths, value = padded.args
+    place = 2 * (kind_of(x).rank - 1 - dim)
+    if not is_call(node, aten.slice.Tensor) or place >= len(widths) or len(padded.users) != 1:
+        return
+    before, size = widths[place], kind_of(x).shape[dim]
+    if not all(isinstance(number, int) for number in (before, size, start, end)) or not any(widths[place : place + 2]):
+        return
+    if start < before or end > before + size or not depends_on_images(x):
+        return
+    if end - start < size:
+        x = insert(node, aten.slice.Tensor, x, dim, start - before, end - before, 1)
+    others = [0 if place <= i < place + 2 else width for i, width in enumerate(widths)]
+    give_way(node, insert(node, aten.constant_pad_nd.default, x, others, value) if any(others) else x)
 
 
 def _cat_of_sums(node: fx.Node) -> None:
