@@ -70,9 +70,9 @@ def _attributes(model: nn.Module) -> Iterator[Any]:
     """Containers, objects and functions in attributes of modules."""
     for module in model.modules():
         for name, value in vars(module).items():
-            plain = isinstance(value, (Tensor, nn.Module, *PLAIN))
-            plain = plain or (type(value) is tuple and all(type(item) in PLAIN for item in value))
-            if name not in _OF_EVERY_MODULE and not plain:
+            if name in _OF_EVERY_MODULE or type(value) in PLAIN or isinstance(value, (Tensor, nn.Module, *PLAIN)):
+                continue
+            if not (type(value) is tuple and all(type(item) in PLAIN for item in value)):
                 yield value
 
 
