@@ -430,3 +430,20 @@ def test_weights_that_are_tied_no_more_are_read_apart():
     torch.testing.assert_close(found.maps, agf_fx.compile(model).explain(IMAGES, 1).maps)
     model.b.weight = model.a.weight
     torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, model(IMAGES).detach())
+
+
+def test_values_of_classes_that_change_are_noticed():
+    class Scaled(Net):
+        scale = 2.0
+        shift = torch.ones(4).double()
+
+        def forward(self, x):
+            return super().forward(x) * self.scale + self.shift
+
+    model = Scaled(lambda self, x: x).double().eval()
+    explainer = agf_fx.compile(model)
+    explainer(IMAGES, 1)
+    Scaled.scale = 3.0
+    torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, model(IMAGES).detach())
+    Scaled.shift = torch.arange(4).double()
+    torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, model(IMAGES).detach())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import sys
 import types
 import zlib
@@ -61,7 +62,9 @@ def held(
         for name, value in _references(function)
         for leaf in _leaves(value, function.__code__.co_names, own)
     ]
-    for value in (choice, *_attributes(model)):
+    classes = {type(module): None for module in model.modules()}
+    of_classes = (_of_class(kind).values() for kind in classes if not known(kind.__module__))
+    for value in (choice, *_attributes(model), *itertools.chain.from_iterable(of_classes)):
         leaves += _leaves(value, (), own)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [leaf for leaf in leaves if isinstance(leaf, PLAIN)]
 
