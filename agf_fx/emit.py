@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.errors import OptionsError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput, class_name
 from agf_fx.ir.layers import output_of
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
@@ -99,7 +99,7 @@ def emit(canonical: CanonicalGraph, method: Method, layers: Sequence[LayerOutput
             proxy.node.meta.setdefault("stream_of", []).append(name)
     further = [_at_layer(canonical, streams, values, wanted).node for wanted in layers]
     tracer.graph.output((streams.maps.node, streams.logits.node, *further))
-    module = fx.GraphModule(torch.nn.Module(), tracer.graph, f"{canonical.name}_{method.name}")
+    module = fx.GraphModule(torch.nn.Module(), tracer.graph, class_name(canonical.name, method.name))
     return ExplanationGraph(module, canonical, method.name, faithful=_faithful(streams), layers=tuple(layers))
 
 

@@ -585,3 +585,18 @@ def test_a_model_in_training_mode_is_warned_of_each_time():
     for _ in range(2):
         with pytest.warns(UserWarning, match="training mode"):
             agf_fx.compile(small_vgg().train(), images())
+
+
+@pytest.mark.parametrize("name", [*agf_fx.methods.REGISTRY])
+def test_graphs_of_every_method_are_found_again(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGF_FX_CACHE_DIR", str(tmp_path))
+    counted = []
+    for _ in range(2):
+        agf_fx.cache.forget()  # as in a new process
+        explainer = agf_fx.compile(small_vgg().eval(), method=name, compile_options=agf_fx.CompileOptions(cache="disk"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CacheWarning)
+            maps = explainer(torch.zeros(1, 3, 16, 16).double() + 0.1, 1)
+        counted.append((explainer.counters.emissions, maps))
+    assert [emissions for emissions, _ in counted] == [1, 0]
+    assert torch.equal(counted[0][1], counted[1][1])

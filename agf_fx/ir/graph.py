@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,6 +106,11 @@ class CanonicalGraph:
         return (
             f"CanonicalGraph({self.name}: {self.image_type} -> {logits}, {len(self.calls)} calls; print it to read it)"
         )
+
+
+def class_name(model: str, method: str) -> str:
+    """The name of the class of an explanation's module: an identifier, whatever the method is called."""
+    return re.sub(r"\W", "_", f"{model}_{method}")
 
 
 class LayerOutput(NamedTuple):

@@ -21,7 +21,7 @@ from agf_fx.ir.captured import CapturedVjp
 from agf_fx.ir.checks import check_canonical, check_captured, check_explanation
 from agf_fx.ir.dry_run import WrongGraph
 from agf_fx.ir.facts import Facts, FlattenBoundary
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, Signature
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, Signature, class_name
 from agf_fx.ir.operations import by_name, name_of
 from agf_fx.ir.sizes import BadSize, size_data, size_from
 from agf_fx.ir.types import TensorType
@@ -31,6 +31,7 @@ _EXPLANATION_META = ("type", "stream", "rule", "layer", "site", "symbol", "equat
 _CAPTURED_META = ("type", "per_target")
 
 _TORCH = {torch.dtype: "dtype", torch.memory_format: "memory_format", torch.layout: "layout"}
+_METHOD = re.compile(r"[a-z][a-z0-9+-]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST, _MOST_NODES, _HIGHEST_RANK = 4096, 500_000, 16
 
@@ -101,11 +102,11 @@ def read_explanation(data: Mapping[str, Any], canonical: CanonicalGraph) -> Expl
         Unreadable: see there.
     """
     with _as(Unreadable):
-        method, prepare = _name(data["method"]), data["prepare"]
+        method, prepare = _method(data["method"]), data["prepare"]
         graph = _Reader(data["graph"], _EXPLANATION_META).graph()
         hoisted = None if prepare is None else _Reader(prepare, _EXPLANATION_META).graph()
         explanation = ExplanationGraph(
-            _module(graph, f"{canonical.name}_{method}"),
+            _module(graph, class_name(canonical.name, method)),
             canonical,
             method,
             None if hoisted is None else _module(hoisted, f"{canonical.name}_prepare"),
@@ -266,6 +267,13 @@ def _name(value: Any) -> str:
     """An identifier: what may stand in a graph's code."""
     if not isinstance(value, str) or len(value) > _LONGEST or not _NAME.fullmatch(value) or keyword.iskeyword(value):
         raise Unreadable("a name that is none")
+    return value
+
+
+def _method(value: Any) -> str:
+    """The name of a method, which is shown and never run: letters, digits, hyphens and plus signs."""
+    if not isinstance(value, str) or len(value) > _LONGEST or not _METHOD.fullmatch(value):
+        raise Unreadable("a method's name that is none")
     return value
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, fx
 
-from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.ir.graph import ExplanationGraph, class_name
 from agf_fx.methods.method import Method, Point, Trace
 from agf_fx.rules.notation import scope
 from agf_fx.rules.targets import chosen_classes, class_of, explained_classes, mean_logits
@@ -107,7 +107,7 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
         maps = torch.transpose(method.points.read_out(trace, torch.transpose(average, 0, 1)), 0, 1)
     tracer.graph.output((maps.node, logits.node))
     tracer.graph.eliminate_dead_code()
-    module = fx.GraphModule(torch.nn.Module(), tracer.graph, f"{canonical.name}_{method.name}")
+    module = fx.GraphModule(torch.nn.Module(), tracer.graph, class_name(canonical.name, method.name))
     return ExplanationGraph(module, canonical, explanation.method, explanation.prepare)
 
 
