@@ -35,3 +35,16 @@ def test_what_cannot_be_written_says_so(tmp_path):
         explainer.export(tmp_path / "missing" / "explainer.pt")
     with pytest.raises(InputError, match="explain a batch first"):
         agf_fx.compile(small_vgg()).export(tmp_path / "x.pt")
+
+
+def test_what_pytorch_cannot_write_is_said(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("isIntList() INTERNAL ASSERT FAILED\nplease report a bug to PyTorch")
+
+    import agf_fx.exports.exported_program as writer
+
+    monkeypatch.setattr(writer, "write", fails)
+    explainer = agf_fx.compile(small_vgg().eval(), torch.zeros(1, 3, 16, 16).double())
+    with pytest.raises(ExportError, match=r"as export \(isIntList\(\) INTERNAL ASSERT FAILED\). Choose another format"):
+        explainer.export(tmp_path / "e.pt2")
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import functools
 import networks
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import golden_names, load_golden
 from torch import nn
 
@@ -349,3 +350,47 @@ def test_the_layer_that_gradcam_takes_by_itself():
     by_itself = agf_fx.compile(resnet, method="gradcam")(IMAGES.repeat(1, 1, 2, 2), 1)
     named = agf_fx.compile(resnet, method="gradcam", options={"layer": "layer4"})(IMAGES.repeat(1, 1, 2, 2), 1)
     assert torch.equal(by_itself, named)
+
+
+# --- equal functions -------------------------------------------------------------------------------------------------
+
+
+class Spelled(nn.Module):
+    def __init__(self, convolve, classify):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.functions = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5), (convolve, classify)
+
+    def forward(self, x):
+        convolve, classify = self.functions
+        return classify(self, torch.relu(convolve(self, x)).mean((2, 3)))
+
+
+def as_module(net, x):
+    return net.conv(x)
+
+
+SPELLINGS = {
+    "added behind a convolution": (
+        lambda net, x: F.conv2d(x, net.conv.weight, padding=1) + net.conv.bias[:, None, None],
+        lambda net, x: net.fc(x),
+    ),
+    "added in front": (
+        lambda net, x: net.conv.bias[None, :, None, None] + F.conv2d(x, net.conv.weight, padding=1),
+        lambda net, x: net.fc(x),
+    ),
+    "addmm": (as_module, lambda net, x: torch.addmm(net.fc.bias, x, net.fc.weight.T)),
+    "matmul": (as_module, lambda net, x: x @ net.fc.weight.T + net.fc.bias),
+    "linear and sum": (as_module, lambda net, x: F.linear(x, net.fc.weight) + net.fc.bias),
+    "products and sums": (as_module, lambda net, x: (x[:, None] * net.fc.weight).sum(-1) + net.fc.bias),
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+@pytest.mark.parametrize("name", ["agf", "lrp-epsilon", "epsilon-plus-flat", "lrp-w2"])
+def test_a_bias_is_one_wherever_it_is_added(name, case):
+    plain = Spelled(as_module, lambda net, x: net.fc(x)).double().eval()
+    other = Spelled(*SPELLINGS[case]).double().eval()
+    expected, found = (agf_fx.compile(model, method=name).explain(IMAGES, TARGETS) for model in (plain, other))
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-12, atol=1e-12)
+    assert difference(found.maps, expected.maps) < 1e-9

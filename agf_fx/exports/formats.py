@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agf_fx.atomic import atomic_path
-from agf_fx.errors import ExportError
+from agf_fx.errors import AgfFxError, ExportError
 from agf_fx.exports.standalone import Standalone
 from agf_fx.options import require_one_of
 
@@ -77,3 +77,11 @@ def write(explainer: Standalone, metadata: dict[str, Any], path: str | os.PathLi
             module.write(explainer, json.dumps(metadata, indent=1), part)
     except OSError as error:
         raise ExportError(f"{os.fspath(path)} cannot be written: {error.strerror or error}.") from error
+    except AgfFxError:
+        raise
+    except (RuntimeError, AssertionError) as error:  # PyTorch's own limits
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ExportError(
+            f"PyTorch cannot write this explainer as {metadata['format']} ({reason}). Choose another format of "
+            f"{', '.join(FORMATS)}."
+        ) from error

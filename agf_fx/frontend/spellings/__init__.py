@@ -14,6 +14,7 @@ from collections.abc import Callable
 from torch import fx
 
 from agf_fx.frontend.rewrites.editing import erase_dead
+from agf_fx.frontend.spellings.biases import take_biases_in
 from agf_fx.frontend.spellings.chunks import join_chunks
 from agf_fx.frontend.spellings.contractions import find_linear_layers
 from agf_fx.frontend.spellings.detours import straighten
@@ -39,6 +40,7 @@ SPELLINGS: tuple[Spelling, ...] = (
     join_chunks,
     straighten,
     fold_padding,
+    take_biases_in,
 )
 
 
