@@ -270,6 +270,9 @@ def test_probabilities_are_explained_by_their_logits(behind):
         lambda y: torch.stack([y.sigmoid(), (3 * y).sigmoid()]).mean(0),
         lambda y: 1 - y.softmax(1),
         lambda y: y.softmax(1) * torch.tensor([1.0, 2.0, 3.0], dtype=y.dtype),
+        lambda y: y.softmax(1)[:, 1:],
+        lambda y: y.softmax(1) @ torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=y.dtype),
+        lambda y: y.sigmoid() * (2 * y).sigmoid(),
     ],
 )
 def test_probabilities_that_cannot_be_taken_off_are_named(behind):

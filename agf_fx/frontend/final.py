@@ -57,7 +57,7 @@ def explained_from_logits(canonical: CanonicalGraph) -> CanonicalGraph:
     if end is None:
         return canonical
     *tail, activation = end.steps
-    name = _NAMES.get(activation.target) or op_name(activation.target, short=True)
+    name = _name_of(activation)
     logits = insert(activation, aten.neg.default, end.logits) if end.falling else end.logits
     activation.replace_all_uses_with(logits)
     for step in reversed(tail):
@@ -96,7 +96,7 @@ def _end(output: fx.Node) -> _End | None:
             return None
         found = _activation(node)
         if found is not None:
-            if not _over_classes(node, output):
+            if not _over_classes(node, output.meta["type"].shape[1]):
                 return None
             if falling and node.target is not aten.sigmoid.default:
                 return None  # 1 - softmax(x) is not the softmax of anything
@@ -158,33 +158,49 @@ def _first(node: fx.Node) -> fx.Node:
     return node
 
 
-def _over_classes(activation: fx.Node, output: fx.Node) -> bool:
-    """Whether it compares as many values as there are classes, or each by itself."""
+def _over_classes(activation: fx.Node, classes: int | None) -> bool:
+    """Whether it compares as many values as there are classes (None: not known), or each by itself."""
     if activation.target in (aten.sigmoid.default, aten.neg.default):
         return True
     dims = activation.args[1]
     if activation.target is aten.sub.Tensor:
         total = activation.args[1]
         dims = (total.args[0] if total.target is aten.expand.default else total).args[1][0]
-    return activation.meta["type"].shape[dims] == output.meta["type"].shape[1]
+    kind = activation.meta["type"]
+    return kind.rank == 2 if classes is None else kind.shape[dims] == classes
 
 
 def _saturating(output: fx.Node) -> str:
     """The name of a softmax, log-softmax or sigmoid over classes behind the last layers; empty where there is none."""
-    pending, seen = [output], set()
+    pending: list[tuple[fx.Node, int | None]] = [(output, output.meta["type"].shape[1])]
+    seen = set()
     while pending:
-        node = pending.pop()
-        if node in seen or node.op != "call_function" or not depends_on_images(node) or is_parametrised(node):
+        node, classes = pending.pop()
+        if node in seen or node.op != "call_function" or not depends_on_images(node):
             continue
         seen.add(node)
+        if is_parametrised(node):  # of probabilities, as superclasses are, but not of features
+            probable = [source for source in signals(node) if _activation(source) is not None]
+            if any(source.meta["type"].rank == 2 and _over_classes(source, None) for source in probable):
+                return _name_of(probable[0])
+            continue
         if _activation(node) is not None:
             gates = any(facts(user).gate == node.name for user in node.users)
-            if not gates and node.meta["type"].rank > 1 and _over_classes(node, output):
-                return _NAMES.get(node.target) or op_name(node.target, short=True)
+            if not gates and node.meta["type"].rank > 1 and _over_classes(node, classes):
+                return _name_of(node)
             continue
+        found = signals(node)
+        if len(found) > 1 and all(_activation(source) is not None for source in found):  # a product of probabilities
+            return _name_of(found[0])
+        if node.target in (aten.slice.Tensor, aten.select.int, aten.index_select.default):
+            classes = None  # some of them
         if family_of(node) in (Family.MERGE, Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.AVERAGE):
-            pending += signals(node)
+            pending += [(source, classes) for source in found]
     return ""
+
+
+def _name_of(activation: fx.Node) -> str:
+    return _NAMES.get(activation.target) or op_name(activation.target, short=True)
 
 
 def _erase_unread(node: fx.Node) -> None:
