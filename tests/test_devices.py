@@ -11,6 +11,7 @@ from networks import load_golden
 
 import agf_fx
 from agf_fx.errors import InputError
+from agf_fx.methods import REGISTRY
 from agf_fx.runtime.precision import relative_difference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -47,6 +48,16 @@ def test_maps_and_logits_are_those_of_the_cpu(subject, way):
     assert found.maps.device.type == found.logits.device.type == found.target.device.type == device
     torch.testing.assert_close(found.maps.cpu(), expected.maps, rtol=0, atol=1e-8 * float(expected.maps.abs().max()))
     torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", REGISTRY)
+def test_every_method_gives_the_maps_of_the_cpu(subject, method, device):
+    model, images, _ = subject
+    expected = agf_fx.compile(model, images, method=method)(images, TARGET)
+    found = agf_fx.compile(copied(model, device), method=method)(images.to(device), TARGET.to(device))
+    assert found.device.type == device
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
 
 
 def test_targets_may_be_given_on_the_cpu_and_by_rank(subject, way):

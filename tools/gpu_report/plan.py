@@ -23,6 +23,7 @@ STEPS = (
     Step("machine", "what machine and which versions these are", 60),
     Step("tests", "tests of the device: maps, pieces, files, several threads", 150),
     Step("maps", "maps of the eager graph against float64 on the CPU, TF32 off and on", 150),
+    Step("methods", "maps and cost of every method, eager", 150),
     Step("eager", "cost and memory of the eager graph, beside forward, backward and bare products", 150),
     Step("inductor", "the same for Inductor, and its maps and compile time", 200),
     Step("cudagraphs", "the same for CUDA graphs", 120),
@@ -30,4 +31,5 @@ STEPS = (
     Step("memory", "pieces within a memory limit, and recovery from running out of memory", 90),
     Step("exports", "TorchScript and AOTInductor files, written and run on the device", 180),
     Step("throughput", "images a second at the best batch size", 90),
+    Step("peers", "cost of every method and of the other libraries that are installed", 150),
 )

