@@ -10,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 from agf_fx.exports.archives import compressed
 from agf_fx.exports.metadata import MEMBER
 from agf_fx.exports.standalone import Standalone
+from agf_fx.ir.types import MOST_IMAGES
 
 
 def write(explainer: Standalone, metadata: str, path: str | os.PathLike[str]) -> None:
@@ -30,8 +31,8 @@ def write(explainer: Standalone, metadata: str, path: str | os.PathLike[str]) ->
 
 
 def to_exported_program(explainer: Standalone) -> ExportedProgram:
-    """The explainer as an exported program with a free number of images and of targets, each at least 1."""
-    images, targets = Dim("N", min=1), Dim("K", min=1)
+    """The explainer as an exported program of any number of images, 1 to `MOST_IMAGES`, and of targets, 1 and more."""
+    images, targets = Dim("N", min=1, max=MOST_IMAGES), Dim("K", min=1)
     shapes = ({0: images}, {0: images, 1: targets})
     with torch.no_grad():
         program = torch.export.export(

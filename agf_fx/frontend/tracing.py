@@ -24,6 +24,7 @@ from agf_fx.errors import CaptureError
 from agf_fx.frontend.gradient_hooks import GradientHooksIgnored, UnhookedProxy
 from agf_fx.frontend.lengths import Namespace, followed, namespaces_of
 from agf_fx.frontend.outputs import Root, own_path
+from agf_fx.ir.types import MOST_IMAGES
 
 # Operations that PyTorch itself writes as others, which then need no rewrite of their own.
 aten = torch.ops.aten
@@ -102,7 +103,7 @@ def _said(error: BaseException | None) -> CaptureError | None:
 
 
 def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
-    dynamic = ({0: torch.export.Dim("N", min=1)},)
+    dynamic = ({0: torch.export.Dim("N", min=1, max=MOST_IMAGES)},)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)

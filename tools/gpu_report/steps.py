@@ -104,6 +104,32 @@ def step_maps(run: Run) -> None:
                 _compare(run, name, f"eager, TF32 {'on' if tf32 else 'off'}", explainer, images, target, exact)
 
 
+def step_capture(run: Run) -> None:
+    """Networks of every kind, as PyTorch's defaults are, in half precision, channels-last and in TF32."""
+    ways: dict[str, Callable[[nn.Module], nn.Module]] = {
+        "float32": lambda model: model,
+        "channels-last": lambda model: model.to(memory_format=torch.channels_last),
+        "float16": nn.Module.half,
+        "bfloat16": nn.Module.bfloat16,
+    }
+    names = ("resnet18", "densenet121", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16")
+    for name in run.networks(*names):
+        for way, changed in ways.items():
+            for tf32 in (False, True):
+                model = changed(_model(name).to(run.device))
+                dtype = next(model.parameters()).dtype
+                started = time.perf_counter()
+                with _tf32(tf32):
+                    try:
+                        fresh = agf_fx.CompileOptions(cache="off")
+                        maps = agf_fx.compile(model, compile_options=fresh)(_images(run, 2).to(run.device, dtype), 1)
+                        outcome = "compiled" if bool(maps.isfinite().all()) else "maps that are not finite"
+                    except agf_fx.AgfFxError as error:
+                        outcome = " ".join(str(error).split())[:200]
+                seconds = time.perf_counter() - started
+                run.add(network=name, model=way, tf32="on" if tf32 else "off", outcome=outcome, first_call_s=seconds)
+
+
 def step_methods(run: Run) -> None:
     """Every method: maps in float32 against float64 on the CPU, and cost beside the forward pass."""
     (name,) = run.networks("resnet18")
