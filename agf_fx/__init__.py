@@ -84,9 +84,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from agf_fx.version import own_version
 
-        return version("agf-fx")
+        return own_version()
     if name in ("cache", "methods"):
         return import_module("agf_fx.store" if name == "cache" else "agf_fx.methods")
     if name not in _HOMES:

@@ -1,8 +1,10 @@
 """Shielding from the state that callers leave around: modes and defaults of PyTorch that change what a line computes.
 
 What is captured and prepared is kept, so it must not depend on the moment; and a map is that of the model and the
-image, wherever it is asked for. What a user has chosen for speed or reproducibility, and what changes rounding at most,
-stays while graphs run: deterministic algorithms, TF32, the number of threads, flushing of denormal numbers.
+image, wherever it is asked for. TF32 is off as well, unless the explainer was asked for it: PyTorch has it on for
+cuDNN's convolutions from the start, and divisions of relevances make much of its ten bits. What a user has chosen for
+speed or reproducibility, and what changes rounding at most, stays while graphs run: deterministic algorithms, the
+number of threads, flushing of denormal numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,12 +50,23 @@ def shielded() -> Iterator[None]:
 
 @contextmanager
 def capturing() -> Iterator[None]:
-    """`shielded`, from deterministic mode too, which decomposes operations; and no random number of the user's is used.
+    """`shielded`, `without_tf32`, and from deterministic mode, which decomposes operations; the random numbers stay.
 
     Gradients are on, as where a model is called. What a model creates in its forward pass without a dtype has the dtype
     with which PyTorch starts, float32.
     """
-    with shielded(), torch.enable_grad(), _DETERMINISTIC, _random_numbers_kept():
+    with shielded(), without_tf32(), torch.enable_grad(), _DETERMINISTIC, _random_numbers_kept():
+        yield
+
+
+@contextmanager
+def without_tf32(off: bool = True) -> Iterator[None]:
+    """float32 products of a CUDA device in all of their 24 bits; for the whole process, as PyTorch knows no other way.
+
+    Args:
+        off: False leaves PyTorch's settings as they are.
+    """
+    with _TF32 if off else nullcontext():
         yield
 
 
@@ -115,7 +128,12 @@ def check_concrete(images: object) -> None:
 
 
 class _Setting:
-    """A setting of the whole process, neutral while any thread is inside."""
+    """A setting of the whole process, neutral while any thread is inside.
+
+    Args:
+        get, put: read and write it.
+        neutral: a value for `put`.
+    """
 
     def __init__(self, get: Callable[[], Any], put: Callable[[Any], None], neutral: Any) -> None:
         self._get, self._put, self._neutral = get, put, neutral
@@ -144,6 +162,27 @@ def _set_deterministic(value: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(value[0], warn_only=value[1])
 
 
+def _tf32() -> tuple[str | bool, ...]:
+    """By PyTorch's older settings, or by its newer ones where somebody has used those, which the older then refuse."""
+    try:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        return tuple(place.fp32_precision for place in _fp32_places())
+
+
+def _set_tf32(value: tuple[str | bool, ...]) -> None:
+    if isinstance(value[0], bool):
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = value
+    else:
+        for place, precision in zip(_fp32_places(), value, strict=True):
+            place.fp32_precision = precision
+
+
+def _fp32_places() -> tuple[Any, ...]:
+    return torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+
+
+_TF32 = _Setting(_tf32, _set_tf32, (False, False))
 _DEFAULT_DTYPE = _Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
 _DETERMINISTIC = _Setting(_deterministic, _set_deterministic, (False, False))
 

@@ -9,7 +9,7 @@ from agf_fx.errors import OptionsError
 
 DIALECTS = ("reference", "paper")
 BACKENDS = ("eager", "inductor", "cudagraphs", "auto")
-PRECISIONS = ("float64", "float32", "bfloat16", "float16")
+PRECISIONS = ("float64", "float32", "tf32", "bfloat16", "float16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 NUMERATORS = ("factorisation", "gradcam")
 ATTENTION = ("attnlrp", "cp")

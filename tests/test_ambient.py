@@ -186,3 +186,68 @@ def test_files_written_and_models_bound_inside_a_state(state, network, tmp_path)
     with STATES[state]():
         explainer.bind(model).export(tmp_path / "inside.pt")
     bits(agf_fx.load(tmp_path / "inside.pt").explain(images, 1), expected)
+
+
+class Settings(TorchDispatchMode):
+    """Looks on, and notes whether TF32 is on whenever something is multiplied."""
+
+    observes = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "conv" in func.__name__ or "mm" in func.__name__ or "linear" in func.__name__:
+            self.seen.add(tf32())
+        return func(*args, **(kwargs or {}))
+
+
+def tf32():
+    backends = torch.backends
+    try:
+        return backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        return "tf32" in (backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision)
+
+
+@contextlib.contextmanager
+def tf32_by(how):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if how == "default":
+        yield
+    elif how == "older settings":
+        matmul.allow_tf32 = True
+        yield
+        matmul.allow_tf32 = False
+    else:
+        cudnn.conv.fp32_precision, before = "ieee", cudnn.conv.fp32_precision
+        matmul.fp32_precision = "tf32"
+        yield
+        cudnn.conv.fp32_precision, matmul.fp32_precision = before, "ieee"
+
+
+@pytest.mark.parametrize("how", ["default", "older settings", "newer settings"])
+def test_tf32_is_off_while_graphs_run_unless_asked_for(how, network, tmp_path):
+    model, images = network
+    path = tmp_path / "explainer.pt"
+    with tf32_by(how):
+        before = [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
+        explainer = agf_fx.compile(model, images)
+        explainer.export(path)
+        allowed = agf_fx.compile(model, images, precision="tf32")
+        calls = {
+            "run": lambda: explainer(images, 1),
+            "prepared": lambda: (explainer.forget_weights(), explainer(images, 1)),
+            "checked": lambda: explainer.explain(images, 1, check=True),
+            "conservation": lambda: explainer.conservation(images, 1),
+            "a file": lambda: agf_fx.load(path)(images, 1),
+            "allowed": lambda: allowed(images, 1),
+        }
+        allowed(images, 1)  # looked at and prepared, in full precision
+        assert tf32()
+        for name, call in calls.items():
+            with Settings() as settings:
+                call()
+            assert settings.seen == {name == "allowed"}, name
+            assert before == [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]

@@ -1,4 +1,7 @@
-"""Maps on every device of this machine: the CPU always, and a CUDA device where there is one."""
+"""Maps on every device of this machine: the CPU always, and a CUDA device where there is one.
+
+What shapes and devices tell of a CUDA device is also tested without one, on tensors without numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,18 @@ import threading
 import pytest
 import torch
 from networks import load_golden
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import agf_fx
 from agf_fx.errors import InputError
+from agf_fx.exports.exported_program import to_exported_program
+from agf_fx.exports.standalone import Standalone
+from agf_fx.frontend.outputs import Root
+from agf_fx.frontend.tracing import export
 from agf_fx.methods import REGISTRY
 from agf_fx.runtime.precision import relative_difference
+from agf_fx.runtime.weights import WeightInputs
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WAYS = [
@@ -143,3 +153,56 @@ def test_images_elsewhere_are_refused(subject, device):
     model, images, _ = subject
     with pytest.raises(InputError, match="without numbers"):
         agf_fx.compile(copied(model, device))(images.to("meta"))
+
+
+def on_fake_cuda(model, mode):
+    """A copy whose weights are on a CUDA device that need not be there."""
+    copy_ = copy.deepcopy(model)
+    with mode, torch.no_grad():
+        for module in copy_.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, torch.nn.Parameter(empty_cuda(weight), requires_grad=False))
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, empty_cuda(buffer))
+    return copy_
+
+
+def empty_cuda(tensor):
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+
+
+def test_models_on_cuda_are_exported_for_every_batch_size(subject):
+    model, images, _ = subject
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    there = on_fake_cuda(model, mode)
+    with mode:
+        program = export(Root(there, None), None, empty_cuda(images))
+    here = export(Root(model, None), None, images)
+    assert [node.target for node in program.graph.nodes] == [node.target for node in here.graph.nodes]
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_graphs_name_no_device(subject, method):
+    model, images, _ = subject
+    program = agf_fx.compile(model, images, method=method)._binding.latest.program
+    weights = WeightInputs(program.canonical, program.explanation)
+    with FakeTensorMode(), torch.no_grad():
+        values = {name: empty_cuda(weight) for name, weight in weights.current(model).items()}
+        prepared = program.explanation.prepare.forward(*(values[name] for name in weights.shapes))
+        values |= dict(zip(program.explanation.prepared, prepared, strict=True))
+        inputs = [values[name] for name in program.explanation.inputs]
+        maps, logits = program.explanation.module(empty_cuda(images), empty_cuda(TARGET), *inputs)
+    assert maps.device.type == logits.device.type == "cuda"
+    assert maps.shape[:2] == TARGET.shape
+
+
+def test_programs_of_models_on_cuda_are_exported(subject):
+    model, images, _ = subject
+    program = agf_fx.compile(model, images)._binding.latest.program
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    with mode, torch.no_grad():
+        current = WeightInputs(program.canonical, program.explanation).current(model)
+        weights = {name: empty_cuda(weight) for name, weight in current.items()}
+        explainer = Standalone(program.explanation, weights, empty_cuda(images), empty_cuda(TARGET))
+        exported = explainer.module and to_exported_program(explainer)
+    assert len(exported.range_constraints) == 2

@@ -9,6 +9,7 @@ import shutil
 import time
 import warnings
 import zipfile
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def test_a_file_describes_itself(exported, format):
     assert description.preprocessing["resize"] == 11
     assert description.options["dialect"] == "reference"
     assert description.versions["torch"] == torch.__version__
+    assert description.versions["agf_fx"] == agf_fx.__version__ != "unknown"
     assert description.image_shape == (3, 11, 15)
     assert description.format == format
     assert repr(agf_fx.load(paths[format])) == f"ExportedExplainer(Sequential, method='agf', {format}, 3x11x15)"
@@ -310,3 +312,11 @@ def test_metadata_of_the_wrong_form_is_refused_when_exporting(exported, tmp_path
     with pytest.raises(OptionsError, match="preprocessing is a str"):
         exported[0].export(tmp_path / "file", preprocessing="resize")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("agf_fx.version.version", missing)
+    assert agf_fx.__version__ == "unknown"

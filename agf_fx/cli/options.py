@@ -37,7 +37,9 @@ UnknownOps = Annotated[
 ClassNames = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON list or object.")
 ]
-Precision = Annotated[str | None, typer.Option(help="float64, float32, bfloat16 or float16. [default: the model's]")]
+Precision = Annotated[
+    str | None, typer.Option(help="float64, float32, tf32, bfloat16 or float16. [default: the model's]")
+]
 InputSize = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="HEIGHT WIDTH", min=1, help="Image size; default: the model's own."),

@@ -7,13 +7,13 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.version import own_version
 
 MEMBER = "agf_fx.json"  # the name of the metadata in archives, and its key elsewhere
 KIND, LAYOUT = "agf-fx explainer", 1
@@ -151,7 +151,7 @@ def metadata(
         "positions": list(canonical.positions),
         "class_names": _class_names(class_names, canonical.num_classes),
         "preprocessing": _plain(preprocessing),
-        "versions": {"agf_fx": version("agf-fx"), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"agf_fx": own_version(), "torch": torch.__version__, "python": platform.python_version()},
     }
 
 

@@ -15,8 +15,8 @@ BATCH = sympy.Symbol("N", integer=True, positive=True)
 TARGETS = sympy.Symbol("K", integer=True, positive=True)
 
 MOST_IMAGES = 2**16 - 1
-"""Images in a batch, where torch.export is told a bound. PyTorch gives cuDNN's batch norms no more at a time, so that on
-a GPU it exports no batch norm of a batch without bound."""
+"""Images in a batch, where torch.export is told a bound. PyTorch gives cuDNN's batch norms no more at a time, so
+that on a GPU it exports no batch norm of a batch without bound."""
 
 Symbols = Mapping[sympy.Expr, sympy.Expr]
 

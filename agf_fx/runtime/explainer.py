@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from agf_fx.ambient import check_concrete, shielded
+from agf_fx.ambient import check_concrete, shielded, without_tf32
 from agf_fx.errors import InputError, OptionsError, PicklingError, TargetError
 from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
@@ -64,9 +64,12 @@ def compile(
             first call, which takes about a minute for a ResNet-50; one compilation serves every number of images and
             targets. ``"cudagraphs"`` records CUDA graphs, one for each number of images and targets. ``"auto"``:
             inductor on a CUDA device with Triton, else eager; ``explainer.backend`` says which.
-        precision: ``"float64"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default the model's own. In the
-            last two, the convolutions and matrix products of relevances and gradients are computed in that precision;
-            the forward pass, reductions, divisions and everything else in float32.
+        precision: ``"float64"``, ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``; by default the model's
+            own. float32 has all of its bits on a CUDA device, too: TF32, which PyTorch allows cuDNN by default, is off
+            while a graph runs. ``"tf32"`` is float32 with products in TF32 where PyTorch's settings allow it
+            (``torch.backends``), which is faster and may change maps by tens of percent. In the last two, the
+            convolutions and matrix products of relevances and gradients are computed in that precision; the forward
+            pass, reductions, divisions and everything else in float32.
         compile_options: how the graph is run: pieces, memory format, and where compiled graphs are kept.
         output: which part of the model's return value holds the logits; see `agf_fx.capture`.
         unknown_ops: what to do about operations without a rule; see `agf_fx.capture`.
@@ -227,7 +230,7 @@ class Explainer:
         if self._rules.stream(RELEVANCE) is None:
             raise OptionsError(f"{self.method} is read off the gradient and has no relevance to conserve.")
         check_concrete(images)
-        with shielded():
+        with shielded(), without_tf32():
             bound, weights, codes = self._request(images, target, top_k)
             return conservation(bound.program.canonical, self._rules, images, codes, weights)
 

