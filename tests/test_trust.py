@@ -313,3 +313,38 @@ def test_further_inputs_are_refused():
             agf_fx.compile(net(), several)
     with pytest.raises(TargetError, match="second input of the model"):
         agf_fx.compile(net())(images(), torch.zeros(2, 4))
+
+
+class LooksAtItsDtype(nn.Module):
+    """In half precision another function than in float32, if ``other``."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.conv, self.fc, self.other = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), other
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.other and x.dtype in (torch.float16, torch.bfloat16):
+            y = -y
+        return self.fc(torch.relu(y).mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_that_are_others_in_half_precision_are_refused(dtype):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 9, 9).to(dtype)
+    same, other = (LooksAtItsDtype(other).eval().to(dtype) for other in (False, True))
+    assert agf_fx.compile(same, compile_options=agf_fx.CompileOptions(cache="off"))(images, 1).dtype == torch.float32
+    with pytest.raises(CaptureError, match=r"other logits in b?float16 than in float32"):
+        agf_fx.compile(other, compile_options=agf_fx.CompileOptions(cache="off"))(images, 1)
+
+
+def test_models_that_fail_in_half_precision_are_refused_in_words():
+    class Fails(LooksAtItsDtype):
+        def forward(self, x):
+            return super().forward(x.float())  # against weights in float16
+
+    with pytest.raises(CaptureError, match=r"fails when it is called on images in float16 .*model\.float\(\)"):
+        agf_fx.compile(Fails(False).eval().half(), compile_options=agf_fx.CompileOptions(cache="off"))(
+            torch.randn(2, 3, 9, 9).half(), 1
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
 from agf_fx.ambient import autocast_left_out, capturing
@@ -26,7 +27,7 @@ from agf_fx.frontend.identity import trace_digest
 from agf_fx.frontend.made import check_layers_made, check_layers_made_by_running
 from agf_fx.frontend.outputs import Output, Root, check_output
 from agf_fx.frontend.tracing import export, trace
-from agf_fx.frontend.trust import check_program, check_single
+from agf_fx.frontend.trust import check_program, check_single, check_widened
 from agf_fx.frontend.unknown import Teacher, warn_of_captured
 from agf_fx.frontend.widening import is_reduced, narrow, widening
 from agf_fx.frontend.wrappers import unwrapped
@@ -89,6 +90,7 @@ class Subject:
         traced: the copy, traced symbolically; None where it cannot be.
         images: an example batch of two equal images.
         telling: two images to try the model with.
+        dtype: of the images before they were widened.
         unknown_ops: see `capture`.
         baked: where the model keeps tensors whose values the graph may contain.
         autocasts: dtypes to which the forward pass casts by itself, which is left out.
@@ -100,6 +102,7 @@ class Subject:
     traced: fx.GraphModule | None
     images: Tensor
     telling: Tensor
+    dtype: torch.dtype
     unknown_ops: str
     baked: Places
     autocasts: list[str]
@@ -120,7 +123,7 @@ class Subject:
         check_layers_made(model, root.model)
         baked = places(model, buffers=True, output=output) if read_buffers else before
         example, samples = widened(doubled(images)), widened(telling(images))
-        return Subject(model, root, traced, example, samples, unknown_ops, baked, autocasts, draws.lines)
+        return Subject(model, root, traced, example, samples, images.dtype, unknown_ops, baked, autocasts, draws.lines)
 
     @property
     def reduced(self) -> bool:
@@ -139,6 +142,9 @@ class Subject:
         with autocast_left_out() as autocasts, widening(self.reduced):
             canonical = self._captured()
         self.autocasts.extend(autocasts)
+        if self.reduced:
+            own = structural_copy(self.model, own_tensors=True, widen=False)
+            check_widened(canonical, self.root.model, Root(own, self.root.output), self.telling, self.dtype)
         return explained_from_logits(canonical)
 
     def _captured(self) -> CanonicalGraph:

@@ -19,7 +19,7 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
-def structural_copy(model: nn.Module, *, own_tensors: bool = False) -> nn.Module:
+def structural_copy(model: nn.Module, *, own_tensors: bool = False, widen: bool = True) -> nn.Module:
     """A copy in evaluation mode whose modules are new and whose parameters are the model's own.
 
     Buffers and other tensors are copied, as a traced forward may write to them. Tensors in half precision are copied to
@@ -30,13 +30,14 @@ def structural_copy(model: nn.Module, *, own_tensors: bool = False) -> nn.Module
     Args:
         model: the model.
         own_tensors: copy parameters too, so that the copy can be run and its forward may write where it likes.
+        widen: False leaves half precision as it is; with ``own_tensors`` only.
     """
     shared: dict[int, Any] = {}
     for module in model.modules():
         for tensor in _tensors(module):
             # Tensors made under inference mode cannot be traced.
             own = own_tensors or tensor.is_inference() or not isinstance(tensor, nn.Parameter)
-            shared[id(tensor)] = _cloned(tensor) if own else widened(tensor)
+            shared[id(tensor)] = _cloned(tensor, widen) if own else widened(tensor)
     try:
         twin = _copied(model, shared)
     except Exception as error:
@@ -58,9 +59,10 @@ def widened(tensor: Tensor) -> Tensor:
     return _like(tensor, tensor.detach().float()) if tensor.dtype in REDUCED else tensor
 
 
-def _cloned(tensor: Tensor) -> Tensor:
-    """A copy, in float32 if ``tensor`` is in half precision."""
-    return _like(tensor, tensor.detach().to(torch.float32 if tensor.dtype in REDUCED else tensor.dtype, copy=True))
+def _cloned(tensor: Tensor, widen: bool) -> Tensor:
+    """A copy, in float32 if ``tensor`` is in half precision and to be widened."""
+    wide = widen and tensor.dtype in REDUCED
+    return _like(tensor, tensor.detach().to(torch.float32 if wide else tensor.dtype, copy=True))
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:

@@ -81,6 +81,45 @@ def check_single(canonical: CanonicalGraph, root: Root, image: Tensor) -> None:
         )
 
 
+def check_widened(canonical: CanonicalGraph, twin: nn.Module, own: Root, images: Tensor, dtype: torch.dtype) -> None:
+    """Check that a model in half precision is the same function as its copy in float32, which is what is explained.
+
+    Args:
+        canonical: the program of the copy.
+        twin: the copy.
+        own: a private copy of the model in its own precision.
+        images: two, in float32.
+        dtype: of the images that the model takes.
+
+    Raises:
+        CaptureError: the logits differ by more than rounding.
+    """
+    try:
+        expected = _logits(own, images.to(dtype)).float()
+    except Exception as error:  # whatever the model raises
+        if "not implemented for" in str(error):  # operations that this device has not in half precision
+            return
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CaptureError(
+            f"{canonical.name} fails when it is called on images in {str(dtype).removeprefix('torch.')} ({reason}). "
+            "Check that model(images) works, or convert it: model.float()."
+        ) from error
+    with torch.no_grad():
+        found = trace_of(canonical, twin, images)[canonical.logits]
+    if not _equal(found, expected, torch.finfo(_shortest(own, dtype)).eps ** 0.5):
+        raise CaptureError(
+            f"{canonical.name} gives other logits in {str(dtype).removeprefix('torch.')} than in float32 "
+            f"({_difference(found, expected)}), in which it would be explained. It decides by the dtype of its "
+            "tensors, or its numbers leave the range of that dtype. Convert it: model.float()."
+        )
+
+
+def _shortest(root: Root, dtype: torch.dtype) -> torch.dtype:
+    """The dtype with the fewest digits among the images' and the weights'."""
+    dtypes = [dtype, *(weight.dtype for weight in root.parameters() if weight.is_floating_point())]
+    return max(dtypes, key=lambda kind: torch.finfo(kind).eps)
+
+
 def _logits(root: Root, images: Tensor) -> Tensor:
     """The model's own logits."""
     with torch.no_grad():
