@@ -48,3 +48,12 @@ def test_what_pytorch_cannot_write_is_said(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"as export \(isIntList\(\) INTERNAL ASSERT FAILED\). Choose another format"):
         explainer.export(tmp_path / "e.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_ending_that_says_no_format_is_not_taken_for_torchscript(tmp_path):
+    explainer = agf_fx.compile(small_vgg(), torch.randn(1, 3, 16, 16))
+    with pytest.raises(ExportError, match=r"the ending \.xyz says no format; say which \(torchscript, "):
+        explainer.export(tmp_path / "explainer.xyz")
+    explainer.export(tmp_path / "explainer.xyz", "torchscript")
+    explainer.export(tmp_path / "explainer")
+    assert agf_fx.load(tmp_path / "explainer").description.format == "torchscript"

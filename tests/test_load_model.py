@@ -247,6 +247,11 @@ def test_unknown_names_suggest_close_ones(name, guess):
         load_model(name)
 
 
+def test_a_name_that_is_no_string():
+    with pytest.raises(ModelLoadError, match="a string, not a NoneType"):
+        load_model(None)
+
+
 def test_unknown_name_like_no_other():
     with pytest.raises(
         ModelLoadError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -271,3 +272,13 @@ def test_a_replaced_layer_is_noticed_and_replaced_weights_are_read():
     model.features[0] = nn.Identity()
     with pytest.raises(CaptureError, match="running_mean should contain 3 elements"):  # no longer a model that runs
         explainer(IMAGES, 1)
+
+
+def test_layers_that_were_fused_in_floating_point_are_explained():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    images = torch.randn(2, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation
+        fused = torch.ao.quantization.fuse_modules(copy.deepcopy(model), [["0", "1", "2"]])
+    torch.testing.assert_close(agf_fx.compile(fused)(images, 1), agf_fx.compile(model)(images, 1))

@@ -28,7 +28,7 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
-    "torchscript": Format("agf_fx.exports.torchscript", (".pt",)),
+    "torchscript": Format("agf_fx.exports.torchscript", (".pt", ".pth", ".ts", ".jit", ".torchscript")),
     "export": Format("agf_fx.exports.exported_program", (".pt2",)),
     "aoti": Format("agf_fx.exports.aoti", (".pt2",)),
     "onnx": Format("agf_fx.exports.onnx", (".onnx",)),
@@ -37,14 +37,21 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(path: str | os.PathLike[str], format: str | None) -> str:
-    """The format of a file: as it is asked for, or else as the name's ending says; TorchScript for other endings.
+    """The format of a file: as it is asked for, or else as the name's ending says; TorchScript for a name without one.
 
     Raises:
-        ExportError: an unknown format, listing those there are; or one that the ending contradicts.
+        ExportError: an unknown format, listing those there are; one that the ending contradicts; or no format and an
+            ending that says none.
     """
     ending = Path(path).suffix.lower()
     usual = [name for name, known in FORMATS.items() if ending in known.endings]
     if format is None:
+        if ending and not usual:
+            endings = dict.fromkeys(known.endings[0] for known in FORMATS.values())
+            raise ExportError(
+                f"{os.fspath(path)}: the ending {ending} says no format; say which ({', '.join(FORMATS)}), or end the "
+                f"name in {', '.join(endings)}."
+            )
         return usual[0] if usual else "torchscript"
     try:
         require_one_of("format", format, tuple(FORMATS))

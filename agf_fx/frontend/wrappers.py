@@ -13,6 +13,7 @@ _INSIDE = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "Distribute
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic")
 _FLOATING = ("FloatFunctional", "FXFloatFunctional")  # sums and products that wait to be quantised
+_FUSED = "torch.ao.nn.intrinsic.modules.fused"  # sequences of floating-point layers
 
 
 def inside(module: nn.Module) -> str | None:
@@ -38,10 +39,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise CaptureError(
                 f"{where} holds shards of its weights; load the full state_dict into an unsharded model."
             )
-        quantised = type(module).__module__.startswith(_QUANTISED) and type(module).__name__ not in _FLOATING
-        if quantised:
+        kind = type(module)
+        floating = kind.__name__ in _FLOATING or kind.__module__ == _FUSED
+        if kind.__module__.startswith(_QUANTISED) and not floating:
             raise CaptureError(
-                f"{where} is quantised ({type(module).__name__}); give the floating-point model it was made from."
+                f"{where} is quantised ({kind.__name__}); give the floating-point model it was made from."
             )
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):

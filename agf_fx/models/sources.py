@@ -61,6 +61,8 @@ def check_name(name: str) -> None:
     Raises:
         ModelLoadError: the name is not known; similar ones are named.
     """
+    if not isinstance(name, str):
+        raise ModelLoadError(f"the name of a model is a string, not a {type(name).__name__}: load_model takes names.")
     ours = [*BUNDLED, *PACKAGED]
     known = [*ours, *torchvision_names()]
     if is_factory(name) or name in known:
