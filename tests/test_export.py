@@ -51,7 +51,7 @@ def test_what_pytorch_cannot_write_is_said(tmp_path, monkeypatch):
 
 
 def test_an_ending_that_says_no_format_is_not_taken_for_torchscript(tmp_path):
-    explainer = agf_fx.compile(small_vgg(), torch.randn(1, 3, 16, 16))
+    explainer = agf_fx.compile(small_vgg(), torch.randn(1, 3, 16, 16, dtype=torch.float64))
     with pytest.raises(ExportError, match=r"the ending \.xyz says no format; say which \(torchscript, "):
         explainer.export(tmp_path / "explainer.xyz")
     explainer.export(tmp_path / "explainer.xyz", "torchscript")
