@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "errors": 0,
     "notices": 0,
+    "version": 0,
     "ambient": 1,
     "atomic": 1,
     "regular": 1,

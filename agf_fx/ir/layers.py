@@ -67,6 +67,45 @@ def last_with_positions(canonical: CanonicalGraph) -> fx.Node:
     )
 
 
+def last_of_each_size(canonical: CanonicalGraph) -> list[fx.Node]:
+    """Of the feature maps that everything behind them is computed from, the last of each size; in order of execution.
+
+    Such are the outputs of a network's stages.
+
+    Raises:
+        OptionsError: there is none.
+    """
+    found: dict[tuple, fx.Node] = {}
+    for node in reversed(canonical.calls):
+        kind = node.meta["type"]
+        if not isinstance(kind, TensorType) or not depends_on_images(node) or not kind.batched:
+            continue
+        if kind.rank != canonical.image_type.rank:
+            continue
+        channel = channels_of(node)
+        size = tuple(length for dim, length in enumerate(kind.shape) if dim not in (0, channel))
+        if channel is not None and size not in found and max(size) > 1 and _decides(canonical, node):
+            found[size] = node
+    if not found:
+        return [last_with_positions(canonical)]
+    return list(reversed(found.values()))
+
+
+def feature_map(canonical: CanonicalGraph, node: fx.Node) -> fx.Node:
+    """``node``, if it is a feature map: with the dimensions of the images, and known channels.
+
+    Raises:
+        OptionsError: it is not.
+    """
+    kind = carried_type(node)
+    if kind.rank != canonical.image_type.rank or not kind.batched or channels_of(node) is None:
+        raise OptionsError(
+            f"layer {_module(node)!r} of {canonical.name} puts out {kind}, which is no feature map of "
+            f"{canonical.image_type.rank - 2} dimensions; name another layer."
+        )
+    return node
+
+
 def channels_of(node: fx.Node) -> int | None:
     """The dimension of a feature map that holds channels, by the layers that made it; None where that is unclear."""
     dim, reading = None, node

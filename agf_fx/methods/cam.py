@@ -12,7 +12,7 @@ from torch import fx
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.layers import channels_of, last_with_positions, output_of
+from agf_fx.ir.layers import channels_of, feature_map, last_with_positions, output_of
 from agf_fx.ir.types import carried_type
 from agf_fx.methods.gradient import GUIDED_RELUS, target_indicator
 from agf_fx.methods.method import Method, Trace
@@ -117,13 +117,7 @@ def layer_of(canonical: CanonicalGraph, options: GradCAMOptions) -> fx.Node:
         OptionsError: the layer is unknown, or no feature map with positions and channels.
     """
     node = last_with_positions(canonical) if options.layer is None else output_of(canonical, options.layer)
-    kind = carried_type(node)
-    if kind.rank != canonical.image_type.rank or not kind.batched or channels_of(node) is None:
-        raise OptionsError(
-            f"layer {options.layer or node.meta['module']!r} of {canonical.name} puts out {kind}, which is no feature "
-            f"map of {canonical.image_type.rank - 2} dimensions; name another layer."
-        )
-    return node
+    return feature_map(canonical, node)
 
 
 class Reading(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, composites, contrast, gradient, lrp, path
+from agf_fx.methods import agf, cam, composites, contrast, extract, gradient, lrp, path
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -13,6 +13,7 @@ REGISTRY = Registry(
         *composites.ENTRIES,
         *contrast.ENTRIES,
         *cam.ENTRIES,
+        *extract.ENTRIES,
         *path.ENTRIES,
     ]
 )
