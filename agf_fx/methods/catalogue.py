@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, composites, contrast, extract, gradient, lrp, path
+from agf_fx.methods import agf, cam, composites, contrast, extract, gradient, lrp, noise, path
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -15,6 +15,7 @@ REGISTRY = Registry(
         *cam.ENTRIES,
         *extract.ENTRIES,
         *path.ENTRIES,
+        *noise.ENTRIES,
     ]
 )
 """Entries by name."""

@@ -102,10 +102,12 @@ class Point:
     Attributes:
         of: images (N, ...) -> images (N, ...), entry by entry.
         weight: of what is found there, in the sum over all points.
+        times: images (N, ...) -> what is found there is multiplied by, (N, ...); None for nothing.
     """
 
     of: Callable[[Value], Value]
     weight: float
+    times: Callable[[Value], Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,16 @@ class Points:
 
     Attributes:
         points: where it looks.
-        read_out: trace, of the images alone, and weighted sum of what was found, (K, N, *image) -> maps
-            (K, N, *spatial).
+        read_out: trace, of the images alone, and weighted sums over the points, (K, N, *image), one for each of
+            ``moments`` -> maps (K, N, *spatial).
+        moments: what is summed of what is found at a point, say itself and its square.
+        drawn: whether points are drawn at random, so that no file can hold them.
     """
 
     points: tuple[Point, ...]
-    read_out: Callable[[Trace, Value], Value]
+    read_out: Callable[..., Value]
+    moments: tuple[Callable[[Value], Value], ...] = (lambda found: found,)
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

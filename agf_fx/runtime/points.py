@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, fx
 
+from agf_fx.errors import ExportError
 from agf_fx.ir.graph import ExplanationGraph, class_name
-from agf_fx.methods.method import Method, Point, Trace
+from agf_fx.methods.method import Method, Points, Trace
 from agf_fx.rules.notation import scope
 from agf_fx.rules.targets import chosen_classes, class_of, explained_classes, mean_logits
 from agf_fx.runtime.program import Program
@@ -45,19 +46,20 @@ def explained(
     images = program.placement.cast(images)
     _, logits = program.run(images, target[:, :1], inputs)
     classes = torch.where(target < 0, explained_classes(logits, target), target)
-    average = _weighted_sum(program, method.points.points, images, classes, inputs)
+    sums = _weighted_sums(program, method.points, images, classes, inputs)
     canonical = program.canonical
     trace = Trace(canonical, {canonical.images.name: images}, {}, method.channels_of(canonical), target.shape[1])
-    maps = method.points.read_out(trace, average.transpose(0, 1))
+    maps = method.points.read_out(trace, *(total.transpose(0, 1) for total in sums))
     return maps.transpose(0, 1).contiguous(), logits
 
 
-def _weighted_sum(
-    program: Program, points: Sequence[Point], images: Tensor, classes: Tensor, inputs: list[Tensor]
-) -> Tensor:
-    """What the graph says at every point, weighted and summed: (N, K, *image)."""
+def _weighted_sums(
+    program: Program, looked: Points, images: Tensor, classes: Tensor, inputs: list[Tensor]
+) -> list[Tensor]:
+    """What the graph says at every point, each moment of it weighted and summed: (N, K, *image)."""
+    points = looked.points
     step = max(1, AT_ONCE // len(images))
-    total: Any = 0
+    sums: list[Any] = [0 for _ in looked.moments]
     began = monotonic()
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = None
@@ -66,13 +68,15 @@ def _weighted_sum(
             batch = torch.cat([point.of(images) for point in group])
             found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
             for point, part in zip(group, found.split(len(images)), strict=True):
-                total = total + part * point.weight
+                part = part if point.times is None else part * point.times(images).unsqueeze(1)
+                for index, moment in enumerate(looked.moments):
+                    sums[index] = sums[index] + moment(part) * point.weight
             done = first + len(group)
             if bar is None and (monotonic() - began) / done * (len(points) - done) > LONG:
                 bar = progress.add_task("points", total=len(points))
             if bar is not None:
                 progress.update(bar, completed=done)
-    return total
+    return sums
 
 
 def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGraph:
@@ -83,7 +87,15 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
     Args:
         explanation: the lowered graph at one point.
         method: the method.
+
+    Raises:
+        ExportError: the points are drawn at random.
     """
+    if method.points.drawn:
+        raise ExportError(
+            f"{method.name} draws its points at random, which no file holds; export the method that it averages, and "
+            "average its maps."
+        )
     tracer = RuleTracer()
     nodes = [node for node in explanation.graph.nodes if node.op == "placeholder"]
     inputs = {node: tracer.graph.placeholder(node.name) for node in nodes}
@@ -101,10 +113,17 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
         targets = aten.sym_size.int(target, 1)
         shape = canonical.image_type.sample_shape
         by_point = torch.reshape(found, [len(points), -1, targets, *shape])
-        weights = [torch.narrow(by_point, 0, index, 1) * point.weight for index, point in enumerate(points)]
-        average = torch.sum(aten.cat.default(weights), [0])
+        parts = [torch.narrow(by_point, 0, index, 1) for index in range(len(points))]
+        parts = [
+            part if point.times is None else part * torch.unsqueeze(point.times(images), 1)
+            for point, part in zip(points, parts, strict=True)
+        ]
+        sums = []
+        for moment in method.points.moments:
+            weighted = [moment(part) * point.weight for point, part in zip(points, parts, strict=True)]
+            sums.append(torch.transpose(torch.sum(aten.cat.default(weighted), [0]), 0, 1))
         trace = Trace(canonical, {canonical.images.name: images}, {}, method.channels_of(canonical), targets)
-        maps = torch.transpose(method.points.read_out(trace, torch.transpose(average, 0, 1)), 0, 1)
+        maps = torch.transpose(method.points.read_out(trace, *sums), 0, 1)
     tracer.graph.output((maps.node, logits.node))
     tracer.graph.eliminate_dead_code()
     module = fx.GraphModule(torch.nn.Module(), tracer.graph, class_name(canonical.name, method.name))
