@@ -175,3 +175,38 @@ def test_another_model_of_the_architecture_has_its_own_layers():
     expected = agf_fx.compile(second).explain(images, 1, layers=["features.3"])
     assert torch.equal(after.layers["features.3"], expected.layers["features.3"])
     assert not torch.equal(after.layers["features.3"], before.layers["features.3"])
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3))).sigmoid()[:, :, None, None] * x
+
+
+class Shuffle(nn.Module):
+    def forward(self, x):
+        return x.view(-1, 2, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+
+
+class Halved(nn.Module):
+    def forward(self, x):
+        return x.unflatten(2, (7, 2)).mean(3)
+
+
+@pytest.mark.parametrize("block", [Gate, Shuffle, Halved])
+@pytest.mark.parametrize("layer", ["2", None])
+def test_channels_behind_gates_and_reshapes(block, layer):
+    """Told by what is multiplied, or by what reads the map."""
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), block(), *head).double().eval()
+    images = torch.randn(2, 3, 16, 12, dtype=torch.float64)
+    value = model[:3](images).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model[3:](value)[:, 1].sum(), value)
+    expected = (value * gradient.mean((2, 3), keepdim=True)).sum(1).relu().detach()
+    options = {"layer": layer, "resize": False, "normalise": False}
+    found = agf_fx.compile(model, method="gradcam", options=options).explain(images, 1).maps[:, 0]
+    torch.testing.assert_close(found, expected)

@@ -209,3 +209,31 @@ def test_the_choice_of_logits_is_followed():
     for _ in range(2):
         torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, (model(IMAGES) * weight).detach())
         weight.add_(1)
+
+
+class Constants:
+    """A class as a name space."""
+
+    gain = 1.0
+
+
+def test_attributes_of_classes_and_replaced_methods_are_followed():
+    class ReadsAClass(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.conv(x * Constants.gain).relu().mean((2, 3)))
+
+    model = ReadsAClass().eval()
+    explainer = agf_fx.compile(model)
+    explainer(IMAGES)
+    try:
+        Constants.gain = -2.0
+        torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, model(IMAGES).detach())
+    finally:
+        Constants.gain = 1.0
+    explainer(IMAGES)
+    ReadsAClass.forward = lambda self, x: self.fc(self.conv(x * 3).relu().mean((2, 3)))
+    torch.testing.assert_close(explainer.explain(IMAGES, 1).logits, model(IMAGES).detach())

@@ -348,3 +348,49 @@ def test_models_that_fail_in_half_precision_are_refused_in_words():
         agf_fx.compile(Fails(False).eval().half(), compile_options=agf_fx.CompileOptions(cache="off"))(
             torch.randn(2, 3, 9, 9).half(), 1
         )
+
+
+def test_parts_in_training_mode_are_named():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    model[1].train()
+    images = torch.randn(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match=r"parts of it are in training mode \(1\)"):
+        agf_fx.compile(model)(images, 1)
+    model.eval()[2].train()  # a ReLU is the same in either
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agf_fx.compile(model)(images, 1)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (8, 8)])
+def test_a_softmax_over_positions_is_no_end_in_probabilities(size):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 1), nn.Softmax(2)).double().eval()
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = agf_fx.compile(model, method="gradient").explain(images, 1).logits
+    torch.testing.assert_close(found, model(images))
+
+
+def test_values_written_one_by_one_are_those_values():
+    class Written(nn.Module):
+        def __init__(self, by_one):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.fc, self.by_one = nn.Conv2d(3, 8, 3), nn.Linear(8, 3), by_one
+
+        def forward(self, x):
+            h = self.conv(x).relu()
+            features, logits = torch.zeros_like(h), None
+            for i in range(8):
+                features[:, i] = h[:, 7 - i]
+            y = self.fc((features if self.by_one else h.flip(1)).mean((2, 3)))
+            logits = torch.zeros_like(y)
+            for i in range(3):
+                logits[:, i] = y[:, i]
+            return logits if self.by_one else y
+
+    images = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    found, expected = (agf_fx.compile(Written(by_one).double().eval())(images, 1) for by_one in (True, False))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * float(expected.abs().max()))

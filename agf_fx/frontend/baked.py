@@ -44,7 +44,7 @@ class Places:
     def now(self, model: nn.Module) -> tuple[list[Tensor], list[Any]]:
         """All tensors, and all plain values: which modules there are, their settings, and what functions hold.
 
-        With them the hooks of forward passes, and which weights are one, as tied ones are.
+        With them the functions and hooks of forward passes, and which weights are one, as tied ones are.
         """
         tensors, values = held(self.functions, model, self.choice)
         plain: list[Any] = [*values, *map(id, global_hooks())]
@@ -53,6 +53,7 @@ class Places:
             plain.append(id(module))
             plain += [value for name, value in vars(module).items() if _is_plain(value) and name != "training"]
             plain += map(id, hooks_of(module))
+            plain.append(id(type(module).forward))
             weights = (*module._parameters.values(), *module._buffers.values())
             plain += [None if weight is None else known.setdefault(id(weight), len(known)) for weight in weights]
         return [*self.tensors(model), *tensors], plain

@@ -200,3 +200,17 @@ class Subject:
                 "(dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
                 UserWarning,
             )
+        elif inside := [path for path, module in self.model.named_modules() if module.training and _trains(module)]:
+            warn(
+                f"{type(self.model).__name__} is in evaluation mode, and parts of it are in training mode "
+                f"({', '.join(inside[:3])}{', …' if len(inside) > 3 else ''}); all of it is captured with evaluation "
+                "semantics (dropout off, stored batch-norm statistics). Call model.eval() to silence this.",
+                UserWarning,
+            )
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether training mode may make a module another function: not of containers and the like of PyTorch's."""
+    if type(module).__module__.startswith("torch.nn."):
+        return isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU)
+    return True

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from agf_fx.frontend.rewrites.editing import insert
+from agf_fx.frontend.spellings.signs import take_signs_in
 from agf_fx.ir.facts import facts, mark
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
@@ -65,6 +66,8 @@ def explained_from_logits(canonical: CanonicalGraph) -> CanonicalGraph:
     logs = [op_name(step.target, short=True) for step in tail if step.target is aten.log.default]
     for step in (*tail, activation):
         _erase_unread(step)
+    if end.falling:
+        take_signs_in(logits)
     mark(canonical.logits, taken_off=" and ".join(dict.fromkeys([*logs, name])))
     return canonical
 
@@ -96,10 +99,11 @@ def _end(output: fx.Node) -> _End | None:
             return None
         found = _activation(node)
         if found is not None:
-            if not _over_classes(node, output.meta["type"].shape[1]):
+            if not _over_classes(node, output.meta["type"].shape[1], _class_dim(steps, node)):
                 return None
             if falling and node.target is not aten.sigmoid.default:
                 return None  # 1 - softmax(x) is not the softmax of anything
+            falling ^= _falls(node)
             negated = falling and found.target is aten.neg.default
             return _End([*steps, node], found.args[0] if negated else found, falling and not negated)
         slope = _slope(node)
@@ -118,11 +122,17 @@ def _activation(node: fx.Node) -> fx.Node | None:
         return node.args[0]
     if node.target is aten.neg.default and node.args[0].target is aten.softplus.default:  # log σ(x) = -log(1 + e⁻ˣ)
         x = node.args[0].args[0]
-        return x.args[0] if x.target is aten.neg.default else None
+        return x.args[0] if x.target is aten.neg.default else x  # log σ(-x)
     if node.target is aten.sub.Tensor and isinstance(node.args[1], fx.Node):  # x - log Σ exp x
         total = node.args[1].args[0] if node.args[1].target is aten.expand.default else node.args[1]
         return node.args[0] if total.target is aten.logsumexp.default and total.args[0] is node.args[0] else None
     return None
+
+
+def _falls(activation: fx.Node) -> bool:
+    """Whether probabilities fall with what `_activation` says: of log σ(-x) that is x."""
+    written = activation.target is aten.neg.default
+    return written and activation.args[0].args[0].target is not aten.neg.default
 
 
 def _is_pair(node: fx.Node) -> bool:
@@ -158,8 +168,32 @@ def _first(node: fx.Node) -> fx.Node:
     return node
 
 
-def _over_classes(activation: fx.Node, classes: int | None) -> bool:
-    """Whether it compares as many values as there are classes (None: not known), or each by itself."""
+def _class_dim(steps: list[fx.Node], activation: fx.Node) -> int | None:
+    """The dimension of an activation's values that holds the classes; None where a reshape hides it.
+
+    Args:
+        steps: the calls behind it, last first.
+        activation: what makes probabilities.
+    """
+    dim = 1
+    for step in steps:
+        if step.target is aten.permute.default:
+            dim = step.args[1][dim] % activation.meta["type"].rank
+        elif step.target is aten.select.int:
+            dim += step.args[1] % step.args[0].meta["type"].rank <= dim
+        elif step.target is aten.reshape.default:
+            return None
+    return dim
+
+
+def _over_classes(activation: fx.Node, classes: int | None, dim: int | None = None) -> bool:
+    """Whether it compares as many values as there are classes (None: not known), or each by itself.
+
+    Args:
+        activation: what makes probabilities.
+        classes: how many there are.
+        dim: where they are, if that is known.
+    """
     if activation.target in (aten.sigmoid.default, aten.neg.default):
         return True
     dims = activation.args[1]
@@ -167,6 +201,8 @@ def _over_classes(activation: fx.Node, classes: int | None) -> bool:
         total = activation.args[1]
         dims = (total.args[0] if total.target is aten.expand.default else total).args[1][0]
     kind = activation.meta["type"]
+    if dim is not None and dims % kind.rank != dim:
+        return False
     return kind.rank == 2 if classes is None else kind.shape[dims] == classes
 
 
@@ -186,7 +222,8 @@ def _saturating(output: fx.Node) -> str:
             continue
         if _activation(node) is not None:
             gates = any(facts(user).gate == node.name for user in node.users)
-            if not gates and node.meta["type"].rank > 1 and _over_classes(node, classes):
+            dim = 1 if node is output else None
+            if not gates and node.meta["type"].rank > 1 and _over_classes(node, classes, dim):
                 return _name_of(node)
             continue
         found = signals(node)

@@ -149,6 +149,9 @@ def _inside(value: Any, names: tuple[str, ...], own: set[int], depth: int) -> It
         yield from _leaves([value.__func__, value.__self__], names, own, depth)
     elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | torch._ops.OpOverload):
         yield id(value)
+    elif isinstance(value, type):
+        if not known(value.__module__):
+            yield from _leaves(list(_of_class(value).values()), names, own, depth)
     elif _is_users_object(value):
         yield from _leaves(list({**_of_class(type(value)), **vars(value)}.values()), names, own, depth)
 
@@ -161,7 +164,7 @@ def _of_class(kind: type) -> dict[str, Any]:
 
 
 def _is_users_object(value: Any) -> bool:
-    if isinstance(value, type) or not hasattr(value, "__dict__"):
+    if not hasattr(value, "__dict__"):
         return False
     if isinstance(value, types.SimpleNamespace | argparse.Namespace):
         return True

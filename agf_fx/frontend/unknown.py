@@ -46,7 +46,10 @@ class Teacher:
             self._trial.check(call, self._known[key])
         except Unfit as reason:
             raise unsupported(
-                canonical, node, f'{node.target} cannot be explained with unknown_ops="gradient": {reason}'
+                canonical,
+                node,
+                f'{node.target} cannot be explained with unknown_ops="gradient": {reason}',
+                tried=True,
             ) from reason
         mark(node, captured_vjp=self._known[key])
 

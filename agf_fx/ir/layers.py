@@ -14,6 +14,11 @@ from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_
 
 aten = torch.ops.aten
 
+_POOLINGS = (
+    *(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default, aten.avg_pool2d.default),
+    *(aten.avg_pool3d.default, aten.max_pool2d.default, aten.max_pool3d.default),
+)
+
 
 def output_of(canonical: CanonicalGraph, path: str) -> fx.Node:
     """The value that module ``path`` puts out, such as ``"layer4"`` or ``"features.3"``; "" is the model.
@@ -107,7 +112,41 @@ def feature_map(canonical: CanonicalGraph, node: fx.Node) -> fx.Node:
 
 
 def channels_of(node: fx.Node) -> int | None:
-    """The dimension of a feature map that holds channels, by the layers that made it; None where that is unclear."""
+    """The dimension of a feature map that holds channels, by the layers that made it, or else by those that read it.
+
+    None where neither tells.
+    """
+    made = _channels_made(node)
+    return _channels_read(node) if made is None else made
+
+
+def _channels_read(node: fx.Node) -> int | None:
+    """By what convolutions, norms and linear layers read of it, behind functions of single entries."""
+    pending, seen = [node], set()
+    while pending:
+        value = pending.pop(0)
+        for reader in value.users:
+            kind = reader.meta.get("type")
+            if reader in seen or not isinstance(kind, TensorType) or reader.op != "call_function":
+                continue
+            seen.add(reader)
+            if reader.target in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, aten.batch_norm.default, *_POOLINGS):
+                return 1
+            if reader.target in (aten.linear.default, aten.layer_norm.default):
+                return carried_type(value).rank - 1
+            if reader.target is aten.mean.dim and len(reader.args[1]) == _rank(value) - 2:
+                (left,) = {*range(1, _rank(value))} - {dim % _rank(value) for dim in reader.args[1]}
+                return left
+            if kind.shape == carried_type(value).shape:
+                pending.append(reader)
+    return None
+
+
+def _rank(node: fx.Node) -> int:
+    return carried_type(node).rank
+
+
+def _channels_made(node: fx.Node) -> int | None:
     dim, reading = None, node
     turned: list[list[int]] = []
     while True:
@@ -121,9 +160,13 @@ def channels_of(node: fx.Node) -> int | None:
             return dim
         if reading.target is aten.permute.default:
             turned.append([axis % len(reading.args[1]) for axis in reading.args[1]])
-        elif reading.op != "call_function" or carried_type(reading).rank != carried_type(signals(reading)[0]).rank:
+        elif reading.op != "call_function" or reading.target is aten.reshape.default:
             return None
-        reading = signals(reading)[0]
+        kept = [source for source in signals(reading) if _rank(source) == _rank(reading)]
+        alike = [source for source in kept if carried_type(source).shape == carried_type(reading).shape]
+        if not kept:
+            return None
+        reading = (alike or kept)[0]
 
 
 def _module(node: fx.Node) -> str:

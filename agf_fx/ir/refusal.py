@@ -91,8 +91,18 @@ _DIMS = {
 }
 
 
-def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str, *, advice: bool = True) -> UnsupportedOpError:
-    """The error for a call that has no rule, with everything a user needs to go on; ``problem`` may say it all."""
+def unsupported(
+    canonical: CanonicalGraph, node: fx.Node, problem: str, *, advice: bool = True, tried: bool = False
+) -> UnsupportedOpError:
+    """The error for a call that has no rule, with everything a user needs to go on; ``problem`` may say it all.
+
+    Args:
+        canonical: the graph.
+        node: the call.
+        problem: what is wrong with it.
+        advice: whether to say what to do.
+        tried: whether its derivative has been tried.
+    """
     module, source = node.meta.get("module", ""), node.meta.get("source", "")
     where = f"module {module!r}" if module else f"{canonical.name}.forward"
     lines = [f"{problem} (in {where})"]
@@ -102,8 +112,13 @@ def unsupported(canonical: CanonicalGraph, node: fx.Node, problem: str, *, advic
     if advice and node.target in VOCABULARY:
         lines.append("Write the model without this use of it.")
     elif advice:
-        lines.append(
-            f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...), write the model without it, or "
-            'explain it by its gradient: agf_fx.compile(..., unknown_ops="gradient").'
-        )
+        rule = f"Register a rule with agf_fx.register_rule(torch.ops.{node.target}, ...)"
+        kind = node.meta["type"]
+        if tried or (isinstance(kind, TensorType) and not kind.dtype.is_floating_point):
+            lines.append(f"{rule}, or write the model without it.")
+        else:
+            lines.append(
+                f"{rule}, write the model without it, or explain it by its gradient: "
+                'agf_fx.compile(..., unknown_ops="gradient").'
+            )
     return UnsupportedOpError("\n".join(lines), op=str(node.target), module_path=module, source=source)

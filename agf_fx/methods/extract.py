@@ -92,7 +92,11 @@ class ExtractAggregateOptions(NormGradOptions):
     """Options of extract-and-aggregate.
 
     Attributes:
-        layers, combine, weights, normalise, resize: as in `NormGradOptions`.
+        layers: paths of the modules at whose outputs gradients are read; None as for NormGrad.
+        combine: how maps of several layers are multiplied, as for NormGrad.
+        weights: the exponent of each layer in the product, in the place of ``combine``.
+        normalise: whether the map of a single layer is moved and scaled to 0..1 in each image.
+        resize: whether the map of a single layer is resized to the images.
         extract: the weights whose gradient is looked at: those of a ``"bias"``, a ``"scaling"``, a convolution
             ``"conv1x1"``, ``"conv3x3"`` or ``"conv3x3-depthwise"`` thought of behind the layer, or those of the
             ``"layer"``, a convolution, itself.

@@ -23,6 +23,7 @@ from agf_fx.frontend.spellings.padding import fold_padding
 from agf_fx.frontend.spellings.pieces import take_pieces
 from agf_fx.frontend.spellings.probabilities import find_softmax
 from agf_fx.frontend.spellings.rectifiers import find_rectifiers
+from agf_fx.frontend.spellings.signs import take_signs_in
 from agf_fx.frontend.spellings.stacks import take_stacks_apart
 
 Spelling = Callable[[fx.Node], None]
@@ -40,7 +41,9 @@ SPELLINGS: tuple[Spelling, ...] = (
     join_chunks,
     straighten,
     fold_padding,
+    take_signs_in,
     take_biases_in,
+    take_signs_in,
 )
 
 

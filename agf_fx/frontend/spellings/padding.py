@@ -73,6 +73,9 @@ def _part_of_padded(node: fx.Node) -> None:
             widths = list(x.args[1])
             widths[position] -= start
             widths[position + 1] -= kind_of(x).shape[dim] - end
+            own = kind_of(x.args[0]).shape[dim]
+            if not isinstance(own, int) or own + min(widths[position], 0) + min(widths[position + 1], 0) < 1:
+                return  # padding alone
             become(node, aten.constant_pad_nd.default, x.args[0], widths, 0)
 
 

@@ -46,12 +46,12 @@ def _rows(node: fx.Node) -> None:
 
 
 def _piece(node: fx.Node, x: fx.Node, dim: int, start: int, end: int) -> None:
-    """Entries ``start`` to ``end`` of a ``cat`` along ``dim``, where one item has them all; or within padding."""
+    """Entries ``start`` to ``end`` of a ``cat`` along ``dim``: of one item or several whole ones; or within padding."""
     if is_call(x, aten.constant_pad_nd.default):
         return _within_padding(node, x, dim, start, end)
     if not is_call(x, aten.cat.default) or x.args[1] != dim or not all(isinstance(i, int) for i in (start, end)):
         return
-    position = 0
+    position, whole_items = 0, []
     for item in x.args[0]:
         size = kind_of(item).shape[dim]
         if not isinstance(size, int):
@@ -64,7 +64,12 @@ def _piece(node: fx.Node, x: fx.Node, dim: int, start: int, end: int) -> None:
             if kind_of(piece).shape != kind_of(node).shape:  # an entry, whose dimension is gone
                 piece = insert(node, aten.reshape.default, piece, kind_of(node).free_batch)
             return give_way(node, piece)
+        if start <= position and position + size <= end:
+            whole_items.append(item)
         position += size
+    if is_call(node, aten.slice.Tensor) and sum(kind_of(item).shape[dim] for item in whole_items) == end - start:
+        give_way(node, insert(node, aten.cat.default, whole_items, dim))
+    return None
 
 
 def _within_padding(node: fx.Node, padded: fx.Node, dim: int, start: int, end: int) -> None:
