@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from agf_fx.errors import OptionsError
 from agf_fx.rules.notation import current_label
 
 aten = torch.ops.aten
@@ -28,7 +29,14 @@ class RuleTracer(fx.proxy.TracerBase):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any) -> fx.Node:
         """Append a node; every operation on a Proxy ends here."""
         label = current_label()
+        if kind == "call_method":
+            kind, target = "call_function", getattr(torch, target, target)
         target, args = _overload(target, args)
+        if kind == "call_function" and not isinstance(target, torch._ops.OpOverload) and target is not operator.getitem:
+            raise OptionsError(
+                f"a rule or read-out calls {getattr(target, '__name__', target)}, which is no function that graphs are "
+                "made of; call an operation of torch.ops.aten, such as torch.ops.aten.stack.default."
+            )
         stem = "_".join(
             part for part in (label.layer.replace(".", "_"), _ASCII.get(label.symbol, label.symbol)) if part
         )
@@ -72,6 +80,8 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.exp: aten.exp.default,
     torch.flatten: aten.flatten.using_ints,
     torch.logical_and: aten.logical_and.default,
+    torch.maximum: aten.maximum.default,
+    torch.minimum: aten.minimum.default,
     torch.pow: aten.pow.Tensor_Scalar,
     torch.gather: aten.gather.default,
     torch.masked_fill: aten.masked_fill.Scalar,
@@ -88,6 +98,7 @@ _FUNCTIONS: dict[Callable[..., Any], torch._ops.OpOverload] = {
     torch.sigmoid: aten.sigmoid.default,
     torch.sign: aten.sign.default,
     torch.softmax: aten.softmax.int,
+    torch.sqrt: aten.sqrt.default,
     torch.sum: aten.sum.dim_IntList,
     torch.transpose: aten.transpose.int,
     torch.unsqueeze: aten.unsqueeze.default,

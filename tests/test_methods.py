@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import networks
@@ -400,3 +401,14 @@ def test_a_bias_is_one_wherever_it_is_added(name, case):
     expected, found = (agf_fx.compile(model, method=name).explain(IMAGES, TARGETS) for model in (plain, other))
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-12, atol=1e-12)
     assert difference(found.maps, expected.maps) < 1e-9
+
+
+def test_a_read_out_of_ones_own_is_told_what_it_may_call():
+    def written(read):
+        method = dataclasses.replace(REGISTRY["gradient"].make(None), name="mine", read_out=read)
+        return agf_fx.compile(vgg(), method=method)(IMAGES, 1)
+
+    by_method = written(lambda trace: trace.at_images("gradient").sum([2]))
+    torch.testing.assert_close(by_method, explainer("gradient")(IMAGES, 1))
+    with pytest.raises(OptionsError, match=r"calls cumsum, which is no function that graphs are made of; call an op"):
+        written(lambda trace: torch.cumsum(trace.at_images("gradient"), 2))

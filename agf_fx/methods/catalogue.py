@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, composites, contrast, extract, gradient, lrp, noise, path
+from agf_fx.methods import agf, cam, composites, contrast, extract, fullgrad, gradient, lrp, noise, path
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -14,6 +14,7 @@ REGISTRY = Registry(
         *contrast.ENTRIES,
         *cam.ENTRIES,
         *extract.ENTRIES,
+        *fullgrad.ENTRIES,
         *path.ENTRIES,
         *noise.ENTRIES,
     ]
