@@ -152,6 +152,8 @@ GOLDEN = {
     "lrp_a2": ("lrp-alphabeta", {"alpha": 2.0}),
     "clrp": ("clrp", {}),
     "sglrp": ("sglrp", {}),
+    "rap": ("rap", {}),
+    "rap_onehot": ("rap", {"start": "one"}),
 }
 
 
@@ -276,7 +278,7 @@ def without_biases(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", ["lrp-epsilon", "epsilon-plus-flat", "lrp-alphabeta"])
+@pytest.mark.parametrize("name", ["lrp-epsilon", "epsilon-plus-flat", "lrp-alphabeta", "rap"])
 def test_relevance_is_conserved_without_biases(name):
     torch.manual_seed(0)  # wide enough that no active unit has inhibiting inputs alone, of which z⁺ keeps nothing
     structure = {"block": "BasicBlock", "base": 16, "layers": [1, 1, 1, 1], "ncls": 5}

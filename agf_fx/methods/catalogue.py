@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, composites, contrast, extract, fullgrad, gradient, lrp, noise, path
+from agf_fx.methods import agf, cam, composites, contrast, extract, fullgrad, gradient, lrp, noise, path, rap
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -12,6 +12,7 @@ REGISTRY = Registry(
         *lrp.ENTRIES,
         *composites.ENTRIES,
         *contrast.ENTRIES,
+        *rap.ENTRIES,
         *cam.ENTRIES,
         *extract.ENTRIES,
         *fullgrad.ENTRIES,

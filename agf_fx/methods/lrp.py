@@ -15,7 +15,7 @@ import torch
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.vocabulary import Family
-from agf_fx.methods.method import Method, Stream, Trace
+from agf_fx.methods.method import Method, Seed, Stream, Trace
 from agf_fx.methods.needs import relevance_everywhere
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.table import RuleTable, fact, family, op, registered, scaled
@@ -77,18 +77,21 @@ def epsilon_table(epsilon: float, *, bias: bool = True) -> RuleTable:
     return registered() + layers + between_layers(lrp.norm(epsilon))
 
 
-def relevance_method(name: str, table: RuleTable, merge: Merge = total, *, fold: bool = True) -> Method:
-    """A method whose relevance starts as the target's logit, and is propagated by ``table``.
+def relevance_method(
+    name: str, table: RuleTable, merge: Merge = total, *, fold: bool = True, seed: Seed = target_logit
+) -> Method:
+    """A method whose relevance starts at the logits, and is propagated by ``table``.
 
     Args:
         name: what users call it.
         table: a rule for every call that relevance meets.
         merge: what becomes of relevance from several readers of a value.
         fold: whether batch norms become part of the layer in front of them, and their shift part of its bias.
+        seed: what it starts as: the target's logit, if not given.
     """
     return Method(
         name=name,
-        streams=(Stream(RELEVANCE, rules=table, seed=target_logit, merge=merge),),
+        streams=(Stream(RELEVANCE, rules=table, seed=seed, merge=merge),),
         read_out=at_images,
         needs=(relevance_everywhere,),
         canonisers=(fold_norms,) if fold else (),
