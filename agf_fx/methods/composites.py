@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agf_fx.ir.vocabulary import Family
+import torch
+
+from agf_fx.errors import CaptureError, OptionsError
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.text import op_name
+from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.methods.contrast import CONTRAST
+from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.lrp import (
     LRPOptions,
+    at_images,
     between_layers,
     check_number,
     epsilon_table,
@@ -15,11 +23,16 @@ from agf_fx.methods.lrp import (
     linear_layer,
     relevance_method,
 )
-from agf_fx.methods.method import Method
+from agf_fx.methods.method import Method, Stream, Trace
+from agf_fx.methods.needs import relevance_everywhere
 from agf_fx.methods.registry import Entry, Properties
-from agf_fx.methods.table import RuleTable, Where, family, registered
+from agf_fx.methods.table import RuleTable, Where, family, puts_out_logits, registered
+from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules import lrp
+from agf_fx.rules.notation import formula
+from agf_fx.rules.numerics import Value
 from agf_fx.rules.rule import Rule
+from agf_fx.rules.site import RELEVANCE
 
 _PROPERTIES = Properties(gradients=False, attribution=True, class_specific=False, reaches_input=True)
 _KOHLBRENNER = "Kohlbrenner, Bauer, Nakajima, Binder, Samek and Lapuschkin, IJCNN 2020"
@@ -110,6 +123,61 @@ def excitation_backprop(options: LRPOptions) -> Method:
     return relevance_method("excitation-backprop", registered() + table + between_layers(lrp.norm(options.epsilon)))
 
 
+@dataclass(frozen=True)
+class ContrastiveOptions:
+    """Options of contrastive excitation backpropagation.
+
+    Attributes:
+        epsilon: the stabiliser ε > 0 of denominators, which has their sign.
+        relu: whether only positive values are kept.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    epsilon: float = lrp.EPSILON
+    relu: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon, above=0)
+        if not isinstance(self.relu, bool):
+            raise OptionsError(f"relu is {self.relu!r}; give True or False.")
+
+
+def contrastive_excitation_backprop(options: ContrastiveOptions) -> Method:
+    """Contrastive excitation backpropagation (Zhang et al. 2018): for the target, less for what speaks against it."""
+    plus = RuleTable.of([(linear_layer, lrp.z_plus(options.epsilon, bias=False))])
+    others = registered() + plus + between_layers(lrp.norm(options.epsilon))
+    dual = RuleTable.of([(linear_layer & puts_out_logits, lrp.z_minus(options.epsilon))])
+
+    @formula("map", "Σ_c Φ - Φ of the negated head")
+    def read_out(trace: Trace) -> Value:
+        found = at_images(trace) - trace.over_channels(trace.at_images(CONTRAST))
+        return torch.clamp_min(found, 0) if options.relu else found
+
+    return Method(
+        name="contrastive-excitation-backprop",
+        streams=(
+            Stream(RELEVANCE, rules=others, seed=target_indicator),
+            Stream(CONTRAST, rules=dual + others, seed=target_indicator),
+        ),
+        read_out=read_out,
+        needs=(relevance_everywhere, head_puts_out_logits),
+        canonisers=(fold_norms,),
+        scale="0 or more, at most 1 in all" if options.relu else "signed: sums to 0",
+        blank="everywhere more speaks against the class than for it; relu=False shows the difference",
+    )
+
+
+def head_puts_out_logits(canonical: CanonicalGraph) -> None:
+    """Refuse a network whose logits do not come out of a convolution or linear layer."""
+    if family_of(canonical.logits) not in (Family.CONVOLUTION, Family.LINEAR):
+        raise CaptureError(
+            f"contrastive excitation backpropagation negates the last layer of {canonical.name}, and its logits come "
+            f"out of {op_name(canonical.logits.target)}; give a model that ends in a linear layer or a convolution."
+        )
+
+
 def _entry(
     name: str, title: str, citation: str, special: Callable[[LRPOptions], Special], options: type = LRPOptions
 ) -> Entry:
@@ -169,5 +237,13 @@ ENTRIES = (
         properties=_PROPERTIES,
         make=excitation_backprop,
         options=LRPOptions,
+    ),
+    Entry(
+        name="contrastive-excitation-backprop",
+        title="contrastive excitation backpropagation: for the target, less for what speaks against it",
+        citation="Zhang, Bargal, Lin, Brandt, Shen and Sclaroff, IJCV 2018",
+        properties=_PROPERTIES._replace(class_specific=True),
+        make=contrastive_excitation_backprop,
+        options=ContrastiveOptions,
     ),
 )

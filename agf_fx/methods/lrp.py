@@ -124,6 +124,28 @@ def lrp_epsilon(options: LRPOptions) -> Method:
     return relevance_method("lrp-epsilon", epsilon_table(options.epsilon, bias=options.bias))
 
 
+@dataclass(frozen=True)
+class LRPZeroOptions:
+    """Options of LRP-0.
+
+    Attributes:
+        bias: whether biases take their part of the relevance, as they do in the definition.
+
+    Raises:
+        OptionsError: it is neither True nor False.
+    """
+
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _check_flag("bias", self.bias)
+
+
+def lrp_zero(options: LRPZeroOptions) -> Method:
+    """LRP-0 at every layer (Bach et al. 2015): LRP-ε with exact divisions."""
+    return relevance_method("lrp-0", epsilon_table(0.0, bias=options.bias))
+
+
 def epsilon_plus_flat(options: LRPOptions) -> Method:
     """The composite of this name: ♭ at the first layer, z⁺ at convolutions, ε at linear layers."""
     special = [
@@ -206,6 +228,14 @@ ENTRIES = (
         properties=_CLASS_SPECIFIC,
         make=lrp_epsilon,
         options=LRPOptions,
+    ),
+    Entry(
+        name="lrp-0",
+        title="layer-wise relevance propagation without a stabiliser",
+        citation="Bach, Binder, Montavon, Klauschen, Müller and Samek, PLoS ONE 2015",
+        properties=_CLASS_SPECIFIC,
+        make=lrp_zero,
+        options=LRPZeroOptions,
     ),
     Entry(
         name="epsilon-plus-flat",

@@ -11,7 +11,7 @@ from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.lrp import between_layers, check_number, first_layer, relevance_method, target_logit
 from agf_fx.methods.method import Method
 from agf_fx.methods.registry import Entry, Properties
-from agf_fx.methods.table import RuleTable, Where, family, registered
+from agf_fx.methods.table import RuleTable, Where, family, puts_out_logits, registered
 from agf_fx.options import require_one_of
 from agf_fx.rules import propagation, rap
 from agf_fx.rules.numerics import Division
@@ -40,9 +40,6 @@ class RAPOptions:
         check_number("epsilon", self.epsilon, above=0)
 
 
-last = Where(lambda node: any(user.op == "output" for user in node.users), "puts out the logits")
-
-
 def _is_pointwise(node: fx.Node) -> bool:
     return node.args[1].meta["type"].shape[2] == 1
 
@@ -59,7 +56,7 @@ def relative_attributing_propagation(options: RAPOptions) -> Method:
         (family(Family.LINEAR), rap.linear),
     ]
     if options.start == "one":
-        special.insert(0, (family(Family.LINEAR) & last, rap.first))
+        special.insert(0, (family(Family.LINEAR) & puts_out_logits, rap.first))
     layers = RuleTable.of(special) + between_layers(propagation.proportional, propagation.selective)
     table = registered() + layers.divided(Division("one-sided", options.epsilon))
     seed = target_logit if options.start == "logit" else target_indicator

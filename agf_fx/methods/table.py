@@ -49,6 +49,9 @@ class Where:
 everywhere = Where(lambda node: True, "everywhere")
 
 
+puts_out_logits = Where(lambda node: any(user.op == "output" for user in node.users), "puts out the logits")
+"""The call whose value is the model's output."""
+
 scaled = Where(is_scaled, "product with a constant tensor")
 """Calls that multiply a signal by a constant tensor, which may have zeros."""
 

@@ -91,6 +91,23 @@ def z_plus(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
     return _named(replace(made, source="Montavon et al. 2017"), "z_plus", epsilon)
 
 
+def z_minus(epsilon: float = EPSILON) -> Rule:
+    """The z⁺ rule of the layer with its weights negated, without bias: what speaks against an output."""
+
+    @rule(
+        "Φ",
+        "Φ_in = x⁺ ⊙ L⁻ᵀs + x⁻ ⊙ L⁺ᵀs, s = Φ / (L⁻x⁺ + L⁺x⁻)",
+        promise=Promise.MASKS,
+        divides=True,
+        source="Zhang et al. 2018",
+    )
+    def z_minus_(site: Site, phi: Value) -> Messages:
+        positive, negative = -torch.clamp_max(site.weight, 0), -torch.clamp_min(site.weight, 0)
+        return to_first(site, _part(site, phi, positive, negative, None))
+
+    return _named(z_minus_, "z_minus", epsilon)
+
+
 def _part(site: Site, phi: Value, ahead: Value, behind: Value, bias: Value | None) -> Value:
     """x⁺ ⊙ Aᵀs + x⁻ ⊙ Bᵀs, s = Φ / (Ax⁺ + Bx⁻ + bias), for the maps A and B with weights ``ahead`` and ``behind``."""
     x, y = torch.clamp_min(site.x, 0), torch.clamp_max(site.x, 0)
