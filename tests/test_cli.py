@@ -683,7 +683,7 @@ def test_precision_and_device_reach_the_explainer(tmp_path):
     [
         ("--device", "nope", "--device nope cannot be used"),
         ("--backend", "xla", "choose one of 'eager', 'inductor', 'cudagraphs', 'auto'"),
-        ("--precision", "int8", "choose one of 'float64', 'float32', 'bfloat16', 'float16'"),
+        ("--precision", "int8", "choose one of 'float64', 'float32', 'tf32', 'bfloat16', 'float16'"),
     ],
 )
 def test_unknown_ways_of_running_are_wrong_usage(tmp_path, option, value, complaint):

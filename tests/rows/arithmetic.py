@@ -136,7 +136,7 @@ ROWS: list[Row] = [
         {
             "by a constant": lambda: Apply(operator.mul, random(CHANNELS, 1, 1)),
             "constant first": lambda: Apply(lambda x, c: c * x, -random(1, CHANNELS, HEIGHT, WIDTH)),
-            "by a number": lambda: Apply(lambda x: -3 * x),
+            "by a number": lambda: Apply(lambda x: -3 * torch.tanh(x)),
             "by a computed constant": lambda: Apply(times_column),
             "by a larger constant": lambda: Apply(lambda x, c: x[:, :, None] * c, random(CHANNELS, 3, 1, 1)),
             "layer scale": lambda: Apply(lambda x, c: x.permute(0, 2, 3, 1) * c, random(CHANNELS)),
@@ -248,16 +248,19 @@ ROWS: list[Row] = [
         aten.add.Tensor,
         Family.PASS_THROUGH,
         {
-            "a constant": lambda: Apply(operator.add, random(CHANNELS, 1, 1)),
+            # Right behind a layer they would be its bias.
+            "a constant": lambda: Apply(lambda x, c: torch.tanh(x) + c, random(CHANNELS, 1, 1)),
             "constant first": lambda: Apply(lambda x, c: c + x, random(1, 1, HEIGHT, WIDTH)),
             "a larger constant": lambda: Apply(lambda x, c: column_of_means(x) + c, random(1, CHANNELS, 3, 2)),
             "a constant with more dimensions": lambda: Apply(
                 lambda x, c: x.mean((2, 3))[:, None] + c, random(1, 3, CHANNELS)
             ),
-            "a number": lambda: Apply(lambda x: x + 0.7),
-            "a number with alpha": lambda: Apply(lambda x: torch.add(x, 0.5, alpha=2)),
-            "a constant with alpha": lambda: Apply(lambda x, c: torch.add(x, c, alpha=-2), random(CHANNELS, 1, 1)),
-            "from a number": lambda: Apply(lambda x: 1.5 - x),
+            "a number": lambda: Apply(lambda x: torch.tanh(x) + 0.7),
+            "a number with alpha": lambda: Apply(lambda x: torch.add(torch.tanh(x), 0.5, alpha=2)),
+            "a constant with alpha": lambda: Apply(
+                lambda x, c: torch.add(torch.tanh(x), c, alpha=-2), random(CHANNELS, 1, 1)
+            ),
+            "from a number": lambda: Apply(lambda x: 1.5 - torch.tanh(x)),
         },
     ),
     Row(aten.sub.Tensor, "two signals", Family.MERGE, lambda: Apply(operator.sub), signals=2),
@@ -274,11 +277,11 @@ ROWS: list[Row] = [
         aten.sub.Tensor,
         Family.PASS_THROUGH,
         {
-            "a constant": lambda: Apply(operator.sub, random(CHANNELS, 1, 1)),
-            "from a constant": lambda: Apply(lambda x, c: c - x, random(CHANNELS, 1, 1)),
-            "a number": lambda: Apply(lambda x: x - 0.7),
+            "a constant": lambda: Apply(lambda x, c: torch.tanh(x) - c, random(CHANNELS, 1, 1)),
+            "from a constant": lambda: Apply(lambda x, c: c - torch.tanh(x), random(CHANNELS, 1, 1)),
+            "a number": lambda: Apply(lambda x: torch.tanh(x) - 0.7),
             "subtract": lambda: Apply(torch.subtract, random(WIDTH)),
-            "rsub": lambda: Apply(torch.rsub, random(WIDTH)),
+            "rsub": lambda: Apply(lambda x, c: torch.rsub(torch.tanh(x), c), random(WIDTH)),
         },
     ),
 ]

@@ -73,7 +73,10 @@ ACTIVATIONS: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
         "clamp_max": lambda: Apply(lambda x: torch.clamp_max(x, 0.1)),
         "clip": lambda: Apply(lambda x: torch.clip(x, -0.3, 0.1)),
     },
-    aten.neg.default: {"operator": lambda: Apply(lambda x: -x), "negative": lambda: Apply(torch.negative)},
+    aten.neg.default: {
+        "operator": lambda: Apply(lambda x: -torch.tanh(x)),
+        "negative": lambda: Apply(lambda x: torch.negative(torch.tanh(x))),
+    },
 }
 
 FUNCTIONS: dict[Callable, dict[str, Callable[[], nn.Module]]] = {
