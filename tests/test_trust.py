@@ -351,10 +351,14 @@ def test_models_that_fail_in_half_precision_are_refused_in_words():
 
 
 def test_parts_in_training_mode_are_named():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
-    model[1].train()
+    layers = (nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *layers).eval()
     images = torch.randn(2, 3, 8, 8)
-    with pytest.warns(UserWarning, match=r"parts of it are in training mode \(1\)"):
+    model[1].train()
+    with pytest.raises(CaptureError, match=r"its batch norm '1' in training mode, in which it mixes the images"):
+        agf_fx.compile(model)(images, 1)
+    model.eval()[3].train()
+    with pytest.warns(UserWarning, match=r"parts of it are in training mode \(3\)"):
         agf_fx.compile(model)(images, 1)
     model.eval()[2].train()  # a ReLU is the same in either
     with warnings.catch_warnings():

@@ -114,6 +114,7 @@ class Subject:
         check_output(output)
         require_one_of("unknown_ops", unknown_ops, UNKNOWN_OPS)
         model = unwrapped(model)
+        _check_statistics(model)
         images = only_batch(example_inputs, model)
         check_placement(images, model.parameters(), type(model).__name__)
         root = Root(structural_copy(model), output)
@@ -209,8 +210,22 @@ class Subject:
             )
 
 
+def _check_statistics(model: nn.Module) -> None:
+    """Refuse a model in evaluation mode with norms in training mode, which is another function than either mode alone.
+
+    Raises:
+        CaptureError: which norm it is.
+    """
+    for path, module in () if model.training else model.named_modules():
+        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise CaptureError(
+                f"{type(model).__name__} is in evaluation mode, and its batch norm {path!r} in training mode, in which "
+                "it mixes the images of a batch. Call model.eval(), which reaches all of it."
+            )
+
+
 def _trains(module: nn.Module) -> bool:
     """Whether training mode may make a module another function: not of containers and the like of PyTorch's."""
     if type(module).__module__.startswith("torch.nn."):
-        return isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU)
+        return isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU)
     return True
