@@ -60,7 +60,7 @@ def test_maps_and_logits_are_those_of_the_cpu(subject, way):
     torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", DEVICES[1:])
 @pytest.mark.parametrize("method", REGISTRY)
 def test_every_method_gives_the_maps_of_the_cpu(subject, method, device):
     model, images, _ = subject
