@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,8 +24,9 @@ def run(*command, **options):
 def installed(tmp_path_factory):
     """A second environment with the built wheel; torch and the rest are borrowed from this one."""
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools packs what an earlier build left there
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder / "dist", ROOT)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "build.lock"):  # workers build in one tree
+        shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools packs what an earlier build left there
+        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", folder / "dist", ROOT)
     (wheel,) = (folder / "dist").glob("agf_fx-*.whl")
     run(sys.executable, "-m", "venv", "--without-pip", folder / "env")
     python = folder / "env" / "bin" / "python"
