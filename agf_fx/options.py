@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields, replace
 
@@ -77,8 +78,8 @@ class AGFOptions:
         require_one_of("AGFOptions.division", self.division, DIVISIONS)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "bool" and not isinstance(value, bool):
-                raise OptionsError(f"AGFOptions.{field.name} is {value!r}; give True or False.")
+            if field.type == "bool":
+                require_flag(f"AGFOptions.{field.name}", value)
         if self.numerator == "gradcam" and not (self.factorise_input and self.input_gradient):
             raise OptionsError(
                 'numerator="gradcam" replaces F_x + M, so factorise_input=False or input_gradient=False '
@@ -123,8 +124,7 @@ class CompileOptions:
     def __post_init__(self) -> None:
         for name in ("max_batch", "memory_limit"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (whole and value > 0):
+            if value is not None and not (_is_whole(value) and value > 0):
                 raise OptionsError(f"CompileOptions.{name} is {value!r}; give a positive whole number, or None.")
         require_one_of("CompileOptions.memory_format", self.memory_format, MEMORY_FORMATS)
         if self.cache is not None:
@@ -146,3 +146,33 @@ def require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise an OptionsError that lists what ``name`` may be, unless ``value`` is that."""
     if value not in allowed:
         raise OptionsError(f"{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")
+
+
+def require_flag(name: str, value: object) -> None:
+    """Raise an OptionsError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise OptionsError(f"{name} is {value!r}; give True or False.")
+
+
+def require_whole(name: str, value: object, least: int) -> None:
+    """Raise an OptionsError unless ``value`` is a whole number of ``least`` or more."""
+    if not _is_whole(value) or value < least:
+        raise OptionsError(f"{name} is {value!r}; give a whole number of {least} or more.")
+
+
+def require_number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> None:
+    """Raise an OptionsError unless ``value`` is a finite number, ``least`` or more, and more than ``above``."""
+    known = is_number(value) and math.isfinite(value)
+    if not known or value < least or value <= above:
+        bounds = ((least, f"a number of {least:g} or more"), (above, f"a number above {above:g}"))
+        stated = next((text for bound, text in bounds if bound > -math.inf), "a finite number")
+        raise OptionsError(f"{name} is {value!r}; give {stated}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is an int or a float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

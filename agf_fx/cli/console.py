@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 import typer
 from rich.console import Console
 
 from agf_fx.errors import AgfFxError, OptionsError
 from agf_fx.runs.console import say
+from agf_fx.version import UNKNOWN, own_version
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -24,10 +24,8 @@ def error_console() -> Console:
 
 def version_text() -> str:
     """``agf-fx 1.2.3``, of the installed distribution."""
-    try:
-        return f"agf-fx {version('agf-fx')}"
-    except PackageNotFoundError:
-        return "agf-fx (not installed: run from its source folder)"
+    version = own_version()
+    return f"agf-fx {version}" if version != UNKNOWN else "agf-fx (not installed: run from its source folder)"
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from agf_fx.methods.gradient import GUIDED_RELUS, target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
+from agf_fx.options import require_flag
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value, divide_or_zero, merge_targets, nonzero, split_targets
 from agf_fx.rules.site import GRADIENT
@@ -55,8 +56,7 @@ class GradCAMOptions:
         if self.layer is not None and not isinstance(self.layer, str):
             raise OptionsError(f'layer is {self.layer!r}; give the path of a module, such as "layer4".')
         for name in ("relu", "normalise", "resize"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionsError(f"{name} is {getattr(self, name)!r}; give True or False.")
+            require_flag(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

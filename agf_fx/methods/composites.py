@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from agf_fx.errors import CaptureError, OptionsError
+from agf_fx.errors import CaptureError
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import Family, family_of
@@ -17,7 +17,6 @@ from agf_fx.methods.lrp import (
     LRPOptions,
     at_images,
     between_layers,
-    check_number,
     epsilon_table,
     first_layer,
     linear_layer,
@@ -27,6 +26,7 @@ from agf_fx.methods.method import Method, Stream, Trace
 from agf_fx.methods.needs import relevance_everywhere
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.table import RuleTable, Where, family, puts_out_logits, registered
+from agf_fx.options import require_flag, require_number
 from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules import lrp
 from agf_fx.rules.notation import formula
@@ -63,8 +63,8 @@ class EpsilonGammaBoxOptions(LRPOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("gamma", self.gamma, least=0)
-        check_number("high - low", self.high - self.low, above=0)
+        require_number("gamma", self.gamma, least=0)
+        require_number("high - low", self.high - self.low, above=0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class GammaOptions(LRPOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("gamma", self.gamma, least=0)
+        require_number("gamma", self.gamma, least=0)
 
 
 def _composite(name: str, special: Callable[[LRPOptions], Special]) -> Callable[[LRPOptions], Method]:
@@ -139,9 +139,8 @@ class ContrastiveOptions:
     relu: bool = True
 
     def __post_init__(self) -> None:
-        check_number("epsilon", self.epsilon, above=0)
-        if not isinstance(self.relu, bool):
-            raise OptionsError(f"relu is {self.relu!r}; give True or False.")
+        require_number("epsilon", self.epsilon, above=0)
+        require_flag("relu", self.relu)
 
 
 def contrastive_excitation_backprop(options: ContrastiveOptions) -> Method:

@@ -25,7 +25,7 @@ from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
-from agf_fx.options import require_one_of
+from agf_fx.options import is_number, require_flag, require_one_of
 from agf_fx.rules.contributions import AGGREGATED, Contribution, Window
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value, divide_or_zero
@@ -72,10 +72,7 @@ class NormGradOptions:
             object.__setattr__(self, "layers", tuple(layers))
         require_one_of("combine", self.combine, COMBINE)
         if self.weights is not None:
-            known = isinstance(self.weights, list | tuple) and all(
-                isinstance(weight, int | float) and not isinstance(weight, bool) and weight >= 0
-                for weight in self.weights
-            )
+            known = isinstance(self.weights, list | tuple) and all(is_number(w) and w >= 0 for w in self.weights)
             if not known or not any(self.weights):
                 raise OptionsError(f"weights is {self.weights!r}; give a number of 0 or more for each layer.")
             if self.layers is None or len(self.weights) != len(self.layers):
@@ -83,8 +80,7 @@ class NormGradOptions:
                 raise OptionsError(f"weights has {len(self.weights)} numbers, and {count}; give one for each layer.")
             object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
         for name in ("normalise", "resize"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionsError(f"{name} is {getattr(self, name)!r}; give True or False.")
+            require_flag(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

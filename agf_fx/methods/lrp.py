@@ -19,6 +19,7 @@ from agf_fx.methods.method import Method, Seed, Stream, Trace
 from agf_fx.methods.needs import relevance_everywhere
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.table import RuleTable, fact, family, op, registered, scaled
+from agf_fx.options import require_flag, require_number
 from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules import lrp, propagation
 from agf_fx.rules.merging import Merge, fan_out, total
@@ -115,8 +116,8 @@ class LRPOptions:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        check_number("epsilon", self.epsilon, above=0)
-        _check_flag("bias", self.bias)
+        require_number("epsilon", self.epsilon, above=0)
+        require_flag("bias", self.bias)
 
 
 def lrp_epsilon(options: LRPOptions) -> Method:
@@ -138,7 +139,7 @@ class LRPZeroOptions:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _check_flag("bias", self.bias)
+        require_flag("bias", self.bias)
 
 
 def lrp_zero(options: LRPZeroOptions) -> Method:
@@ -176,13 +177,13 @@ class LRPAlphaBetaOptions:
     bias: bool = False
 
     def __post_init__(self) -> None:
-        check_number("alpha", self.alpha, least=1)
+        require_number("alpha", self.alpha, least=1)
         if self.beta is not None:
-            check_number("beta", self.beta, least=0)
+            require_number("beta", self.beta, least=0)
             if abs(self.alpha - self.beta - 1) > 1e-9:
                 raise OptionsError(f"alpha - beta is {self.alpha - self.beta:g}; it must be 1, so that LRP conserves.")
-        check_number("epsilon", self.epsilon, above=0)
-        _check_flag("bias", self.bias)
+        require_number("epsilon", self.epsilon, above=0)
+        require_flag("bias", self.bias)
 
 
 def lrp_alpha_beta(options: LRPAlphaBetaOptions) -> Method:
@@ -205,19 +206,6 @@ def alpha_beta_table(options: LRPAlphaBetaOptions) -> RuleTable:
 def one_sided(options: LRPAlphaBetaOptions) -> Division:
     """Division by b + ε, whatever the sign of b."""
     return Division("one-sided", options.epsilon)
-
-
-def check_number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> None:
-    """Refuse what is no number within bounds."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or (least is not None and not value >= least) or (above is not None and not value > above):
-        bound = f"of {least:g} or more" if least is not None else f"above {above:g}"
-        raise OptionsError(f"{name} is {value!r}; give a number {bound}.")
-
-
-def _check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise OptionsError(f"{name} is {value!r}; give True or False.")
 
 
 ENTRIES = (

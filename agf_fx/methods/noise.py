@@ -6,18 +6,17 @@ beside it, nor on the pieces in which a batch is explained.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from agf_fx.errors import OptionsError
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
 from agf_fx.methods.path import gradient_at_point
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
+from agf_fx.options import require_number, require_whole
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 
@@ -40,9 +39,9 @@ class SmoothGradOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("samples", self.samples, 1)
-        check_whole("seed", self.seed, 0)
-        check_finite("noise", self.noise, 0)
+        require_whole("samples", self.samples, 1)
+        require_whole("seed", self.seed, 0)
+        require_number("noise", self.noise, least=0)
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,7 @@ class GradientSHAPOptions(SmoothGradOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite("baseline", self.baseline)
-
-
-def check_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number of ``least`` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionsError(f"{name} is {value!r}; give a whole number of {least} or more.")
-
-
-def check_finite(name: str, value: object, least: float = -math.inf) -> None:
-    """Refuse what is no finite number of ``least`` or more."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < least:
-        bound = "a finite number" if least == -math.inf else f"a number of {least:g} or more"
-        raise OptionsError(f"{name} is {value!r}; give {bound}.")
+        require_number("baseline", self.baseline)
 
 
 def drawn(images: Value, seed: int, index: int) -> Value:

@@ -12,6 +12,7 @@ from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
+from agf_fx.options import require_number, require_one_of, require_whole
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
@@ -39,22 +40,14 @@ class IntegratedGradientsOptions:
     rule: str = "gauss-legendre"
 
     def __post_init__(self) -> None:
-        least = 2 if self.rule == "trapezoid" else 1
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < least:
-            raise OptionsError(f"steps is {self.steps!r}; give a whole number of {least} or more.")
-        if (
-            not isinstance(self.baseline, int | float)
-            or isinstance(self.baseline, bool)
-            or not np.isfinite(self.baseline)
-        ):
-            raise OptionsError(f"baseline is {self.baseline!r}; give a finite number.")
+        require_one_of("rule", self.rule, RULES)
+        require_whole("steps", self.steps, 2 if self.rule == "trapezoid" else 1)
+        require_number("baseline", self.baseline)
         if self.rule == "gauss-legendre" and self.steps > _MOST_NODES:
             raise OptionsError(
                 f"steps is {self.steps}, and gauss-legendre is for up to {_MOST_NODES}, which is more than any network "
                 'needs; choose another rule, such as "middle".'
             )
-        if self.rule not in RULES:
-            raise OptionsError(f"rule is {self.rule!r}; choose one of {', '.join(map(repr, RULES))}.")
 
 
 def integrated_gradients(options: IntegratedGradientsOptions) -> Method:

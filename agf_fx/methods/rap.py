@@ -8,11 +8,11 @@ from torch import fx
 
 from agf_fx.ir.vocabulary import Family
 from agf_fx.methods.gradient import target_indicator
-from agf_fx.methods.lrp import between_layers, check_number, first_layer, relevance_method, target_logit
+from agf_fx.methods.lrp import between_layers, first_layer, relevance_method, target_logit
 from agf_fx.methods.method import Method
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.table import RuleTable, Where, family, puts_out_logits, registered
-from agf_fx.options import require_one_of
+from agf_fx.options import require_number, require_one_of
 from agf_fx.rules import propagation, rap
 from agf_fx.rules.numerics import Division
 
@@ -37,7 +37,7 @@ class RAPOptions:
 
     def __post_init__(self) -> None:
         require_one_of("start", self.start, STARTS)
-        check_number("epsilon", self.epsilon, above=0)
+        require_number("epsilon", self.epsilon, above=0)
 
 
 def _is_pointwise(node: fx.Node) -> bool:
