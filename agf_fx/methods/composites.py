@@ -15,6 +15,7 @@ from agf_fx.methods.contrast import CONTRAST
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.lrp import (
     LRPOptions,
+    LRPTwoSidedOptions,
     at_images,
     between_layers,
     epsilon_table,
@@ -101,12 +102,13 @@ def _flat(options: LRPOptions) -> tuple[Where, Rule]:
     return first_layer, lrp.flat(options.epsilon)
 
 
-def _plus(options: LRPOptions) -> tuple[Where, Rule]:
-    return convolution, lrp.z_plus(options.epsilon, bias=options.bias)
+def _plus(options: LRPTwoSidedOptions, where: Where = convolution) -> tuple[Where, Rule]:
+    return where, lrp.z_plus(options.epsilon, bias=options.bias, lossless=options.lossless)
 
 
-def _alpha2_beta1(options: LRPOptions) -> tuple[Where, Rule]:
-    return convolution, lrp.alpha_beta(2.0, 1.0, lrp.signed(options.epsilon), bias=options.bias)
+def _alpha2_beta1(options: LRPTwoSidedOptions) -> tuple[Where, Rule]:
+    division = lrp.signed(options.epsilon)
+    return convolution, lrp.alpha_beta(2.0, 1.0, division, bias=options.bias, lossless=options.lossless)
 
 
 def _gamma(options: GammaOptions | EpsilonGammaBoxOptions, where: Where) -> tuple[Where, Rule]:
@@ -117,9 +119,30 @@ def _box(options: EpsilonGammaBoxOptions) -> tuple[Where, Rule]:
     return first_layer, lrp.z_box(options.low, options.high, options.epsilon)
 
 
-def excitation_backprop(options: LRPOptions) -> Method:
+@dataclass(frozen=True)
+class ExcitationOptions:
+    """Options of excitation backpropagation.
+
+    Attributes:
+        epsilon: the stabiliser ε > 0 of denominators, which has their sign.
+        lossless: whether outputs without positive contributions hand on all of their relevance by the negative ones;
+            else they hand on none, as published.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    epsilon: float = lrp.EPSILON
+    lossless: bool = False
+
+    def __post_init__(self) -> None:
+        require_number("epsilon", self.epsilon, above=0)
+        require_flag("lossless", self.lossless)
+
+
+def excitation_backprop(options: ExcitationOptions) -> Method:
     """Excitation backpropagation (Zhang et al. 2018): z⁺ at every layer, without biases."""
-    table = RuleTable.of([(linear_layer, lrp.z_plus(options.epsilon, bias=False))])
+    table = RuleTable.of([(linear_layer, lrp.z_plus(options.epsilon, bias=False, lossless=options.lossless))])
     return relevance_method("excitation-backprop", registered() + table + between_layers(lrp.norm(options.epsilon)))
 
 
@@ -184,18 +207,26 @@ def _entry(
 
 
 ENTRIES = (
-    _entry("epsilon-plus", "LRP composite: z⁺ at convolutions, ε at linear layers", _KOHLBRENNER, lambda o: [_plus(o)]),
+    _entry(
+        "epsilon-plus",
+        "LRP composite: z⁺ at convolutions, ε at linear layers",
+        _KOHLBRENNER,
+        lambda o: [_plus(o)],
+        LRPTwoSidedOptions,
+    ),
     _entry(
         "epsilon-alpha2-beta1",
         "LRP composite: α2β1 at convolutions, ε at linear layers",
         _KOHLBRENNER,
         lambda o: [_alpha2_beta1(o)],
+        LRPTwoSidedOptions,
     ),
     _entry(
         "epsilon-alpha2-beta1-flat",
         "LRP composite: ♭ at the first layer, α2β1 at convolutions, ε at linear layers",
         _KOHLBRENNER,
         lambda o: [_flat(o), _alpha2_beta1(o)],
+        LRPTwoSidedOptions,
     ),
     _entry(
         "epsilon-gamma-box",
@@ -215,7 +246,8 @@ ENTRIES = (
         "lrp-zplus",
         "LRP-z⁺ at every layer",
         "Montavon, Lapuschkin, Binder, Samek and Müller, Pattern Recognition 2017",
-        lambda o: [(linear_layer, lrp.z_plus(o.epsilon, bias=o.bias))],
+        lambda o: [_plus(o, linear_layer)],
+        LRPTwoSidedOptions,
     ),
     _entry(
         "lrp-w2",
@@ -235,7 +267,7 @@ ENTRIES = (
         citation="Zhang, Bargal, Lin, Brandt, Shen and Sclaroff, IJCV 2018",
         properties=_PROPERTIES,
         make=excitation_backprop,
-        options=LRPOptions,
+        options=ExcitationOptions,
     ),
     Entry(
         name="contrastive-excitation-backprop",

@@ -120,6 +120,27 @@ class LRPOptions:
         require_flag("bias", self.bias)
 
 
+@dataclass(frozen=True)
+class LRPTwoSidedOptions(LRPOptions):
+    """Options of composites that tell positive from negative contributions.
+
+    Attributes:
+        epsilon: the stabiliser ε > 0 of denominators, which has their sign.
+        bias: whether biases take their part of the relevance, as they do in the definition.
+        lossless: whether outputs whose contributions all have one sign hand on all of their relevance by these; else
+            they hand on α or -β times of it, as published: z⁺ drops it where nothing is positive.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    lossless: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_flag("lossless", self.lossless)
+
+
 def lrp_epsilon(options: LRPOptions) -> Method:
     """LRP-ε at every layer (Bach et al. 2015)."""
     return relevance_method("lrp-epsilon", epsilon_table(options.epsilon, bias=options.bias))
@@ -147,11 +168,11 @@ def lrp_zero(options: LRPZeroOptions) -> Method:
     return relevance_method("lrp-0", epsilon_table(0.0, bias=options.bias))
 
 
-def epsilon_plus_flat(options: LRPOptions) -> Method:
+def epsilon_plus_flat(options: LRPTwoSidedOptions) -> Method:
     """The composite of this name: ♭ at the first layer, z⁺ at convolutions, ε at linear layers."""
     special = [
         (first_layer, lrp.flat(options.epsilon)),
-        (family(Family.CONVOLUTION), lrp.z_plus(options.epsilon, bias=options.bias)),
+        (family(Family.CONVOLUTION), lrp.z_plus(options.epsilon, bias=options.bias, lossless=options.lossless)),
     ]
     table = RuleTable.of(special) + epsilon_table(options.epsilon, bias=options.bias)
     return relevance_method("epsilon-plus-flat", table)
@@ -166,6 +187,8 @@ class LRPAlphaBetaOptions:
         beta: weight of what speaks against it; α - 1 if not given.
         epsilon: added to denominators whatever their sign, which must be above 0.
         bias: whether biases take their part of the relevance.
+        lossless: whether outputs whose contributions all have one sign hand on all of their relevance by these; else
+            they hand on α or -β times of it, as published.
 
     Raises:
         OptionsError: a value has no meaning, or α - β is not 1.
@@ -175,6 +198,7 @@ class LRPAlphaBetaOptions:
     beta: float | None = None
     epsilon: float = 1e-9
     bias: bool = False
+    lossless: bool = False
 
     def __post_init__(self) -> None:
         require_number("alpha", self.alpha, least=1)
@@ -184,6 +208,7 @@ class LRPAlphaBetaOptions:
                 raise OptionsError(f"alpha - beta is {self.alpha - self.beta:g}; it must be 1, so that LRP conserves.")
         require_number("epsilon", self.epsilon, above=0)
         require_flag("bias", self.bias)
+        require_flag("lossless", self.lossless)
 
 
 def lrp_alpha_beta(options: LRPAlphaBetaOptions) -> Method:
@@ -197,7 +222,7 @@ def alpha_beta_table(options: LRPAlphaBetaOptions) -> RuleTable:
     """The rules of LRP-αβ in the published code of AGF."""
     division = one_sided(options)
     beta = options.alpha - 1 if options.beta is None else options.beta
-    layers = lrp.alpha_beta(options.alpha, beta, division, bias=options.bias)
+    layers = lrp.alpha_beta(options.alpha, beta, division, bias=options.bias, lossless=options.lossless)
     between = between_layers(propagation.proportional, propagation.selective).divided(division)
     special = [(first_layer, propagation.z_box.divided(division)), (linear_layer, layers)]
     return registered() + RuleTable.of(special) + between
@@ -231,7 +256,7 @@ ENTRIES = (
         citation="Kohlbrenner, Bauer, Nakajima, Binder, Samek and Lapuschkin, IJCNN 2020",
         properties=_CLASS_SPECIFIC,
         make=epsilon_plus_flat,
-        options=LRPOptions,
+        options=LRPTwoSidedOptions,
     ),
     Entry(
         name="lrp-alphabeta",

@@ -13,7 +13,7 @@ import torch
 from agf_fx.rules import propagation
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.linear_maps import adjoint, apply
-from agf_fx.rules.numerics import Division, Value, div
+from agf_fx.rules.numerics import Division, Value, div, nonzero
 from agf_fx.rules.propagation import ones_like_input, to_first
 from agf_fx.rules.rule import Messages, Promise, Rule, rule
 from agf_fx.rules.site import Site
@@ -52,43 +52,74 @@ def epsilon_rule(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
     return _named(epsilon_, "epsilon", epsilon)
 
 
-def alpha_beta(alpha: float = 2.0, beta: float = 1.0, division: Division | None = None, *, bias: bool = True) -> Rule:
+def alpha_beta(
+    alpha: float = 2.0,
+    beta: float = 1.0,
+    division: Division | None = None,
+    *,
+    bias: bool = True,
+    lossless: bool = False,
+) -> Rule:
     """LRP-αβ (Bach et al. 2015, eq. 60), α - β = 1: activating and inhibiting parts apart.
 
     Φ_in = α (x⁺ ⊙ L⁺ᵀs⁺ + x⁻ ⊙ L⁻ᵀs⁺) - β (x⁺ ⊙ L⁻ᵀs⁻ + x⁻ ⊙ L⁺ᵀs⁻), where s⁺ = Φ / (L⁺x⁺ + L⁻x⁻ + b⁺) and
     s⁻ = Φ / (L⁻x⁺ + L⁺x⁻ + b⁻).
 
+    Where all contributions to an output have one sign, one of the two quotients is 0 / 0. The published rule takes it
+    for 0, and so hands on α Φ or -β Φ of Φ; the lossless one hands on Φ by the contributions that there are.
+
     Args:
         alpha, beta: weights of the two parts.
         division: how it divides; by ε = 1e-6 of the denominator's sign if not given.
         bias: whether the parts of the bias belong to the denominators.
+        lossless: whether outputs whose contributions have one sign hand on all of their relevance.
     """
 
     @rule(
         "Φ",
-        "Φ_in = α (x⁺ ⊙ L⁺ᵀs⁺ + x⁻ ⊙ L⁻ᵀs⁺) - β (x⁺ ⊙ L⁻ᵀs⁻ + x⁻ ⊙ L⁺ᵀs⁻), s± = Φ / z±  (eq. 60)",
-        promise=Promise.SAVE_BIASES if bias else Promise.MASKS,
+        "Φ_in = α (x⁺ ⊙ L⁺ᵀs⁺ + x⁻ ⊙ L⁻ᵀs⁺) - β (x⁺ ⊙ L⁻ᵀs⁻ + x⁻ ⊙ L⁺ᵀs⁻), s± = Φ / z±  (eq. 60)"
+        + (", α = 1 where z⁻ = 0, β = -1 where z⁺ = 0" if lossless else ""),
+        promise=_PROMISES[lossless, bias],
         divides=True,
         source=BACH,
     )
     def alpha_beta_(site: Site, phi: Value) -> Messages:
         positive, negative = torch.clamp_min(site.weight, 0), torch.clamp_max(site.weight, 0)
         own = site.bias if bias else None
-        found = _part(site, phi, positive, negative, None if own is None else torch.clamp_min(own, 0))
+        ahead = positive, negative, None if own is None else torch.clamp_min(own, 0)
+        behind = negative, positive, None if own is None else torch.clamp_max(own, 0)
+        if lossless:
+            speaks, against = nonzero(_sum(site, *ahead)), nonzero(_sum(site, *behind))
+            weights = speaks * (against * (alpha - 1) + 1), against * (speaks * (-1 - beta) + 1)
+            found = _part(site, phi * weights[0], *ahead)
+            return to_first(site, found + _part(site, phi * weights[1], *behind))
+        found = _part(site, phi, *ahead)
         found = found if alpha == 1 else found * alpha
         if beta:
-            against = _part(site, phi, negative, positive, None if own is None else torch.clamp_max(own, 0))
-            found = found - against * beta
+            found = found - _part(site, phi, *behind) * beta
         return to_first(site, found)
 
-    parameters = (("α", alpha), ("β", beta))
+    parameters = (("α", alpha), ("β", beta), *_if_lossless(lossless))
     return replace(alpha_beta_, name="alpha_beta", parameters=parameters).divided(division or signed(EPSILON))
 
 
-def z_plus(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
-    """LRP-z⁺ (Montavon et al. 2017): the activating part alone, αβ with α = 1 and β = 0."""
-    made = alpha_beta(1.0, 0.0, bias=bias)
-    return _named(replace(made, source="Montavon et al. 2017"), "z_plus", epsilon)
+_PROMISES = {
+    (False, False): Promise.BOTH_SIGNS,
+    (False, True): Promise.BOTH_SIGNS_SAVE_BIASES,
+    (True, False): Promise.CONSERVES,
+    (True, True): Promise.SAVE_BIASES,
+}
+"""Of αβ, by whether it is lossless and whether biases take a part."""
+
+
+def _if_lossless(lossless: bool) -> tuple[tuple[str, object], ...]:
+    return (("lossless", True),) if lossless else ()
+
+
+def z_plus(epsilon: float = EPSILON, *, bias: bool = True, lossless: bool = False) -> Rule:
+    """LRP-z⁺ (Montavon et al. 2017): the activating part alone, αβ with α = 1 and β = 0; see there for ``lossless``."""
+    made = replace(alpha_beta(1.0, 0.0, bias=bias, lossless=lossless), source="Montavon et al. 2017")
+    return _named(made, "z_plus", epsilon, *_if_lossless(lossless))
 
 
 def z_minus(epsilon: float = EPSILON) -> Rule:
@@ -110,12 +141,17 @@ def z_minus(epsilon: float = EPSILON) -> Rule:
 
 def _part(site: Site, phi: Value, ahead: Value, behind: Value, bias: Value | None) -> Value:
     """x⁺ ⊙ Aᵀs + x⁻ ⊙ Bᵀs, s = Φ / (Ax⁺ + Bx⁻ + bias), for the maps A and B with weights ``ahead`` and ``behind``."""
+    z = _sum(site, ahead, behind, bias)
+    s = div(site.settled(phi, z), z)
+    x, y = torch.clamp_min(site.x, 0), torch.clamp_max(site.x, 0)
+    return x * adjoint(site, s, ahead) + y * adjoint(site, s, behind)
+
+
+def _sum(site: Site, ahead: Value, behind: Value, bias: Value | None) -> Value:
+    """Ax⁺ + Bx⁻ + bias, for the maps A and B with weights ``ahead`` and ``behind``."""
     x, y = torch.clamp_min(site.x, 0), torch.clamp_max(site.x, 0)
     z = apply(site, x, ahead) + apply(site, y, behind)
-    if bias is not None:
-        z = z + _per_output(site, bias)
-    s = div(site.settled(phi, z), z)
-    return x * adjoint(site, s, ahead) + y * adjoint(site, s, behind)
+    return z if bias is None else z + _per_output(site, bias)
 
 
 def _per_output(site: Site, bias: Value) -> Value:
@@ -229,6 +265,6 @@ def winner(site: Site, phi: Value) -> Messages:
     return vjp(site, phi)
 
 
-def _named(made: Rule, name: str, epsilon: float) -> Rule:
+def _named(made: Rule, name: str, epsilon: float, *further: tuple[str, object]) -> Rule:
     """A rule that divides by b ± ε, and says so in its name."""
-    return replace(made, name=name, parameters=(("ε", epsilon),)).divided(signed(epsilon))
+    return replace(made, name=name, parameters=(("ε", epsilon), *further)).divided(signed(epsilon))

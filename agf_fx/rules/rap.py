@@ -5,7 +5,7 @@ Each rule divides as the published code does, by b + ε. x⁺, L⁺ are positive
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -28,13 +28,10 @@ NAM = "Nam et al. 2020"
 def linear(site: Site, phi: Value) -> Messages:
     """Linear layers: what speaks for and against an output by its share, and again as a whole; the sum is restored."""
 
-    def half(x: Value, ahead: Value, behind: Value) -> Value:
-        speaks, against = apply(site, x, ahead), apply(site, x, behind)
-        z = speaks + against
-        found = adjoint(site, div(phi * share(z), speaks), ahead)
-        return x * (found + adjoint(site, div(phi * div(against, z), against), behind))
-
-    return to_first(site, _of_either_sign(site, phi, half))
+    speaks, against = _sides(site)
+    z = speaks.size + against.size
+    found = speaks.hand_on(site, phi * share(z)) + against.hand_on(site, phi * div(against.size, z))
+    return to_first(site, _shifted(site, phi, found))
 
 
 @rule(
@@ -47,14 +44,11 @@ def linear(site: Site, phi: Value) -> Messages:
 def convolution(site: Site, phi: Value) -> Messages:
     """Convolutions: as linear layers, but negative relevance as a whole goes to what speaks against an output."""
 
-    def half(x: Value, ahead: Value, behind: Value) -> Value:
-        speaks, against = apply(site, x, ahead), apply(site, x, behind)
-        z = speaks + against
-        found = adjoint(site, div(torch.clamp_min(phi, 0) * share(z), speaks), ahead)
-        other = torch.clamp_max(phi, 0) * share(z) + phi * div(against, z)
-        return x * (found + adjoint(site, div(other, against), behind))
-
-    return to_first(site, _of_either_sign(site, phi, half))
+    speaks, against = _sides(site)
+    z = speaks.size + against.size
+    other = torch.clamp_max(phi, 0) * share(z) + phi * div(against.size, z)
+    found = speaks.hand_on(site, torch.clamp_min(phi, 0) * share(z)) + against.hand_on(site, other)
+    return to_first(site, _shifted(site, phi, found))
 
 
 @rule(
@@ -101,12 +95,31 @@ def first(site: Site, phi: Value) -> Messages:
     return to_first(site, div(size, torch.sum(size, dims, True)) * torch.sum(found, dims, True))
 
 
-def _of_either_sign(site: Site, phi: Value, half: Callable[[Value, Value, Value], Value]) -> Value:
-    """``half`` of the sizes of positive and of negative inputs, each shifted to the sum of what arrives."""
+class _Side(NamedTuple):
+    """The contributions to outputs that have one sign.
+
+    Attributes:
+        terms: sizes of inputs, and of the weights with which they contribute so.
+        size: the sum of the contributions' sizes, (N, *y).
+    """
+
+    terms: tuple[tuple[Value, Value], ...]
+    size: Value
+
+    def hand_on(self, site: Site, phi: Value) -> Value:
+        """Relevance at the outputs to the inputs, by the sizes of their contributions."""
+        s = div(phi, self.size)
+        one, other = (x * adjoint(site, s, weight) for x, weight in self.terms)
+        return one + other
+
+
+def _sides(site: Site) -> tuple[_Side, _Side]:
+    """What speaks for an output, and what against it."""
     positive, negative = torch.clamp_min(site.weight, 0), -torch.clamp_max(site.weight, 0)
-    sizes = torch.clamp_min(site.x, 0), -torch.clamp_max(site.x, 0)
-    one, other = (_shifted(site, phi, half(size, positive, negative)) for size in sizes)
-    return one + other
+    x, y = torch.clamp_min(site.x, 0), -torch.clamp_max(site.x, 0)
+    both = ((x, positive), (y, negative)), ((x, negative), (y, positive))
+    speaks, against = (_Side((one, other), apply(site, *one) + apply(site, *other)) for one, other in both)
+    return speaks, against
 
 
 def _shifted(site: Site, phi: Value, found: Value) -> Value:

@@ -22,6 +22,8 @@ class Promise(StrEnum):
     SAVE_CONSTANTS = "conserves but for constants"  # what falls on entries that are none of its input is lost
     SHIFTS = "shifts to conserve"  # it adds terms, and subtracts their mean
     SAVE_BIASES = "conserves but for biases"
+    BOTH_SIGNS = "conserves where contributions have both signs"  # what falls to a sign that none has is lost
+    BOTH_SIGNS_SAVE_BIASES = "conserves but for biases where contributions have both signs"
     MASKS = "may lose by masking"
     NOTHING = "does not conserve"
     UNKNOWN = "unknown"

@@ -157,20 +157,21 @@ def peers(record: Row) -> str:
     names = list(dict.fromkeys(row["peer"] for row in record["peers"]))
     variants = list(dict.fromkeys((row["backend"], row["precision"]) for row in record["explanations"]))
     fewest = str(record["settings"]["targets"][0])
-    cells = []
+    heads = ["forward", *(f"agf-fx agf, {backend}, {precision}" for backend, precision in variants), *names]
+    columns = []
     for forward in record["forwards"]:
         rows = [row for row in record["explanations"] if same(row, forward)]
         ours = [peer_cell(row["explanation"][fewest], row, fewest) for row in rows]
         found = {row["peer"]: row for row in record["peers"] if same(row, forward)}
         theirs = [row.get("refused") or peer_cell(row["multiple"], row) for row in map(found.get, names)]
-        cells.append([forward["network"], str(forward["batch"]), seconds(forward["forward_s"]), *ours, *theirs])
+        columns.append([seconds(forward["forward_s"]), *ours, *theirs])
     versions = ", ".join(f"{name} {version}" for name, version in record["machine"]["peers"].items() if version)
     return section(
         "Other methods",
         "Multiples of the same forward pass, in the same rounds, and peak MiB counted in the same way; one target an "
         f"image. The others run in float32 without compilation. {versions}.",
-        ["network", "batch", "forward", *(f"agf-fx {backend} {precision}" for backend, precision in variants), *names],
-        cells,
+        ["method", *(f"{forward['network']}, batch {forward['batch']}" for forward in record["forwards"])],
+        [[head, *row] for head, row in zip(heads, zip(*columns, strict=True), strict=True)],
     )
 
 
