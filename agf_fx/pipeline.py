@@ -27,6 +27,7 @@ from agf_fx.passes.gradient_masks import drop_gradient_masks
 from agf_fx.passes.heads import mark_heads
 from agf_fx.passes.image_channels import mark_image_channels
 from agf_fx.passes.input_layers import mark_input_layers
+from agf_fx.passes.input_signs import mark_nonnegative_inputs
 from agf_fx.passes.nonnegative_values import simplify_nonnegative_values
 from agf_fx.passes.open_merges import mark_open_merges
 from agf_fx.passes.product_precision import reduce_product_precision
@@ -44,6 +45,7 @@ ANALYSES: tuple[Step, ...] = (
     check_class_dimension,
     mark_gates,
     mark_input_layers,
+    mark_nonnegative_inputs,
     mark_image_channels,
     mark_residual_merges,
     mark_residual_convolutions,

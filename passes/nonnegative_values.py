@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,106 +9,21 @@ from torch import fx
 
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.rewriting import is_call, is_stabilised, substitute
-from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from agf_fx.ir.signs import nonnegative
 
 aten = torch.ops.aten
-
-# Nonnegative whatever they read.
-_ALWAYS = {
-    aten.abs.default,
-    aten.exp.default,
-    aten.hardsigmoid.default,
-    aten.new_ones.default,
-    aten.ones_like.default,
-    aten.relu.default,
-    aten.sigmoid.default,
-    aten.softmax.int,
-    aten.sym_size.int,
-}
-# Nonnegative where everything they read is: sums of products, selections, means, data movement.
-_INHERITED = {
-    *CONVOLUTIONS,
-    *TRANSPOSED_CONVOLUTIONS,
-    aten.adaptive_avg_pool2d.default,
-    aten.adaptive_avg_pool3d.default,
-    aten.adaptive_max_pool2d.default,
-    aten.adaptive_max_pool3d.default,
-    aten.amax.default,
-    aten.amin.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.cat.default,
-    aten.col2im.default,
-    aten.expand.default,
-    aten.flatten.using_ints,
-    aten.linear.default,
-    aten.matmul.default,
-    aten.max_pool2d_with_indices.default,
-    aten.max_pool3d_with_indices.default,
-    aten.mean.dim,
-    aten.narrow.default,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.roll.default,
-    aten.select.int,
-    aten.sign.default,
-    aten.slice.Tensor,
-    aten.sum.dim_IntList,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.upsample_bilinear2d.default,
-    aten.upsample_linear1d.default,
-    aten.upsample_trilinear3d.default,
-    operator.getitem,
-}
-# Of these, the ones that may take a number in the place of a tensor, which then must not be negative either.
-_ARITHMETIC = {
-    aten.add.Scalar,
-    aten.add.Tensor,
-    aten.clamp_min.default,
-    aten.div.Scalar,
-    aten.div.Tensor,
-    aten.mul.Scalar,
-    aten.mul.Tensor,
-}
-_INHERITED |= _ARITHMETIC
-# Nonnegative where their first argument is, and the number at this position.
-_WITH_NUMBER = {aten.constant_pad_nd.default: 2, aten.masked_fill.Scalar: 2}
-# Nonnegative where the number at this position is.
-_FROM_BELOW = {aten.clamp.default: 1, aten.clamp_min.default: 1, aten.hardtanh.default: 1}
 
 
 def simplify_nonnegative_values(explanation: ExplanationGraph) -> ExplanationGraph:
     """For x ≥ 0: |x| -> x, ReLU(x) -> x, and x + ε, where it is guarded against being 0, -> x + ε. Bits stay."""
-    nonnegative = _nonnegative(explanation.graph.nodes)
+    found = nonnegative(explanation.graph.nodes)
     for node in list(explanation.graph.nodes):
-        if is_call(node, aten.abs.default, aten.relu.default) and node.args[0] in nonnegative:
+        if is_call(node, aten.abs.default, aten.relu.default) and node.args[0] in found:
             if node.target is aten.abs.default or node.meta["stream"] != "forward":
                 substitute(node, node.args[0])
-        elif is_stabilised(node) and _positive(node.args[0], nonnegative):
+        elif is_stabilised(node) and _positive(node.args[0], found):
             substitute(node, node.args[0])
     return explanation
-
-
-def _nonnegative(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    for node in nodes:
-        if is_call(node, *_ALWAYS) or _is_bounded(node):
-            found.add(node)
-        elif is_call(node, aten.index_select.default, *_WITH_NUMBER) and node.args[0] in found:
-            if node.target not in _WITH_NUMBER or node.args[_WITH_NUMBER[node.target]] >= 0:
-                found.add(node)
-        elif is_call(node, *_INHERITED) and all(source in found for source in node.all_input_nodes):
-            numbers = [value for value in node.args if not isinstance(value, fx.Node)]
-            if not is_call(node, *_ARITHMETIC) or min(numbers, default=0) >= 0:
-                found.add(node)
-    return found
-
-
-def _is_bounded(node: fx.Node) -> bool:
-    """Whether ``node`` cuts off what is below a number that is not negative."""
-    low = node.args[_FROM_BELOW[node.target]] if is_call(node, *_FROM_BELOW) else None
-    return isinstance(low, int | float) and low >= 0
 
 
 def _positive(value: Any, nonnegative: set[fx.Node]) -> bool:

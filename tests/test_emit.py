@@ -147,6 +147,7 @@ def test_the_pipeline_is_one_tuple_of_named_steps():
         "check_class_dimension",
         "mark_gates",
         "mark_input_layers",
+        "mark_nonnegative_inputs",
         "mark_image_channels",
         "mark_residual_merges",
         "mark_residual_convolutions",

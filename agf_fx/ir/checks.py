@@ -137,7 +137,16 @@ def _check_names(explanation: ExplanationGraph) -> None:
 
 def _check_facts(facts: Facts, names: Iterable[str]) -> None:
     """Facts have the kinds of values that analyses write."""
-    for name in ("input_layer", "head", "tail", "open_merge", "in_region", "feeds_merge", "pointwise"):
+    for name in (
+        "input_layer",
+        "nonnegative_input",
+        "head",
+        "tail",
+        "open_merge",
+        "in_region",
+        "feeds_merge",
+        "pointwise",
+    ):
         _require(isinstance(getattr(facts, name), bool), f"the fact {name} is none")
     for name in ("residual_merge", "gate", "attention"):
         _require(getattr(facts, name) is None or getattr(facts, name) in names, f"the fact {name} names no value")

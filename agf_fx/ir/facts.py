@@ -30,6 +30,7 @@ class Facts:
 
     Attributes:
         input_layer: reads the image with no parametrised layer before it.
+        nonnegative_input: a layer whose input cannot have an entry below 0.
         head: a last parametrised layer on the way to the logits.
         tail: lies behind the heads; only the gradient passes.
         residual_merge: name of the fan-out node whose branches meet in this sum.
@@ -46,6 +47,7 @@ class Facts:
     """
 
     input_layer: bool = False
+    nonnegative_input: bool = False
     head: bool = False
     tail: bool = False
     residual_merge: str | None = None

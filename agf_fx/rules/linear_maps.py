@@ -32,6 +32,25 @@ def adjoint(site: Site, s: Value, weight: Value) -> Value:
     return LINEAR_MAPS[site.node.target].adjoint(site, s, weight)
 
 
+def apply_by_sign(site: Site, ahead: Value, behind: Value) -> Value:
+    """Ax⁺ + Bx⁻ for the maps A and B with weights ``ahead`` and ``behind``, and the input's parts of either sign."""
+    one, *other = (apply(site, x, weight) for x, weight in _by_sign(site, ahead, behind))
+    return one + other[0] if other else one
+
+
+def adjoint_by_sign(site: Site, s: Value, ahead: Value, behind: Value) -> Value:
+    """x⁺ ⊙ Aᵀs + x⁻ ⊙ Bᵀs: what each part of the input gets of ``s``, which belongs to targets."""
+    one, *other = (x * adjoint(site, s, weight) for x, weight in _by_sign(site, ahead, behind))
+    return one + other[0] if other else one
+
+
+def _by_sign(site: Site, ahead: Value, behind: Value) -> list[tuple[Value, Value]]:
+    """x⁺ and the weight that it meets; and x⁻ with its own, unless it is 0 everywhere."""
+    if site.facts.nonnegative_input:
+        return [(site.x, ahead)]
+    return [(torch.clamp_min(site.x, 0), ahead), (torch.clamp_max(site.x, 0), behind)]
+
+
 def _convolution(convolve: torch._ops.OpOverload, transposed: torch._ops.OpOverload) -> LinearMap:
     def apply(site: Site, x: Value, weight: Value) -> Value:
         return convolve(x, weight, None, *site.args[3:])

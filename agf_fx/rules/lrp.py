@@ -12,7 +12,7 @@ import torch
 
 from agf_fx.rules import propagation
 from agf_fx.rules.gradients import vjp
-from agf_fx.rules.linear_maps import adjoint, apply
+from agf_fx.rules.linear_maps import adjoint, adjoint_by_sign, apply, apply_by_sign
 from agf_fx.rules.numerics import Division, Value, div, nonzero
 from agf_fx.rules.propagation import ones_like_input, to_first
 from agf_fx.rules.rule import Messages, Promise, Rule, rule
@@ -143,14 +143,12 @@ def _part(site: Site, phi: Value, ahead: Value, behind: Value, bias: Value | Non
     """x⁺ ⊙ Aᵀs + x⁻ ⊙ Bᵀs, s = Φ / (Ax⁺ + Bx⁻ + bias), for the maps A and B with weights ``ahead`` and ``behind``."""
     z = _sum(site, ahead, behind, bias)
     s = div(site.settled(phi, z), z)
-    x, y = torch.clamp_min(site.x, 0), torch.clamp_max(site.x, 0)
-    return x * adjoint(site, s, ahead) + y * adjoint(site, s, behind)
+    return adjoint_by_sign(site, s, ahead, behind)
 
 
 def _sum(site: Site, ahead: Value, behind: Value, bias: Value | None) -> Value:
     """Ax⁺ + Bx⁻ + bias, for the maps A and B with weights ``ahead`` and ``behind``."""
-    x, y = torch.clamp_min(site.x, 0), torch.clamp_max(site.x, 0)
-    z = apply(site, x, ahead) + apply(site, y, behind)
+    z = apply_by_sign(site, ahead, behind)
     return z if bias is None else z + _per_output(site, bias)
 
 

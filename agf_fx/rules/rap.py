@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from agf_fx.rules.linear_maps import adjoint, apply
+from agf_fx.rules.linear_maps import adjoint, adjoint_by_sign, apply, apply_by_sign
 from agf_fx.rules.numerics import Value, div, nonzero, share
 from agf_fx.rules.propagation import to_first
 from agf_fx.rules.rule import Messages, Promise, rule
@@ -99,26 +99,24 @@ class _Side(NamedTuple):
     """The contributions to outputs that have one sign.
 
     Attributes:
-        terms: sizes of inputs, and of the weights with which they contribute so.
+        ahead, behind: weights that positive and negative inputs contribute with, so that products are sizes.
         size: the sum of the contributions' sizes, (N, *y).
     """
 
-    terms: tuple[tuple[Value, Value], ...]
+    ahead: Value
+    behind: Value
     size: Value
 
     def hand_on(self, site: Site, phi: Value) -> Value:
         """Relevance at the outputs to the inputs, by the sizes of their contributions."""
-        s = div(phi, self.size)
-        one, other = (x * adjoint(site, s, weight) for x, weight in self.terms)
-        return one + other
+        return adjoint_by_sign(site, div(phi, self.size), self.ahead, self.behind)
 
 
 def _sides(site: Site) -> tuple[_Side, _Side]:
     """What speaks for an output, and what against it."""
-    positive, negative = torch.clamp_min(site.weight, 0), -torch.clamp_max(site.weight, 0)
-    x, y = torch.clamp_min(site.x, 0), -torch.clamp_max(site.x, 0)
-    both = ((x, positive), (y, negative)), ((x, negative), (y, positive))
-    speaks, against = (_Side((one, other), apply(site, *one) + apply(site, *other)) for one, other in both)
+    positive, negative = torch.clamp_min(site.weight, 0), torch.clamp_max(site.weight, 0)
+    both = (positive, negative), (-negative, -positive)
+    speaks, against = (_Side(*weights, apply_by_sign(site, *weights)) for weights in both)
     return speaks, against
 
 
