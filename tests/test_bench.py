@@ -22,6 +22,7 @@ from benchmark.tables import starts
 from benchmark.timing import interleaved
 
 import agf_fx
+from agf_fx.methods import REGISTRY
 
 SMALL = [
     "--models",
@@ -38,6 +39,7 @@ SMALL = [
     "eager",
 ]
 CPU = torch.device("cpu")
+OTHERS = ("forward and backward", "agf-fx gradcam", "agf-fx lrp-epsilon", "Captum LRP", "Zennit EpsilonPlusFlat")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def results(tmp_path_factory):
     file = tmp_path_factory.mktemp("bench") / "figures.json"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        bench.main([*SMALL, "--batches", "1", "2", "--targets", "1", "3", "--peers", "--json", str(file)])
+        bench.main([*SMALL, "--batches", "1", "2", "--targets", "1", "3", "--json", str(file), "--peers", *OTHERS])
     return json.loads(file.read_text()), printed.getvalue()
 
 
@@ -82,9 +84,10 @@ def test_counts_that_do_not_depend_on_the_machine(written):
 
 
 def test_every_peer_is_reported(written):
+    assert {peer.name for peer in PEERS} > {f"agf-fx {name}" for name in REGISTRY if name != "agf"}
     for batch in (1, 2):
         rows = [row for row in written["peers"] if row["batch"] == batch]
-        assert {row["peer"] for row in rows} == {peer.name for peer in PEERS}
+        assert {row["peer"] for row in rows} == set(OTHERS)
         assert all(("multiple" in row) != ("refused" in row) for row in rows)
 
 
@@ -171,7 +174,8 @@ def test_a_failing_peer_is_named_and_an_absent_one_too(monkeypatch):
     peers = (Peer("broken", "torch", fails), Peer("absent", "no-such-distribution", fails))
     monkeypatch.setattr("benchmark.peers.PEERS", peers)
     model = torchvision.models.resnet18()
-    runs, refused = peer_runs(model, torch.randn(1, 3, 32, 32), torch.tensor([0]))
+    assert peer_runs(model, torch.randn(1, 3, 32, 32), torch.tensor([0]), None) == ({}, {})
+    runs, refused = peer_runs(model, torch.randn(1, 3, 32, 32), torch.tensor([0]), [])
     assert runs == {}
     assert refused == {"broken": "fails: AssertionError", "absent": "not installed"}
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from benchmark.machine import first_capture_s, machine
 from benchmark.measurement import measure
-from benchmark.peers import peer_versions
+from benchmark.peers import PEERS, peer_versions
 from benchmark.rows import explanation_rows, forward_row, peer_rows
 from benchmark.starting import starting_row
 from benchmark.subjects import OWN, Settings, Subject, setup
@@ -80,7 +80,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--targets", nargs="+", type=positive, default=[1, 5], help="targets per image (default: 1 5)")
     add("--backends", nargs="+", default=["eager"], choices=BACKENDS)
     add("--precision", nargs="+", default=[OWN], choices=(OWN, *PRECISIONS), help="model: the model's own, float32")
-    add("--peers", action="store_true", help="measure the other methods that are installed too")
+    names = [peer.name for peer in PEERS]
+    add("--peers", nargs="*", choices=names, metavar="NAME", help="other methods to measure too: all, or those named")
     add("--no-memory", dest="memory", action="store_false", help="leave the memory table out")
     add("--repeats", type=positive, default=5, help="rounds (default: 5)")
     add("--starts", type=int, default=3, help="rounds of new processes, cold and warm (default: 3; 0: none)")

@@ -40,11 +40,22 @@ class Peer:
     build: Callable[[nn.Module, Tensor, Tensor], Run]
 
 
-def peer_runs(model: nn.Module, images: Tensor, target: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
-    """The runs of the peers that work on this model, and of the others why not."""
+def peer_runs(
+    model: nn.Module, images: Tensor, target: Tensor, names: list[str] | None
+) -> tuple[dict[str, Run], dict[str, str]]:
+    """The runs of the peers that work on this model, and of the others why not.
+
+    Args:
+        model: the network.
+        images: (N, C, H, W).
+        target: (N,).
+        names: of the peers; empty for all, None for none.
+    """
     runs: dict[str, Run] = {}
     refused: dict[str, str] = {}
-    for peer in PEERS:
+    for peer in () if names is None else PEERS:
+        if names and peer.name not in names:
+            continue
         try:
             version(peer.package)
             run = _silently(peer.build(_kept_activations(model), images, target))

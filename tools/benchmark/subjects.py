@@ -44,7 +44,7 @@ class Settings:
     repeats: int
     turn: float
     starts: int
-    peers: bool
+    peers: list[str] | None
     memory: bool
     device: torch.device
     options: CompileOptions
