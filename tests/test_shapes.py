@@ -15,17 +15,17 @@ from agf_fx.pipeline import lower, optimisations
 
 
 @pytest.mark.parametrize(
-    ("dialect", "steps"),
+    ("build", "dialect", "steps"),
     [
-        ("reference", ()),
-        ("paper", ()),
-        ("reference", optimisations()),
-        ("reference", optimisations(torch.float16, channels_last=True)),
-        ("reference", optimisations(in_place=True)),
+        (small_vgg, "reference", ()),
+        (small_vgg, "paper", ()),
+        (small_vgg, "reference", optimisations(torch.float16, channels_last=True)),
+        (basic_resnet, "reference", optimisations()),
+        (reuse, "paper", ()),
+        (reuse, "reference", optimisations(in_place=True)),
     ],
-    ids=["emitted", "emitted, paper", "optimised", "float16", "in place"],
+    ids=["emitted", "emitted, paper", "float16", "optimised", "reuse, paper", "in place"],
 )
-@pytest.mark.parametrize("build", [small_vgg, basic_resnet, reuse])
 def test_the_table_agrees_with_fake_tensors(build, dialect, steps, monkeypatch):
     model = build()
     canonical = agf_fx.capture(model, torch.zeros(1, 3, 32, 32, dtype=next(model.parameters()).dtype))

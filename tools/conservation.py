@@ -33,7 +33,6 @@ METHODS = (
     "epsilon-plus",
     "epsilon-plus-flat",
     "epsilon-plus-flat lossless",
-    "epsilon-alpha2-beta1",
     "epsilon-alpha2-beta1-flat",
     "epsilon-alpha2-beta1-flat lossless",
     "epsilon-gamma-box",
@@ -54,6 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print("| method |", " | ".join(arguments.models), "|")
     print("|---|" + "---|" * len(arguments.models))
+    torch.manual_seed(arguments.seed)
     images = torch.randn(2, 3, arguments.size, arguments.size, dtype=torch.float64)
     models = [without_biases(name, arguments.seed, images) for name in arguments.models]
     for method in arguments.methods:
