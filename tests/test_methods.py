@@ -93,6 +93,7 @@ def test_options_are_documented():
         ("lrp-alphabeta", {"alpha": 0.5}, "alpha is 0.5; give a number of 1 or more"),
         ("gradient", {"steps": 3}, "'gradient' has no option 'steps'; it has no options"),
         ("gradient", agf_fx.AGFOptions(), "takes none"),
+        ("beta-smooth", {"beta": 0}, "beta is 0; give a number above 0"),
         ("gradcam", {"layer": 3}, "layer is 3"),
         ("gradcam", {"relu": None}, "relu is None"),
         ("integrated-gradients", {"steps": 0}, "steps is 0; give a whole number of 1 or more"),
@@ -257,7 +258,9 @@ HEADLESS = {
 
 
 @pytest.mark.parametrize("case", HEADLESS)
-@pytest.mark.parametrize("name", ["gradient", "gradient-x-input", "guided-backprop", "integrated-gradients"])
+@pytest.mark.parametrize(
+    "name", ["gradient", "gradient-x-input", "guided-backprop", "beta-smooth", "integrated-gradients"]
+)
 def test_methods_without_relevance_refuse_nothing_for_its_sake(name, case):
     model = NoHead(HEADLESS[case]).double().eval()
     assert agf_fx.compile(model, method=name)(IMAGES, 1).isfinite().all()
