@@ -20,7 +20,7 @@ NORMS = (aten.layer_norm.default, aten.group_norm.default, aten.rms_norm.default
 def constant_scale(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
     """Layer, group and RMS norms with 1 / σ for a constant: Φ_in = x ⊙ Jᵀ(Φ / (y ± ε)), y = γ (x - μ) / σ + β.
 
-    Achtibat et al. (2024) hand relevance through x / σ unchanged (Prop. 3.4), and treat what is affine, the mean, γ and
+    Achtibat et al. (2024) hand relevance through x / σ unchanged, and treat what is affine, the mean, γ and
     β, like a linear layer; one division serves both. RMS norms have neither mean nor β, and hand all on unchanged.
 
     Args:
@@ -30,7 +30,7 @@ def constant_scale(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
 
     @rule(
         "Φ",
-        "Φ_in = x ⊙ Jᵀ(Φ / (y ± ε)), J = γ (I - 1/n) / σ, σ constant  (eq. 8, Prop. 3.4)",
+        "Φ_in = x ⊙ Jᵀ(Φ / (y ± ε)), J = γ (I - 1/n) / σ, σ constant",
         promise=Promise.SAVE_BIASES if bias else Promise.CONSERVES,
         divides=True,
         source="Achtibat et al. 2024",

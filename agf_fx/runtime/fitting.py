@@ -54,7 +54,7 @@ def fit_patterns(
     The pattern a of a neuron y = wᵀx + b is the direction in which its input varies with its output. With the
     ``"linear"`` estimator S_a, a = cov(x, y) / wᵀcov(x, y). With the ``"two-component"`` estimator S_a+- there are
     two, for outputs above 0 and others: a± = c± / wᵀc±, c± = E±[xy] - E±[x] E[y], where E± is the mean over places
-    with outputs of that sign, and E over all (Kindermans et al. 2018, eq. 4, 7 to 9). Either way wᵀa = 1. Of a
+    with outputs of that sign, and E over all (Kindermans et al. 2018). Either way wᵀa = 1. Of a
     convolution every patch of its input is a sample; a batch norm behind a layer is folded into its weights first.
 
     One pass, in float64 where the device has it; of one batch at a time the activations of the running layers are in

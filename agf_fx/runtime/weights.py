@@ -134,8 +134,8 @@ class WeightInputs:
         return kept[2] if kept and kept[0].same_as(state) and kept[1] == placement else None
 
     def forget(self) -> None:
-        """Prepare anew at the next call, whatever the version counters say."""
-        self._kept = None
+        """Check and prepare anew at the next call, whatever the version counters say."""
+        self._kept = self._accepted = None
 
     def _prepare(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
         self._on_prepare()
