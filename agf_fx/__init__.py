@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from agf_fx.methods.cam import GradCAMOptions
     from agf_fx.methods.lrp import LRPAlphaBetaOptions, LRPOptions
     from agf_fx.methods.path import IntegratedGradientsOptions
+    from agf_fx.methods.patterns import Patterns
     from agf_fx.models import LoadedModel, load_model
     from agf_fx.options import AGFOptions, CompileOptions
     from agf_fx.rules.register import register_rule
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
     from agf_fx.runtime.exported import ExportedExplainer, load
+    from agf_fx.runtime.fitting import fit_patterns
 
 _CHECKOUT = Path(__file__).parent.parent
 if not (_CHECKOUT / "agf_fx" / "passes").exists() and (_CHECKOUT / "passes" / "batch_norms.py").exists():
@@ -48,8 +50,10 @@ _HOMES = {
     "LRPAlphaBetaOptions": "agf_fx.methods.lrp",
     "LRPOptions": "agf_fx.methods.lrp",
     "LoadedModel": "agf_fx.models",
+    "Patterns": "agf_fx.methods.patterns",
     "capture": "agf_fx.frontend.capture",
     "compile": "agf_fx.runtime.explainer",
+    "fit_patterns": "agf_fx.runtime.fitting",
     "load": "agf_fx.runtime.exported",
     "load_model": "agf_fx.models",
     "read_image": "agf_fx.imaging.read",
@@ -70,10 +74,12 @@ __all__ = [
     "LRPAlphaBetaOptions",
     "LRPOptions",
     "LoadedModel",
+    "Patterns",
     "__version__",
     "cache",
     "capture",
     "compile",
+    "fit_patterns",
     "load",
     "load_model",
     "methods",

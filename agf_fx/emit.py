@@ -147,7 +147,8 @@ def _explain(
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
         with scope(stream="forward", layer=node.meta["module"], site=node.name, symbol="y"):
             values[node.name] = call(node.target, args, kwargs)
-        sites[node] = Site(node, args, values[node.name], targets, kwargs)
+        beside = {role: values[name] for role, name in node.meta.get("beside", {}).items()}
+        sites[node] = Site(node, args, values[node.name], targets, kwargs, beside=beside)
     logits, shape = values[canonical.logits.name], canonical.logits.meta["type"].sample_shape
     seeds = {}
     for stream in method.streams:

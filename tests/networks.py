@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,23 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+import agf_fx
+from agf_fx.methods import REGISTRY
+from agf_fx.methods.patterns import PatternOptions
+from agf_fx.runtime.fitting import PatternsWarning
+
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def options_of(method: str, model: nn.Module, size: int = 32) -> dict[str, object] | None:
+    """What a method must be given for a model, such as patterns fitted on random images; None for nothing."""
+    if not issubclass(REGISTRY[method].options, PatternOptions):
+        return None
+    like = next(model.parameters())
+    images = torch.randn(24, 3, size, size, generator=torch.Generator().manual_seed(0)).to(like)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PatternsWarning)  # of dead neurons, which random networks have
+        return {"patterns": agf_fx.fit_patterns(model, images.split(8))}
 
 
 @dataclass(frozen=True)

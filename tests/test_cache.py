@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import basic_resnet, reuse, small_vgg
+from networks import basic_resnet, options_of, reuse, small_vgg
 from torch import nn
 
 import agf_fx
@@ -591,9 +591,11 @@ def test_a_model_in_training_mode_is_warned_of_each_time():
 def test_graphs_of_every_method_are_found_again(name, tmp_path, monkeypatch):
     monkeypatch.setenv("AGF_FX_CACHE_DIR", str(tmp_path))
     counted = []
+    model, cache = small_vgg().eval(), agf_fx.CompileOptions(cache="disk")
+    options = options_of(name, model)
     for _ in range(2):
         agf_fx.cache.forget()  # as in a new process
-        explainer = agf_fx.compile(small_vgg().eval(), method=name, compile_options=agf_fx.CompileOptions(cache="disk"))
+        explainer = agf_fx.compile(model, method=name, options=options, compile_options=cache)
         with warnings.catch_warnings():
             warnings.simplefilter("error", CacheWarning)
             maps = explainer(torch.zeros(1, 3, 16, 16).double() + 0.1, 1)

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 import torch
-from networks import load_golden
+from networks import load_golden, options_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -64,8 +64,10 @@ def test_maps_and_logits_are_those_of_the_cpu(subject, way):
 @pytest.mark.parametrize("method", REGISTRY)
 def test_every_method_gives_the_maps_of_the_cpu(subject, method, device):
     model, images, _ = subject
-    expected = agf_fx.compile(model, images, method=method)(images, TARGET)
-    found = agf_fx.compile(copied(model, device), method=method)(images.to(device), TARGET.to(device))
+    options = options_of(method, model, images.shape[-1])
+    expected = agf_fx.compile(model, images, method=method, options=options)(images, TARGET)
+    there = agf_fx.compile(copied(model, device), method=method, options=options)
+    found = there(images.to(device), TARGET.to(device))
     assert found.device.type == device
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
 
@@ -184,7 +186,8 @@ def test_models_on_cuda_are_exported_for_every_batch_size(subject):
 @pytest.mark.parametrize("method", REGISTRY)
 def test_graphs_name_no_device(subject, method):
     model, images, _ = subject
-    program = agf_fx.compile(model, images, method=method)._binding.latest.program
+    options = options_of(method, model, images.shape[-1])
+    program = agf_fx.compile(model, images, method=method, options=options)._binding.latest.program
     weights = WeightInputs(program.canonical, program.explanation)
     with FakeTensorMode(), torch.no_grad():
         values = {name: empty_cuda(weight) for name, weight in weights.current(model).items()}

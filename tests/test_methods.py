@@ -36,8 +36,10 @@ def explainer(method: str, **options):
     return agf_fx.compile(vgg(), IMAGES, method=method, options=options or None)
 
 
-def in_single_precision(name):
+def in_single_precision(name, model=None):
     """Options under which single precision is enough: with ε = 1e-6, LRP-ε divides by values close to zero."""
+    if issubclass(REGISTRY[name].options, agf_fx.methods.patterns.PatternOptions):
+        return networks.options_of(name, model)
     if getattr(REGISTRY[name].options(), "epsilon", None) == lrp.EPSILON:
         return {"epsilon": 1e-2}
     return {"steps": 3} if name == "integrated-gradients" else None
@@ -93,6 +95,7 @@ def test_options_are_documented():
         ("lrp-alphabeta", {"alpha": 0.5}, "alpha is 0.5; give a number of 1 or more"),
         ("gradient", {"steps": 3}, "'gradient' has no option 'steps'; it has no options"),
         ("gradient", agf_fx.AGFOptions(), "takes none"),
+        ("beta-smooth", {"beta": 0}, "beta is 0; give a number above 0"),
         ("gradcam", {"layer": 3}, "layer is 3"),
         ("gradcam", {"relu": None}, "relu is None"),
         ("integrated-gradients", {"steps": 0}, "steps is 0; give a whole number of 1 or more"),
@@ -186,7 +189,7 @@ def test_gradcam_of_the_published_code(form, name):
 
 @pytest.mark.parametrize("name", [*REGISTRY])
 def test_maps_of_images_and_targets_do_not_see_each_other(name):
-    options = {"steps": 5} if name == "integrated-gradients" else {}
+    options = {"steps": 5} if name == "integrated-gradients" else networks.options_of(name, vgg()) or {}
     compiled = explainer(name, **options)
     together = compiled(IMAGES, TARGETS)
     assert together.shape == (3, 2, 32, 32)
@@ -202,12 +205,13 @@ def test_maps_of_images_and_targets_do_not_see_each_other(name):
 
 @pytest.mark.parametrize("name", [*REGISTRY])
 def test_pieces_and_float64_give_the_same_maps(name):
-    options = {"steps": 5} if name == "integrated-gradients" else None
+    options = {"steps": 5} if name == "integrated-gradients" else networks.options_of(name, vgg())
     few = agf_fx.CompileOptions(max_batch=2)
     pieces = agf_fx.compile(vgg(), method=name, options=options, compile_options=few)(IMAGES, TARGETS)
     whole = explainer(name, **(options or {}))(IMAGES, TARGETS)
     torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-12)
-    single = agf_fx.compile(networks.small_vgg().eval().float(), method=name, options=in_single_precision(name))
+    model = networks.small_vgg().eval().float()
+    single = agf_fx.compile(model, method=name, options=in_single_precision(name, model))
     checked = single.explain(IMAGES.float(), TARGETS, check=True)
     assert checked.precision.max() < 1e-3
 
@@ -215,8 +219,8 @@ def test_pieces_and_float64_give_the_same_maps(name):
 @pytest.mark.parametrize("name", [name for name in REGISTRY if not is_drawn(name)])
 @pytest.mark.parametrize("ending", ["pt", "onnx"])
 def test_every_method_is_exported(name, ending, tmp_path):
-    options = in_single_precision(name)
-    single = agf_fx.compile(networks.small_vgg().eval().float(), method=name, options=options)
+    model = networks.small_vgg().eval().float()
+    single = agf_fx.compile(model, method=name, options=in_single_precision(name, model))
     expected = single.explain(IMAGES.float(), top_k=2)
     single.export(tmp_path / f"explainer.{ending}")
     found = agf_fx.load(tmp_path / f"explainer.{ending}").explain(IMAGES.float(), top_k=2)
@@ -228,8 +232,9 @@ def test_every_method_is_exported(name, ending, tmp_path):
 def test_one_logit_is_enough_where_classes_are_not_compared(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 1))
-    options = {"relu": False} if hasattr(REGISTRY[name].options, "relu") else None
-    found = agf_fx.compile(model.double().eval(), method=name, options=options)(IMAGES, 0)
+    model = model.double().eval()
+    options = {"relu": False} if hasattr(REGISTRY[name].options, "relu") else networks.options_of(name, model)
+    found = agf_fx.compile(model, method=name, options=options)(IMAGES, 0)
     assert found.abs().max() > 0 or name == "guided-gradcam"
 
 
@@ -257,7 +262,9 @@ HEADLESS = {
 
 
 @pytest.mark.parametrize("case", HEADLESS)
-@pytest.mark.parametrize("name", ["gradient", "gradient-x-input", "guided-backprop", "integrated-gradients"])
+@pytest.mark.parametrize(
+    "name", ["gradient", "gradient-x-input", "guided-backprop", "beta-smooth", "integrated-gradients"]
+)
 def test_methods_without_relevance_refuse_nothing_for_its_sake(name, case):
     model = NoHead(HEADLESS[case]).double().eval()
     assert agf_fx.compile(model, method=name)(IMAGES, 1).isfinite().all()

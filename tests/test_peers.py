@@ -157,6 +157,48 @@ def test_zennit_leaves_a_scale_behind_where_it_merges_norms(composite):
     assert smaller < difference(ours, theirs) / 20
 
 
+class Residual(nn.Module):
+    """Functional additions, and a ReLU for every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
+        self.inner, self.inner_relu = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+        self.outer, self.outer_relu, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Linear(8, 7)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        x = self.outer_relu(x + self.outer(self.inner_relu(self.inner(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def of_beta_smooth(model: nn.Module, beta: float) -> torch.Tensor:
+    one = torch.nn.functional.one_hot(TARGETS, 7).double()
+    with zennit.attribution.Gradient(model, zennit.composites.BetaSmooth(beta_smooth=beta)) as attribute:
+        _, found = attribute(IMAGES.clone().requires_grad_(), one)
+    return found.detach().sum(1)
+
+
+@pytest.mark.parametrize("beta", [10.0, 0.7])
+@pytest.mark.parametrize("make", [plain, Residual])
+def test_smoothed_gradients_of_zennit(make, beta):
+    torch.manual_seed(0)
+    model = lively(make(), 1e-5)
+    ours = maps(model, "beta-smooth", beta=beta)
+    assert difference(ours, of_beta_smooth(model, beta)) <= 1e-12
+    assert difference(maps(model, "gradient"), ours) > 1e-2
+
+
+def test_zennit_smooths_the_last_call_of_a_shared_relu():
+    """Its hook keeps one input for each module, so that earlier calls have the derivative of the last one's input."""
+    torch.manual_seed(0)
+    model = lively(Residual(), 1e-5)
+    expected = of_beta_smooth(model, 10.0)
+    model.relu = model.inner_relu = model.outer_relu
+    assert difference(maps(model, "beta-smooth"), expected) <= 1e-12
+    assert difference(of_beta_smooth(model, 10.0), expected) > 1e-2
+
+
 # --- Captum ----------------------------------------------------------------------------------------------------------
 
 

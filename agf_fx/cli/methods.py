@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json as json_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +64,9 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 
 def _defaults(entry: Entry) -> dict[str, Any]:
-    return dataclasses.asdict(entry.options())
+    from agf_fx.methods.registry import plain
+
+    return plain(entry.options())
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, composites, contrast, extract, fullgrad, gradient, lrp, noise, path, rap
+from agf_fx.methods import (
+    agf,
+    attnlrp,
+    cam,
+    composites,
+    contrast,
+    extract,
+    fullgrad,
+    gradient,
+    lrp,
+    noise,
+    path,
+    patterns,
+    rap,
+)
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -11,12 +25,14 @@ REGISTRY = Registry(
         *gradient.ENTRIES,
         *lrp.ENTRIES,
         *composites.ENTRIES,
+        *attnlrp.ENTRIES,
         *contrast.ENTRIES,
         *rap.ENTRIES,
         *cam.ENTRIES,
         *extract.ENTRIES,
         *fullgrad.ENTRIES,
         *path.ENTRIES,
+        *patterns.ENTRIES,
         *noise.ENTRIES,
     ]
 )

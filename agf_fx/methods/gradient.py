@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, NoOptions, Properties
 from agf_fx.methods.streams import gradient_stream
 from agf_fx.methods.table import RuleTable, op
-from agf_fx.rules.gradients import deconvolved, guided
+from agf_fx.options import require_number
+from agf_fx.rules.gradients import deconvolved, guided, smoothed
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
@@ -80,6 +83,34 @@ def guided_backprop(options: NoOptions | None = None) -> Method:
     )
 
 
+@dataclass(frozen=True)
+class BetaSmoothOptions:
+    """Options of the gradient with smoothed ReLUs.
+
+    Attributes:
+        beta: β > 0 of softplus, whose gradient ReLUs have; the larger, the closer to the gradient itself.
+
+    Raises:
+        OptionsError: it is no number above 0.
+    """
+
+    beta: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_number("beta", self.beta, above=0)
+
+
+def beta_smooth(options: BetaSmoothOptions) -> Method:
+    """The gradient, of which ReLUs let σ(βx) pass in the place of [x > 0] (Dombrowski et al. 2019)."""
+    relus = RuleTable.of([(op(torch.ops.aten.relu.default), smoothed(options.beta))])
+    return Method(
+        name="beta-smooth",
+        streams=(gradient_stream(target_indicator, relus),),
+        read_out=input_gradient,
+        scale="signed, in units of the logit per unit of the images; the forward pass keeps its ReLUs",
+    )
+
+
 ENTRIES = (
     Entry(
         name="gradient-x-input",
@@ -108,5 +139,13 @@ ENTRIES = (
         citation="Zeiler and Fergus, ECCV 2014",
         properties=_PROPERTIES._replace(class_specific=False),
         make=deconvnet,
+    ),
+    Entry(
+        name="beta-smooth",
+        title="the gradient with ReLUs whose derivative is that of softplus; Zennit's BetaSmooth",
+        citation="Dombrowski, Alber, Anders, Ackermann, Müller and Kessel, NeurIPS 2019",
+        properties=_PROPERTIES,
+        make=beta_smooth,
+        options=BetaSmoothOptions,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import fx
+from torch import Tensor, fx
 
 from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.facts import UNCLEAR, facts
@@ -20,6 +20,9 @@ Seed = Callable[[Value, Value], Value]
 
 Need = Callable[[CanonicalGraph], object]
 """Refuses a network that the method cannot explain, with a `CaptureError`."""
+
+Acceptance = Callable[[Mapping[str, Tensor]], None]
+"""Refuses weights, path in the model -> tensor, that the method was not made for, with an `InputError`."""
 
 Canoniser = Callable[[CanonicalGraph], CanonicalGraph]
 """A step on the analysed canonical graph, before emission."""
@@ -143,6 +146,7 @@ class Method:
         canonisers: steps on the canonical graph before emission.
         scale: what its numbers mean, in words.
         channel_dim: the images' dimension that maps sum over, or None for none; ``"auto"``: as the model reads them.
+        accepts: what it asks of the weights, whenever they have changed; None: nothing.
         points: where it looks besides at the images; None: at the images.
         blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
     """
@@ -154,6 +158,7 @@ class Method:
     canonisers: tuple[Canoniser, ...] = ()
     scale: str = ""
     channel_dim: int | str | None = "auto"
+    accepts: Acceptance | None = None
     points: Points | None = None
     blank: str = ""
 

@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from agf_fx.errors import OptionsError
@@ -128,8 +128,8 @@ def _nearest(name: object, known: Iterable[str]) -> str:
 
 
 def plain(options: object) -> dict[str, Any]:
-    """Options as plain values, by name."""
-    return asdict(options)
+    """Options as plain values, by name; what is fitted to data by its digest."""
+    return {name: getattr(value, "digest", value) for name, value in vars(options).items()}
 
 
 class Registry(Mapping[str, Entry]):

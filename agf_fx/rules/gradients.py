@@ -58,6 +58,21 @@ deconvolved = Rule(
     _deconvolved, "deconvolved", "∇", "∇x = max(∇y, 0)", source="Zeiler and Fergus 2014", promise=Promise.NOTHING
 )
 
+
+def smoothed(beta: float) -> Rule:
+    """ReLUs with the gradient of softplus, log(1 + exp(βx)) / β (Dombrowski et al. 2019).
+
+    Args:
+        beta: β > 0; the larger, the closer to the step of the ReLU itself.
+    """
+
+    def smoothed_(site: Site, g: Value) -> tuple[Value, ...]:
+        return (g * torch.sigmoid(site.x * beta),)
+
+    equation, source = "∇x = σ(βx) ⊙ ∇y", "Dombrowski et al. 2019"
+    return Rule(smoothed_, "smoothed", "∇", equation, source, promise=Promise.NOTHING, parameters=(("β", beta),))
+
+
 accumulation = Merge(total.function, "chain_rule", chain_rule.symbol, chain_rule.equation)
 """Gradients of several readers add."""
 

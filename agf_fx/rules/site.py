@@ -41,6 +41,7 @@ class Site:
         targets: the number of targets K, the first dimension of gradients and relevances.
         kwargs: its keyword arguments.
         sent: what streams before this one had here, by name of the stream.
+        beside: constants that a canoniser has put beside the call, by what they are to its rules.
     """
 
     node: fx.Node
@@ -49,6 +50,7 @@ class Site:
     targets: Value
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     sent: dict[str, Sent] = field(default_factory=dict)
+    beside: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def x(self) -> Value:

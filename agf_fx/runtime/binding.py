@@ -123,7 +123,7 @@ class Binding:
     def _bind(self, images: Tensor) -> Bound:
         found = compiled(self.model, images, self._recipe, self._rules, self._counters)
         program, prepared = found.program, functools.partial(count, "prepares", self._counters)
-        weights = WeightInputs(program.canonical, program.explanation, prepared)
+        weights = WeightInputs(program.canonical, program.explanation, prepared, self._rules.accepts)
         tensors, settings = found.baked.now(self.model)
         return Bound(found, weights, TensorState.of(tensors), settings)
 

@@ -67,11 +67,18 @@ class WeightInputs:
     """
 
     def __init__(
-        self, canonical: CanonicalGraph, explanation: ExplanationGraph, on_prepare: Callable[[], None] = lambda: None
+        self,
+        canonical: CanonicalGraph,
+        explanation: ExplanationGraph,
+        on_prepare: Callable[[], None] = lambda: None,
+        accepts: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> None:
         self.canonical = canonical
         self.explanation = explanation
         self._on_prepare = on_prepare
+        self._accepts = accepts
+        self._accepted: TensorState | None = None
+        self._constants: tuple[torch.device | None, dict[str, Tensor]] | None = None
         self._lock = Lock()
         placeholders = [node for node in canonical.graph.nodes if node.op == "placeholder"][1:]
         self.shapes = {node.name: tuple(node.meta["type"].shape) for node in placeholders}
@@ -81,12 +88,26 @@ class WeightInputs:
         """Weights and constants by placeholder name, as they are in the model at this moment.
 
         Raises:
-            InputError: the model has lost or changed the shape of a parameter since it was captured.
+            InputError: the model has lost or changed the shape of a parameter since it was captured, or the method was
+                not made for these weights.
         """
-        signature = self.canonical.signature
-        weights = {name: self._weight(model, name, path) for name, path in signature.weights.items()}
-        like = next(iter(weights.values()), None)
-        return weights | {name: _moved(constant, like) for name, constant in signature.constants.items()}
+        paths = self.canonical.signature.weights
+        weights = {name: self._weight(model, name, path) for name, path in paths.items()}
+        if self._accepts is not None:
+            state = TensorState.of(weights.values())
+            if self._accepted is None or not self._accepted.same_as(state):
+                self._accepts({paths[name]: weight for name, weight in weights.items()})
+                self._accepted = state
+        return weights | self._constants_on(next((weight.device for weight in weights.values()), None))
+
+    def _constants_on(self, device: torch.device | None) -> dict[str, Tensor]:
+        """The constants on the device of the weights, where they stay."""
+        kept = self._constants
+        if kept is None or kept[0] != device:
+            constants = self.canonical.signature.constants
+            kept = (device, {name: value if device is None else value.to(device) for name, value in constants.items()})
+            self._constants = kept
+        return kept[1]
 
     def prepared(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
         """What the explanation graph takes after images and target, in order.
@@ -113,8 +134,8 @@ class WeightInputs:
         return kept[2] if kept and kept[0].same_as(state) and kept[1] == placement else None
 
     def forget(self) -> None:
-        """Prepare anew at the next call, whatever the version counters say."""
-        self._kept = None
+        """Check and prepare anew at the next call, whatever the version counters say."""
+        self._kept = self._accepted = None
 
     def _prepare(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
         self._on_prepare()
@@ -191,8 +212,3 @@ def _bits(tensor: Tensor) -> Tensor:
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     flat = tensor.as_strided((tensor.numel(),), (1,)) if dense else tensor.flatten()
     return flat.view(_WHOLE_NUMBERS[flat.dtype.itemsize]) if flat.is_floating_point() else flat
-
-
-def _moved(constant: Tensor, like: Tensor | None) -> Tensor:
-    """A constant on the device of the weights."""
-    return constant if like is None else constant.to(like.device)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import agf_fx
 from agf_fx.methods import REGISTRY
+from agf_fx.methods.patterns import PatternOptions
 
 INTEGRATED_GRADIENTS_STEPS = 50
 
@@ -118,7 +119,9 @@ def _backward(model: nn.Module, images: Tensor, target: Tensor) -> Run:
 
 def _own(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
     """Another method of agf-fx, eager."""
-    explainer = agf_fx.compile(model, images, method=name)
+    fitted = issubclass(REGISTRY[name].options, PatternOptions)
+    options = {"patterns": agf_fx.fit_patterns(model, [images])} if fitted else None
+    explainer = agf_fx.compile(model, images, method=name, options=options)
     return lambda: explainer(images, target)
 
 

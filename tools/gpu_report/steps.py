@@ -31,6 +31,7 @@ from torch import Tensor, nn
 import agf_fx
 from agf_fx.data import sample_photographs
 from agf_fx.methods import REGISTRY
+from agf_fx.methods.patterns import PatternOptions
 from agf_fx.runtime.precision import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,16 +144,18 @@ def step_methods(run: Run) -> None:
     """Every method: maps in float32 against float64 on the CPU, and cost beside the forward pass."""
     (name,) = run.networks("resnet18")
     model, images, target = _model(name), _images(run, 2), torch.tensor([[0, 7], [3, 1]])
+    fitted = {"patterns": agf_fx.fit_patterns(model, [images])}
+    given = {name: fitted if issubclass(entry.options, PatternOptions) else None for name, entry in REGISTRY.items()}
     exact = {
-        method: agf_fx.compile(model, images[:1], method=method, precision="float64")(images, target)
-        for method in REGISTRY
+        method: agf_fx.compile(model, images[:1], method=method, options=options, precision="float64")(images, target)
+        for method, options in given.items()
     }
     model, images, target = model.to(run.device), images.to(run.device), target.to(run.device)
     many = _images(run, 2 if run.quick else 16).to(run.device)
     first = torch.zeros(len(many), dtype=torch.int64, device=run.device)
     forward = functools.partial(_without_grad, model, many)
     for method, expected in exact.items():
-        explainer = agf_fx.compile(model, images[:1], method=method)
+        explainer = agf_fx.compile(model, images[:1], method=method, options=given[method])
         calls = {"forward": forward, "method": functools.partial(explainer, many, first)}
         seconds = medians(interleaved(calls, 3, run.device, 0.1))
         multiple = seconds["method"] / seconds["forward"]
