@@ -57,8 +57,23 @@ def test_check_compares_the_classes_that_were_explained(badly_conditioned):
 def test_a_badly_conditioned_map_warns_and_says_what_to_do(badly_conditioned, monkeypatch):
     model, images = badly_conditioned
     monkeypatch.setattr("agf_fx.runtime.precision.TRUSTED", 1e-12)
-    with pytest.warns(PrecisionWarning, match=r'images \[0, 1, 2\].*precision="float64"'):
+    with pytest.warns(PrecisionWarning, match=r'images \[0, 1, 2\].*precision="float64"\.$'):
         agf_fx.compile(model).explain(images, 1, check=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "advice"),
+    [
+        ("agf", {"merge": "z"}, r'AGFOptions\(merge="auto"\)'),
+        ("lrp-epsilon", None, "a larger epsilon"),
+        ("lrp-0", None, 'method="lrp-epsilon"'),
+    ],
+)
+def test_the_advice_is_the_methods_own(badly_conditioned, monkeypatch, method, options, advice):
+    model, images = badly_conditioned
+    monkeypatch.setattr("agf_fx.runtime.precision.TRUSTED", 1e-12)
+    with pytest.warns(PrecisionWarning, match=f'precision="float64"; if many of them are, {advice}'):
+        agf_fx.compile(model, method=method, options=options).explain(images, 1, check=True)
 
 
 def test_check_follows_a_bound_model_and_edited_weights(badly_conditioned):

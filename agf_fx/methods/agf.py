@@ -34,6 +34,7 @@ def attribution_guided_factorization(options: AGFOptions) -> Method:
         read_out=normalised_channel_sum,
         needs=(several_classes("agf"), class_layer, heads, relevance_paths),
         scale="signed; the largest relevance of any entry is 1 before channels are summed",
+        rounding='AGFOptions(merge="auto") is better conditioned than merge="z"' if options.merge == "z" else "",
     )
 
 

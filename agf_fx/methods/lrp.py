@@ -9,7 +9,7 @@ A composite is a sum of tables, the special ones first::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -97,6 +97,7 @@ def relevance_method(
         needs=(relevance_everywhere,),
         canonisers=(fold_norms,) if fold else (),
         scale="signed, in units of the logit: sums to it, but for what biases take",
+        rounding="a larger epsilon keeps denominators further from 0",
     )
 
 
@@ -165,7 +166,8 @@ class LRPZeroOptions:
 
 def lrp_zero(options: LRPZeroOptions) -> Method:
     """LRP-0 at every layer (Bach et al. 2015): LRP-ε with exact divisions."""
-    return relevance_method("lrp-0", epsilon_table(0.0, bias=options.bias))
+    method = relevance_method("lrp-0", epsilon_table(0.0, bias=options.bias))
+    return replace(method, rounding='method="lrp-epsilon" keeps denominators from 0')
 
 
 def epsilon_plus_flat(options: LRPTwoSidedOptions) -> Method:

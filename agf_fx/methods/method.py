@@ -149,6 +149,7 @@ class Method:
         accepts: what it asks of the weights, whenever they have changed; None: nothing.
         points: where it looks besides at the images; None: at the images.
         blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
+        rounding: what else to do than to compute in float64 where rounding moves maps.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Method:
     accepts: Acceptance | None = None
     points: Points | None = None
     blank: str = ""
+    rounding: str = ""
 
     def stream(self, name: str) -> Stream | None:
         """The stream of this name; None if there is none."""

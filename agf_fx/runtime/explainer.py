@@ -191,7 +191,7 @@ class Explainer:
             return result
         classes = torch.where(codes < 0, result.target, codes)  # in float64 other classes may be the highest-scoring
         precision = relative_difference(maps, self._in_float64(images, classes))
-        warn_of_rounding(precision)
+        warn_of_rounding(precision, self._rules.rounding)
         return replace(result, precision=precision)
 
     def _in_float64(self, images: Tensor, codes: Tensor) -> Tensor:

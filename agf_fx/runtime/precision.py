@@ -26,14 +26,19 @@ def relative_difference(maps: Tensor, exact: Tensor) -> Tensor:
     return torch.where(torch.isnan(relative), torch.inf, relative)
 
 
-def warn_of_rounding(precision: Tensor) -> None:
-    """Warn of maps that are further than `TRUSTED` from float64's, ``precision`` (N, K), and name their images."""
+def warn_of_rounding(precision: Tensor, advice: str = "") -> None:
+    """Warn of maps that are further than `TRUSTED` from float64's, and name their images.
+
+    Args:
+        precision: the differences, (N, K).
+        advice: what else may be done, by the method.
+    """
     bad = precision > TRUSTED
     if bool(bad.any()):
         images = torch.nonzero(bad.any(1)).flatten().tolist()
+        further = f"; if many of them are, {advice}" if advice else ""
         warn(
             f"maps of images {images} are up to {float(precision.max()):.1g} of their largest value away from the same "
-            'maps in float64. Explain these images with precision="float64"; if many of them are, look at what the '
-            'network sums: AGFOptions(merge="ratio") is better conditioned than merge="z".',
+            f'maps in float64. Explain these images with precision="float64"{further}.',
             PrecisionWarning,
         )
