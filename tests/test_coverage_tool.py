@@ -25,9 +25,13 @@ from coverage_report.case import EXACT, compiled
 from coverage_report.checks import check, failures
 from coverage_report.conservation import conservation
 from coverage_report.cost import cost
+from coverage_report.methods import by
+from coverage_report.methods import failures as failures_of_method
+from coverage_report.methods_page import methods_page
 from coverage_report.page import page
 from coverage_report.rows import plain
 
+import agf_fx
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.methods.table import RuleTable, op
 from agf_fx.options import AGFOptions
@@ -258,3 +262,67 @@ def test_a_report_of_failures_alone(run):
     report = page(run[1] | {"models": {"alexnet": {"architecture": "alexnet", "parameters": 1, "error": "no"}}})
     assert "0 of 1 image classifiers" in report
     assert "## alexnet" in report
+
+
+# --- every method ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def explained():
+    model, images = small_vgg(classes=6), networks.random_images(2, 16, torch.float64, seed=2)
+    target = model(images).detach().topk(2).indices
+    explainer = agf_fx.compile(model, method="gradient")
+    return explainer.explain(images, target), explainer.explain(images[:1], target[:1, 1:]), model(images).detach()
+
+
+def test_a_sound_explanation_passes(explained):
+    assert failures_of_method(*explained, class_specific=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda maps: maps * torch.nan, "maps are not finite"),
+        (lambda maps: maps * 0 + 1, "4 of 4 maps are constant"),
+        (lambda maps: maps.flip(1), "an image alone has another map, by "),
+        (lambda maps: maps[:, 1:].expand_as(maps), "maps of two classes are the same"),
+    ],
+)
+def test_bad_maps_of_a_method_are_found(explained, change, expected):
+    result, alone, logits = explained
+    (found,) = failures_of_method(replace(result, maps=change(result.maps)), alone, logits, class_specific=True)
+    assert found.startswith(expected)
+    assert failures_of_method(result, alone, logits * (1 + 1e-9), class_specific=True) == ["logits are not the model's"]
+
+
+def test_a_refusal_is_no_failure_and_a_crash_is_one(monkeypatch):
+    headless = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).double().eval()
+    images = networks.random_images(2, 8, torch.float64, seed=2)
+    refused = by(headless, images, "agf")
+    assert refused["refused"].startswith("CaptureError: ")
+    assert refused["failures"] == []
+    monkeypatch.setattr("coverage_report.methods.failures", lambda *arguments: 1 / 0)
+    assert by(small_vgg(classes=6), images, "gradient")["failures"][0].startswith("ZeroDivisionError")
+
+
+def test_a_run_over_methods_is_continued(tmp_path, monkeypatch, capsys):
+    file, page = tmp_path / "methods.json", tmp_path / "methods.md"
+    words = ["--models", SMALL, "--json", str(file), "--markdown", str(page)]
+    assert coverage.main([*words, "--methods", "gradient"]) == 0
+    asked = []
+    real = coverage.explained
+
+    def noting(name, size, methods):
+        asked.append(methods)
+        return real(name, size, methods)
+
+    monkeypatch.setattr(coverage, "apart", lambda job, *arguments, limit_s: noting(*arguments))
+    assert coverage.main([*words, "--methods", "gradient", "gradcam", "--resume"]) == 0
+    assert asked == [["gradcam"]]
+    record = json.loads(file.read_text())
+    assert list(record["models"][SMALL]["methods"]) == ["gradient", "gradcam"]
+    assert "| `gradcam` | 1 | 0 | 0 |" in page.read_text()
+    record["models"][SMALL]["methods"]["gradcam"]["failures"] = ["maps are not finite"]
+    text = methods_page(record)
+    assert "| `gradcam` | 0 | 0 | 1 |" in text
+    assert f"- maps are not finite: `gradcam`: {SMALL}" in text

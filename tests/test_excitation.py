@@ -80,8 +80,25 @@ def test_models_without_a_last_layer_are_refused():
             y = self.fc(self.conv(x).relu().mean((2, 3)))
             return y - y.mean(1, keepdim=True)
 
-    with pytest.raises(CaptureError, match=r"its logits come out of .*sub"):
+    with pytest.raises(CaptureError, match=r"behind that .*sub.* makes its logits"):
         agf_fx.compile(Scaled().double().eval(), method="contrastive-excitation-backprop")(IMAGES, 1)
+
+
+def test_what_follows_the_last_layer_may_average():
+    head = nn.Conv2d(3, 4, 3, bias=False).double()
+    model, images = nn.Sequential(head, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), IMAGES.abs()
+    options = {"epsilon": 1e-14, "relu": False}
+    found = agf_fx.compile(model, method="contrastive-excitation-backprop", options=options)(images, [[1, 3], [1, 3]])
+    assert found.abs().max() > 0.01
+    for column, target in enumerate((1, 3)):
+        scores, expected = head(images)[:, target], 0
+        arrived = (scores / scores.sum((1, 2), keepdim=True)).detach()
+        for weight in (head.weight[target].clamp(min=0), -head.weight[target].clamp(max=0)):
+            x = images.clone().requires_grad_()
+            parts = torch.nn.functional.conv2d(x, weight[None])[:, 0]
+            (gradient,) = torch.autograd.grad((parts * (arrived / parts).detach()).sum(), x)
+            expected = (x * gradient).sum(1) - expected
+        torch.testing.assert_close(found[:, column], -expected, rtol=1e-9, atol=1e-12)
 
 
 def test_lrp_0_is_the_limit_of_lrp_epsilon():

@@ -1,8 +1,10 @@
-"""Checks the explanation of every classifier of torchvision, and measures what it costs.
+"""Checks the explanation of every classifier of torchvision, by AGF or by every method, and measures what it costs.
 
     tools/coverage --json out/coverage.json --markdown docs/coverage.md        all of them: hours
     tools/coverage --models resnet18 vit_b_16                                  a few, the report on standard output
     tools/coverage --no-cost --json out/coverage.json --resume                 what the file does not hold yet
+    tools/coverage --methods --json out/methods.json                           every method on every classifier
+    tools/coverage --methods lrp-epsilon gradcam --models resnet18             two methods on one
 
 Every model runs in a process of its own, the ones with the fewest parameters first. Progress goes to standard error.
 The exit status is 1 where a model fails.
@@ -15,20 +17,23 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
 from benchmark.machine import processor
 from coverage_report.apart import apart
 from coverage_report.cost import cost
+from coverage_report.methods import explained
+from coverage_report.methods_page import methods_page
 from coverage_report.networks import architecture, names, parameters
 from coverage_report.page import page, passed, sound
 from coverage_report.rows import checked
 
 from agf_fx.atomic import atomic_write, save_json
+from agf_fx.methods import REGISTRY
 
 Record = dict[str, Any]
 
@@ -38,16 +43,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     kept = load(arguments.json, arguments.size) if arguments.resume and arguments.json.exists() else {}
     record: Record = {"machine": machine(argv), "size": arguments.size, "models": kept}
-    wanted = [name for name in names() if name in arguments.models and not done(kept.get(name), arguments.cost)]
+    kind = methods_kind(arguments) if arguments.methods is not None else agf_kind(arguments)
+    wanted = [name for name in names() if name in arguments.models and not kind.done(kept.get(name))]
     for position, name in enumerate(wanted, 1):
         print(f"[{position}/{len(wanted)}] {name} ...", file=sys.stderr, end=" ", flush=True)
-        kept[name] = examine(name, kept.get(name), arguments)
-        print("passes" if passed(kept[name]) else "FAILS", file=sys.stderr, flush=True)
-        write(record, arguments)
-    write(record, arguments)  # where nothing was left to run, too
+        kept[name] = kind.examine(name, kept.get(name))
+        print("passes" if kind.passed(kept[name]) else "FAILS", file=sys.stderr, flush=True)
+        write(record, arguments, kind.page)
+    write(record, arguments, kind.page)  # where nothing was left to run, too
     if not arguments.markdown:
-        print(page(record))
-    return 0 if all(passed(kept[name]) for name in arguments.models) else 1
+        print(kind.page(record))
+    return 0 if all(kind.passed(kept[name]) for name in arguments.models) else 1
+
+
+class Kind(NamedTuple):
+    """What is examined of every model.
+
+    Attributes:
+        examine: the name of a model, and its earlier row if there is one -> its row.
+        passed: whether a row has no failure.
+        done: whether an earlier row, or None, needs nothing more.
+        page: all rows, in Markdown.
+    """
+
+    examine: Callable[[str, Record | None], Record]
+    passed: Callable[[Record], bool]
+    done: Callable[[Record | None], bool]
+    page: Callable[[Record], str]
+
+
+def agf_kind(arguments: argparse.Namespace) -> Kind:
+    """AGF, in detail."""
+    return Kind(
+        examine=lambda name, earlier: examine(name, earlier, arguments),
+        passed=passed,
+        done=lambda row: done(row, arguments.cost),
+        page=page,
+    )
+
+
+def methods_kind(arguments: argparse.Namespace) -> Kind:
+    """Every method, or those named."""
+    methods = arguments.methods or [*REGISTRY]
+
+    def further(name: str, earlier: Record | None) -> Record:
+        kept = (earlier or {}).get("methods", {})
+        missing = [method for method in methods if method not in kept or kept[method]["failures"]]
+        row = apart(explained, name, arguments.size, missing, limit_s=arguments.limit)
+        return row if "error" in row else row | {"methods": kept | row["methods"]}
+
+    def all_pass(row: Record) -> bool:
+        return "error" not in row and all(not found["failures"] for found in row["methods"].values())
+
+    return Kind(
+        examine=further,
+        passed=all_pass,
+        done=lambda row: row is not None and all_pass(row) and set(methods) <= set(row["methods"]),
+        page=methods_page,
+    )
 
 
 def examine(name: str, earlier: Record | None, arguments: argparse.Namespace) -> Record:
@@ -77,7 +130,7 @@ def load(file: Path, size: int) -> Record:
     return record["models"]
 
 
-def write(record: Record, arguments: argparse.Namespace) -> None:
+def write(record: Record, arguments: argparse.Namespace, page: Callable[[Record], str]) -> None:
     """Write what there is, so that an interrupted run loses one model at most."""
     if arguments.json:
         save_json(arguments.json, record)
@@ -111,6 +164,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=names(),
         metavar="NAME",
         help="names of torchvision (default: all)",
+    )
+    add(
+        "--methods",
+        nargs="*",
+        choices=[*REGISTRY],
+        metavar="NAME",
+        help="check these methods, or every method if none is named, in the place of AGF's details",
     )
     add("--size", type=int, default=64, help="height and width of the images of the checks, about (default: 64)")
     add("--json", type=Path, help="file for the results")

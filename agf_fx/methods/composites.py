@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from agf_fx.errors import CaptureError
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import Family, family_of
@@ -24,9 +25,9 @@ from agf_fx.methods.lrp import (
     relevance_method,
 )
 from agf_fx.methods.method import Method, Stream, Trace
-from agf_fx.methods.needs import relevance_everywhere
+from agf_fx.methods.needs import heads, relevance_everywhere
 from agf_fx.methods.registry import Entry, Properties
-from agf_fx.methods.table import RuleTable, Where, family, puts_out_logits, registered
+from agf_fx.methods.table import RuleTable, Where, fact, family, registered
 from agf_fx.options import require_flag, require_number
 from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules import lrp
@@ -170,7 +171,7 @@ def contrastive_excitation_backprop(options: ContrastiveOptions) -> Method:
     """Contrastive excitation backpropagation (Zhang et al. 2018): for the target, less for what speaks against it."""
     plus = RuleTable.of([(linear_layer, lrp.z_plus(options.epsilon, bias=False))])
     others = registered() + plus + between_layers(lrp.norm(options.epsilon))
-    dual = RuleTable.of([(linear_layer & puts_out_logits, lrp.z_minus(options.epsilon))])
+    dual = RuleTable.of([(fact("head"), lrp.z_minus(options.epsilon))])
 
     @formula("map", "Σ_c Φ - Φ of the negated head")
     def read_out(trace: Trace) -> Value:
@@ -184,20 +185,22 @@ def contrastive_excitation_backprop(options: ContrastiveOptions) -> Method:
             Stream(CONTRAST, rules=dual + others, seed=target_indicator),
         ),
         read_out=read_out,
-        needs=(relevance_everywhere, head_puts_out_logits),
+        needs=(relevance_everywhere, heads, nothing_mixes_logits),
         canonisers=(fold_norms,),
         scale="0 or more, at most 1 in all" if options.relu else "signed: sums to 0",
         blank="everywhere more speaks against the class than for it; relu=False shows the difference",
     )
 
 
-def head_puts_out_logits(canonical: CanonicalGraph) -> None:
-    """Refuse a network whose logits do not come out of a convolution or linear layer."""
-    if family_of(canonical.logits) not in (Family.CONVOLUTION, Family.LINEAR):
-        raise CaptureError(
-            f"contrastive excitation backpropagation negates the last layer of {canonical.name}, and its logits come "
-            f"out of {op_name(canonical.logits.target)}; give a model that ends in a linear layer or a convolution."
-        )
+def nothing_mixes_logits(canonical: CanonicalGraph) -> None:
+    """Refuse a network in which something behind the last layer makes logits of several values of different classes."""
+    simple = (Family.PASS_THROUGH, Family.DATA_MOVEMENT, Family.AVERAGE)
+    for node in canonical.calls:
+        if facts(node).tail and family_of(node) not in simple:
+            raise CaptureError(
+                f"contrastive excitation backpropagation negates the last layer of {canonical.name}, and behind that "
+                f"{op_name(node.target)} makes its logits; give a model that ends in a linear layer or a convolution."
+            )
 
 
 def _entry(
