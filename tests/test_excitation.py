@@ -101,6 +101,24 @@ def test_what_follows_the_last_layer_may_average():
         torch.testing.assert_close(found[:, column], -expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_value_of_one_number_per_image_does_not_see_other_images():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.fc(self.conv(x).relu().mean((2, 3)))
+            return y - y.mean(1, keepdim=True)
+
+    model = Centred().double().eval()
+    for method, options in (("lrp-0", None), ("agf", {"division": "exact"})):
+        explainer = agf_fx.compile(model, method=method, options=options)
+        together = explainer(IMAGES, [[0, 1], [2, 0]])
+        assert together.abs().max() > 0
+        torch.testing.assert_close(explainer(IMAGES[1:], [[0]])[0, 0], together[1, 1], rtol=1e-9, atol=1e-12)
+
+
 def test_lrp_0_is_the_limit_of_lrp_epsilon():
     model = chain()
     exact = agf_fx.compile(model, method="lrp-0")(IMAGES, 1)

@@ -90,7 +90,8 @@ def alpha_beta(
         behind = negative, positive, None if own is None else torch.clamp_max(own, 0)
         if lossless:
             speaks, against = nonzero(_sum(site, *ahead)), nonzero(_sum(site, *behind))
-            weights = speaks * (against * (alpha - 1) + 1), against * (speaks * (-1 - beta) + 1)
+            both = speaks * against
+            weights = both * alpha + (-against + 1), against - both * (beta + 1)  # without any, 1 and 0
             found = _part(site, phi * weights[0], *ahead)
             return to_first(site, found + _part(site, phi * weights[1], *behind))
         found = _part(site, phi, *ahead)
@@ -170,7 +171,8 @@ def flat(epsilon: float = EPSILON) -> Rule:
     )
     def flat_(site: Site, phi: Value) -> Messages:
         ones = torch.ones_like(site.weight)
-        return to_first(site, adjoint(site, div(phi, apply(site, ones_like_input(site), ones)), ones))
+        count = apply(site, ones_like_input(site), ones)
+        return to_first(site, adjoint(site, div(site.settled(phi, count), count), ones))
 
     return _named(flat_, "flat", epsilon)
 
@@ -178,14 +180,14 @@ def flat(epsilon: float = EPSILON) -> Rule:
 def gamma_rule(gamma: float = 0.25, epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
     """LRP-γ (Montavon et al. 2019), for inputs of either sign: what has the sign of the output counts 1 + γ times.
 
-    Where z > 0, positive contributions and the positive part of the bias are scaled by 1 + γ, where z < 0 negative
+    Where z ≥ 0, positive contributions and the positive part of the bias are scaled by 1 + γ, where z < 0 negative
     ones; Φ is divided by what is so made of z. For inputs ≥ 0 and positive outputs that is
     x ⊙ (L + γL⁺)ᵀ(Φ / (z + γz⁺)).
     """
 
     @rule(
         "Φ",
-        "Φ_in = x⁺ ⊙ (L + γL±)ᵀs± + x⁻ ⊙ (L + γL∓)ᵀs±, s± = [±z > 0] Φ / (z + γz±)",
+        "Φ_in = x⁺ ⊙ (L + γL±)ᵀs± + x⁻ ⊙ (L + γL∓)ᵀs±, s⁺ = [z ≥ 0] Φ / (z + γz⁺), s⁻ = [z < 0] Φ / (z + γz⁻)",
         promise=Promise.SAVE_BIASES if bias else Promise.CONSERVES,
         divides=True,
         source="Montavon et al. 2019",
@@ -195,12 +197,11 @@ def gamma_rule(gamma: float = 0.25, epsilon: float = EPSILON, *, bias: bool = Tr
         positive, negative = torch.clamp_min(weight, 0), torch.clamp_max(weight, 0)
         ahead, behind = weight + positive * gamma, weight + negative * gamma
         z = site.y if bias else apply(site, site.x, weight)
-        sign = torch.sign(z)
-        speaks, against = torch.clamp_min(sign, 0), -torch.clamp_max(sign, 0)
+        against = -torch.clamp_max(torch.sign(z), 0)
         shifts = (None, None)
         if own is not None:
             shifts = own + torch.clamp_min(own, 0) * gamma, own + torch.clamp_max(own, 0) * gamma
-        found = _part(site, phi * speaks, ahead, behind, shifts[0])
+        found = _part(site, phi * (-against + 1), ahead, behind, shifts[0])
         return to_first(site, found + _part(site, phi * against, behind, ahead, shifts[1]))
 
     made = replace(gamma_, name="gamma", parameters=(("γ", gamma), ("ε", epsilon)))
@@ -222,7 +223,7 @@ def w_square(epsilon: float = EPSILON, *, bias: bool = True) -> Rule:
         z = apply(site, ones_like_input(site), squares)
         if bias and site.bias is not None:
             z = z + _per_output(site, site.bias * site.bias)
-        return to_first(site, adjoint(site, div(phi, z), squares))
+        return to_first(site, adjoint(site, div(site.settled(phi, z), z), squares))
 
     return _named(w_square_, "w_square", epsilon)
 

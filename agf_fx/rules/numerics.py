@@ -115,9 +115,9 @@ def settled(phi: Value, b: Value, dims: Sequence[int]) -> Value:
     Args:
         phi: relevances (K, N, ...).
         b: what they will be divided by; (N, ...) or (K, N, ...).
-        dims: the dimensions of one sample, from the end.
+        dims: the dimensions of one sample, from the end; none where a sample is one number, which has no others.
     """
-    if not divides_exactly():
+    if not divides_exactly() or not dims:
         return phi
     mask = nonzero(b)
     lost = torch.sum(phi * (-mask + 1.0), dims, True)

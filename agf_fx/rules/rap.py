@@ -62,7 +62,8 @@ def convolution(site: Site, phi: Value) -> Messages:
 def pointwise(site: Site, phi: Value) -> Messages:
     """Convolutions with a kernel of height 1: by the size of contributions alone."""
     x, size = torch.abs(site.x), torch.abs(site.weight)
-    return to_first(site, x * adjoint(site, div(phi, apply(site, x, size)), size))
+    z = apply(site, x, size)
+    return to_first(site, x * adjoint(site, div(site.settled(phi, z), z), size))
 
 
 @rule(

@@ -36,6 +36,7 @@ class Case:
         emitted: the explanation graph before any optimisation.
         program: the optimised graph, as the explainer runs it.
         weights: placeholder name -> weight or constant, in the order of the canonical graph.
+        method: what it is explained by.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Case:
     emitted: ExplanationGraph
     program: Program
     weights: dict[str, Tensor]
+    method: Method = METHOD
 
     @staticmethod
     def of(source: str) -> Case:
@@ -79,8 +81,16 @@ class Case:
 
     @cached_property
     def streams(self) -> Streams:
-        """With the method's default options."""
-        return self.interpret(METHOD)
+        """Those of the method."""
+        return self.interpret(self.method)
+
+    def by(self, method: Method) -> Case:
+        """The same network explained by another method, its graph as that wants it.
+
+        Raises:
+            CaptureError: the method refuses it.
+        """
+        return _case(_Network(self.model, self.images, self.target), self.root, self.canonical, method)
 
 
 @dataclass(frozen=True)
@@ -152,16 +162,17 @@ def _part(canonical: CanonicalGraph, logits: fx.Node) -> CanonicalGraph:
     return replace(canonical, graph=graph, signature=Signature(*kept))
 
 
-def _case(network: _Network, root: nn.Module, canonical: CanonicalGraph) -> Case:
-    emitted = lower(canonical, METHOD, optimisations=())
-    program = Program(canonical, lower(canonical, METHOD, optimisations=optimisations(in_place=True)))
+def _case(network: _Network, root: nn.Module, canonical: CanonicalGraph, method: Method = METHOD) -> Case:
+    emitted = lower(canonical, method, optimisations=())
+    optimised = lower(canonical, method, optimisations=optimisations(in_place=True))
     return Case(
         **vars(network),
         root=root,
-        canonical=canonical,
+        canonical=emitted.canonical,
         emitted=emitted,
-        program=program,
-        weights=weights_of(root, canonical),
+        program=Program(optimised.canonical, optimised),
+        weights=weights_of(root, emitted.canonical),
+        method=method,
     )
 
 

@@ -9,8 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from agf_fx.errors import CaptureError
 from agf_fx.ir.facts import facts
 from agf_fx.ir.text import op_name
+from agf_fx.methods import REGISTRY
 from agf_fx.rules.targets import chosen_classes
 from random_networks.capturing import Case, cases
 from random_networks.conserving import relevance_is_conserved
@@ -188,6 +190,35 @@ def second_call_gives_the_same_bits(case: Case) -> None:
     require(torch.equal(first, second), "a second call gives other maps")
 
 
+# Others than AGF, by which each network is explained in turn; without biases, which take a part.
+OTHERS = (
+    ("lrp-0", {"bias": False}),
+    ("lrp-gamma", {"bias": False}),
+    ("lrp-zplus", {"bias": False, "lossless": True}),
+    ("epsilon-alpha2-beta1-flat", {"bias": False, "lossless": True}),
+    ("lrp-alphabeta", {"alpha": 2.0, "lossless": True}),
+    ("lrp-alphabeta", {}),
+    ("epsilon-gamma-box", {"bias": False}),
+    ("lrp-w2", {"bias": False}),
+    ("attnlrp", {"bias": False}),
+    ("rap", {}),
+)
+
+
+def another_method_holds_too(case: Case) -> None:
+    """The graph gives the interpreter's bits, optimisations change nothing, and relevance is conserved as promised."""
+    name, options = OTHERS[len(case.canonical.calls) % len(OTHERS)]
+    entry = REGISTRY[name]
+    try:
+        other = case.by(entry.make(entry.chosen(options)))
+    except CaptureError:
+        return  # a call has no rule of relevance
+    interpreter_equals_emitted_graph(other)
+    relevance_is_finite(other)
+    optimised_equals_emitted_graph(other)
+    relevance_is_conserved(other)
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     graph_equals_model,
     interpreter_equals_emitted_graph,
@@ -198,6 +229,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     images_and_targets_do_not_see_each_other,
     optimised_equals_emitted_graph,
     second_call_gives_the_same_bits,
+    another_method_holds_too,
 )
 
 

@@ -13,11 +13,14 @@ from torch import Tensor, fx
 from agf_fx.emit import Streams
 from agf_fx.inspect.conservation import Flow, conservation
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
-from random_networks.capturing import EXACT, Case
+from agf_fx.methods.method import Method
+from agf_fx.rules import numerics
+from agf_fx.rules.rule import Promise
+from random_networks.capturing import Case
 from random_networks.judging import require
 
 TOLERANCE = 1e-10  # of the sum of absolute relevance at the call and at its operands
-EXEMPT = ("starts", "does not conserve")
+EXEMPT = (Promise.STARTS, Promise.NOTHING, Promise.MASKS, Promise.BOTH_SIGNS)
 
 
 def relevance_is_conserved(case: Case) -> None:
@@ -26,10 +29,25 @@ def relevance_is_conserved(case: Case) -> None:
         _one_is_conserved(replace(case, images=image, target=target))
 
 
+def exactly(method: Method) -> Method:
+    """The method, dividing exactly."""
+    streams = (
+        replace(
+            stream,
+            rules=stream.rules.divided(numerics.EXACT),
+            starts=stream.starts.divided(numerics.EXACT),
+            merge=stream.merge.divided(numerics.EXACT),
+        )
+        for stream in method.streams
+    )
+    return replace(method, streams=tuple(streams))
+
+
 def _one_is_conserved(case: Case) -> None:
     """The same for a single image."""
-    report = conservation(case.canonical, EXACT, case.images, case.target, case.weights)
-    streams, values = case.interpret(EXACT), case.values()
+    method = exactly(case.method)
+    report = conservation(case.canonical, method, case.images, case.target, case.weights)
+    streams, values = case.interpret(method), case.values()
     nodes = {node.name: node for node in case.canonical.calls}
     for flow in report.flows:
         require(flow.promise != "unknown", f"nobody knows what the rule {flow.rule} of %{flow.node} promises")
@@ -51,10 +69,14 @@ class _Call:
             expected = self.flow.relevance
         # Where a value is zero throughout, or only zeros are read, its relevance has nowhere to go.
         self._equal("hands on", self.flow.handed_on, expected, self._alive(self.node, *self.given) & self._reads)
-        self._equal("keeps of its readers' relevance", self.flow.relevance, self.flow.received, self._alive(self.node))
+        arriving = self.scale + self._arriving
+        self._equal(
+            "keeps of its readers' relevance", self.flow.relevance, self.flow.received, self._alive(self.node), arriving
+        )
 
-    def _equal(self, does: str, found: Tensor, expected: Tensor, alive: Tensor) -> None:
-        excess = ((found - expected).abs() / self.scale.clamp(min=1e-300)).where(alive, 0)
+    def _equal(self, does: str, found: Tensor, expected: Tensor, alive: Tensor, scale: Tensor | None = None) -> None:
+        scale = self.scale if scale is None else scale
+        excess = ((found - expected).abs() / scale.clamp(min=1e-300)).where(alive, 0)
         require(
             bool((excess <= TOLERANCE).all()),
             f"{self.flow.rule} of %{self.flow.node} = {self.flow.op} promises: {self.flow.promise}; and {does} "
@@ -78,6 +100,17 @@ class _Call:
     @cached_property
     def scale(self) -> Tensor:
         return _sums(self.relevance.abs()) + sum(self.given.values())
+
+    @property
+    def _arriving(self) -> Tensor:
+        """The absolute relevance that the readers hand back, (1, K)."""
+        found = torch.zeros_like(self.scale)
+        for reader in self.node.users:
+            handed = self.streams.handed["relevance"].get(reader.name)
+            for operand, phi in zip(operands(reader), handed, strict=True) if handed else ():
+                if operand is self.node and phi is not None:
+                    found = found + _sums(phi.abs())
+        return found
 
     @cached_property
     def moved(self) -> Tensor:
