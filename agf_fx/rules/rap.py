@@ -27,7 +27,6 @@ NAM = "Nam et al. 2020"
 )
 def linear(site: Site, phi: Value) -> Messages:
     """Linear layers: what speaks for and against an output by its share, and again as a whole; the sum is restored."""
-
     speaks, against = _sides(site)
     z = speaks.size + against.size
     found = speaks.hand_on(site, phi * share(z)) + against.hand_on(site, phi * div(against.size, z))
@@ -43,7 +42,6 @@ def linear(site: Site, phi: Value) -> Messages:
 )
 def convolution(site: Site, phi: Value) -> Messages:
     """Convolutions: as linear layers, but negative relevance as a whole goes to what speaks against an output."""
-
     speaks, against = _sides(site)
     z = speaks.size + against.size
     other = torch.clamp_max(phi, 0) * share(z) + phi * div(against.size, z)
