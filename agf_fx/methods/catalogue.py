@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agf_fx.methods import agf, cam, composites, contrast, extract, fullgrad, gradient, lrp, noise, path, rap
+from agf_fx.methods import agf, cam, composites, contrast, deeplift, extract, fullgrad, gradient, lrp, noise, path, rap
 from agf_fx.methods.registry import Registry
 
 REGISTRY = Registry(
@@ -18,6 +18,7 @@ REGISTRY = Registry(
         *fullgrad.ENTRIES,
         *path.ENTRIES,
         *noise.ENTRIES,
+        *deeplift.ENTRIES,
     ]
 )
 """Entries by name."""

@@ -9,7 +9,8 @@ from torch import fx
 
 from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.facts import UNCLEAR, facts
-from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.graph import BASELINE, CanonicalGraph
+from agf_fx.methods.baseline import Baseline
 from agf_fx.methods.table import NOTHING, RuleTable
 from agf_fx.rules.merging import Merge, total
 from agf_fx.rules.numerics import Value, channel_sum
@@ -71,6 +72,11 @@ class Trace:
         """The images, (N, ...)."""
         return self.values[self.canonical.images.name]
 
+    @property
+    def baseline(self) -> Value:
+        """What the method compares images with, (1, *image); at points (B, *image), where there are B baselines."""
+        return self.values[BASELINE]
+
     def at_images(self, stream: str) -> Value:
         """What a stream has at the images, (K, N, ...).
 
@@ -100,14 +106,14 @@ class Point:
     """A place where a method looks in the place of the images.
 
     Attributes:
-        of: images (N, ...) -> images (N, ...), entry by entry.
+        of: trace, of the images and the baseline alone -> images (N, ...).
         weight: of what is found there, in the sum over all points.
-        times: images (N, ...) -> what is found there is multiplied by, (N, ...); None for nothing.
+        times: trace, likewise -> what is found there is multiplied by, (N, ...); None for nothing.
     """
 
-    of: Callable[[Value], Value]
+    of: Callable[[Trace], Value]
     weight: float
-    times: Callable[[Value], Value] | None = None
+    times: Callable[[Trace], Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Points:
 
     Attributes:
         points: where it looks.
-        read_out: trace, of the images alone, and weighted sums over the points, (K, N, *image), one for each of
+        read_out: trace, of the images and the baseline alone, and weighted sums over the points, (K, N, *image), one for each of
             ``moments`` -> maps (K, N, *spatial).
         moments: what is summed of what is found at a point, say itself and its square.
         drawn: whether points are drawn at random, so that no file can hold them.
@@ -145,6 +151,8 @@ class Method:
         channel_dim: the images' dimension that maps sum over, or None for none; ``"auto"``: as the model reads them.
         points: where it looks besides at the images; None: at the images.
         blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
+        baseline: what it compares images with. Maps are the mean over baselines, where there are several and no points.
+        reference: whether the network also sees the baseline, so that rules may read ``site.reference``.
     """
 
     name: str
@@ -156,6 +164,8 @@ class Method:
     channel_dim: int | str | None = "auto"
     points: Points | None = None
     blank: str = ""
+    baseline: Baseline | None = None
+    reference: bool = False
 
     def stream(self, name: str) -> Stream | None:
         """The stream of this name; None if there is none."""

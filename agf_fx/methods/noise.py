@@ -93,9 +93,14 @@ def spread(images: Value) -> Value:
     return images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True)
 
 
-def _noisy(options: SmoothGradOptions, index: int) -> Callable[[Value], Value]:
+def _noisy(options: SmoothGradOptions, index: int) -> Callable[[Trace], Value]:
     """x -> x + σ (max x - min x) ε_s."""
-    return lambda images: images + drawn(images, options.seed, index) * spread(images) * options.noise
+
+    def of(trace: Trace) -> Value:
+        images = trace.images
+        return images + drawn(images, options.seed, index) * spread(images) * options.noise
+
+    return of
 
 
 def _square(found: Value) -> Value:
@@ -164,9 +169,9 @@ def gradient_shap(options: GradientSHAPOptions) -> Method:
     def point(index: int, position: float) -> Point:
         noisy = _noisy(options, index)
         return Point(
-            lambda images: noisy(images) * position + baseline * (1 - position),
+            lambda trace: noisy(trace) * position + baseline * (1 - position),
             1 / options.samples,
-            lambda images: noisy(images) - baseline,
+            lambda trace: noisy(trace) - baseline,
         )
 
     points = tuple(point(index, position) for index, position in enumerate(positions))

@@ -80,9 +80,9 @@ def gradient_at_point(trace: Trace) -> Value:
     return trace.at_images(GRADIENT)
 
 
-def _between(baseline: float, position: float) -> Callable[[Value], Value]:
+def _between(baseline: float, position: float) -> Callable[[Trace], Value]:
     """x -> b + α (x - b)."""
-    return lambda images: images * position + baseline * (1 - position)
+    return lambda trace: trace.images * position + baseline * (1 - position)
 
 
 def quadrature(options: IntegratedGradientsOptions) -> list[tuple[float, float]]:

@@ -128,8 +128,9 @@ def _nearest(name: object, known: Iterable[str]) -> str:
 
 
 def plain(options: object) -> dict[str, Any]:
-    """Options as plain values, by name."""
-    return asdict(options)
+    """Options as plain values, by name; tensors by what identifies them."""
+    plain_types = bool | int | float | str | tuple | list | dict | None
+    return {name: value if isinstance(value, plain_types) else str(value) for name, value in asdict(options).items()}
 
 
 class Registry(Mapping[str, Entry]):

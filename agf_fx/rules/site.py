@@ -41,6 +41,8 @@ class Site:
         targets: the number of targets K, the first dimension of gradients and relevances.
         kwargs: its keyword arguments.
         sent: what streams before this one had here, by name of the stream.
+        reference: the same call on the baseline, whose values broadcast to those of the images; None for methods
+            that do not compare.
     """
 
     node: fx.Node
@@ -49,6 +51,7 @@ class Site:
     targets: Value
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     sent: dict[str, Sent] = field(default_factory=dict)
+    reference: Site | None = None
 
     @property
     def x(self) -> Value:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor, fx
 
 from agf_fx.errors import ExportError
-from agf_fx.ir.graph import ExplanationGraph, class_name
+from agf_fx.ir.graph import BASELINE, ExplanationGraph, class_name
 from agf_fx.methods.method import Method, Points, Trace
 from agf_fx.rules.notation import scope
 from agf_fx.rules.targets import chosen_classes, class_of, explained_classes, mean_logits
@@ -27,7 +28,7 @@ LONG = 5.0  # seconds left from which a run says how far it is, on a terminal
 
 
 def explained(
-    program: Program, method: Method, images: Tensor, target: Tensor, inputs: list[Tensor]
+    program: Program, method: Method, images: Tensor, target: Tensor, prepare: Callable[..., list[Tensor]]
 ) -> tuple[Tensor, ...]:
     """Explain a batch with any method: maps (N, K, *spatial), logits (N, classes), and what is asked of layers.
 
@@ -36,47 +37,69 @@ def explained(
         method: the method.
         images: (N, C, H, W).
         target: (N, K) int64; a class, or -r for the class of rank r.
-        inputs: what the program takes besides.
+        prepare: what the program takes besides; of a baseline (1, *image), if one is given.
 
     Raises:
         MemoryLimitError: one image with one target is too much.
     """
+    canonical = program.canonical
+    baselines = None if method.baseline is None else method.baseline.images(canonical.image_type).to(images.device)
     if method.points is None:
-        return program.run(images, target, inputs)
-    images = program.placement.cast(images)
+        several = baselines is not None and len(baselines) > 1
+        return _mean(program, images, target, baselines, prepare) if several else program.run(images, target, prepare())
+    images, inputs = program.placement.cast(images), prepare()
     _, logits = program.run(images, target[:, :1], inputs)
     classes = torch.where(target < 0, explained_classes(logits, target), target)
-    sums = _weighted_sums(program, method.points, images, classes, inputs)
-    canonical = program.canonical
-    trace = Trace(canonical, {canonical.images.name: images}, {}, method.channels_of(canonical), target.shape[1])
+    values = {canonical.images.name: images}
+    values |= {} if baselines is None else {BASELINE: program.placement.cast(baselines)}
+    trace = Trace(canonical, values, {}, method.channels_of(canonical), target.shape[1])
+    sums = _weighted_sums(program, method.points, trace, classes, inputs)
     maps = method.points.read_out(trace, *(total.transpose(0, 1) for total in sums))
     return maps.transpose(0, 1).contiguous(), logits
 
 
+def _mean(
+    program: Program, images: Tensor, target: Tensor, baselines: Tensor, prepare: Callable[..., list[Tensor]]
+) -> tuple[Tensor, ...]:
+    """What the graph says with every baseline in turn, on average over them; what it says of the images is the same."""
+    averaged = (True, False, *(layer.per_target for layer in program.explanation.layers))
+    sums: list[Any] = [0 for _ in averaged]
+    for first in _followed(range(len(baselines)), len(baselines), "baselines"):
+        found = program.run(images, target, prepare(baselines[first : first + 1]))
+        sums = [a + b if each else b for a, b, each in zip(sums, found, averaged, strict=True)]
+    return tuple(total / len(baselines) if each else total for total, each in zip(sums, averaged, strict=True))
+
+
 def _weighted_sums(
-    program: Program, looked: Points, images: Tensor, classes: Tensor, inputs: list[Tensor]
+    program: Program, looked: Points, trace: Trace, classes: Tensor, inputs: list[Tensor]
 ) -> list[Tensor]:
     """What the graph says at every point, each moment of it weighted and summed: (N, K, *image)."""
-    points = looked.points
-    step = max(1, AT_ONCE // len(images))
+    points, count = looked.points, len(trace.images)
+    step = max(1, AT_ONCE // count)
     sums: list[Any] = [0 for _ in looked.moments]
+    for first in _followed(range(0, len(points), step), len(points), "points"):
+        group = points[first : first + step]
+        batch = torch.cat([point.of(trace) for point in group])
+        found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
+        for point, part in zip(group, found.split(count), strict=True):
+            part = part if point.times is None else part * point.times(trace).unsqueeze(1)
+            for index, moment in enumerate(looked.moments):
+                sums[index] = sums[index] + moment(part) * point.weight
+    return sums
+
+
+def _followed(starts: range, total: int, what: str) -> Iterator[int]:
+    """The starts of pieces of a whole, and a bar on a terminal of how many are done, where it takes long."""
     began = monotonic()
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = None
-        for first in range(0, len(points), step):
-            group = points[first : first + step]
-            batch = torch.cat([point.of(images) for point in group])
-            found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
-            for point, part in zip(group, found.split(len(images)), strict=True):
-                part = part if point.times is None else part * point.times(images).unsqueeze(1)
-                for index, moment in enumerate(looked.moments):
-                    sums[index] = sums[index] + moment(part) * point.weight
-            done = first + len(group)
-            if bar is None and (monotonic() - began) / done * (len(points) - done) > LONG:
-                bar = progress.add_task("points", total=len(points))
+        for first in starts:
+            yield first
+            done = min(first + starts.step, total)
+            if bar is None and (monotonic() - began) / done * (total - done) > LONG:
+                bar = progress.add_task(what, total=total)
             if bar is not None:
                 progress.update(bar, completed=done)
-    return sums
 
 
 def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGraph:
@@ -103,9 +126,13 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
         copy.meta = dict(node.meta)
     images, target = (fx.Proxy(inputs[node], tracer) for node in nodes[:2])
     canonical, points = explanation.canonical, method.points.points
+    values = {canonical.images.name: images}
+    if method.baseline is not None:
+        values[BASELINE] = fx.Proxy(tracer.graph.placeholder(BASELINE), tracer)
+    trace = Trace(canonical, values, {}, method.channels_of(canonical))
     logits = _inlined(tracer, explanation, inputs, {})[1]
     with scope(stream="forward", rule="points", symbol="x_s"):
-        batch = torch.ops.aten.cat.default([point.of(images) for point in points])
+        batch = torch.ops.aten.cat.default([point.of(trace) for point in points])
         classes = _classes(logits, target, canonical.num_classes, canonical.positions)
         repeated = aten.cat.default([classes for _ in points])
     found = _inlined(tracer, explanation, inputs, {nodes[0]: batch.node, nodes[1]: repeated.node})[0]
@@ -115,14 +142,14 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
         by_point = torch.reshape(found, [len(points), -1, targets, *shape])
         parts = [torch.narrow(by_point, 0, index, 1) for index in range(len(points))]
         parts = [
-            part if point.times is None else part * torch.unsqueeze(point.times(images), 1)
+            part if point.times is None else part * torch.unsqueeze(point.times(trace), 1)
             for point, part in zip(points, parts, strict=True)
         ]
         sums = []
         for moment in method.points.moments:
             weighted = [moment(part) * point.weight for point, part in zip(points, parts, strict=True)]
             sums.append(torch.transpose(torch.sum(aten.cat.default(weighted), [0]), 0, 1))
-        trace = Trace(canonical, {canonical.images.name: images}, {}, method.channels_of(canonical), targets)
+        trace = replace(trace, targets=targets)
         maps = torch.transpose(method.points.read_out(trace, *sums), 0, 1)
     tracer.graph.output((maps.node, logits.node))
     tracer.graph.eliminate_dead_code()

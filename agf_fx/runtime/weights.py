@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agf_fx.ambient import shielded, without_tf32
 from agf_fx.errors import InputError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
+from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.store.locks import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
@@ -75,6 +75,7 @@ class WeightInputs:
         self._lock = Lock()
         placeholders = [node for node in canonical.graph.nodes if node.op == "placeholder"][1:]
         self.shapes = {node.name: tuple(node.meta["type"].shape) for node in placeholders}
+        self._elsewhere: dict[str, Tensor] = {}  # constants on another device than they were captured on
         self._kept: tuple[TensorState, Placement, list[Tensor]] | None = None
 
     def current(self, model: nn.Module) -> dict[str, Tensor]:
@@ -86,18 +87,23 @@ class WeightInputs:
         signature = self.canonical.signature
         weights = {name: self._weight(model, name, path) for name, path in signature.weights.items()}
         like = next(iter(weights.values()), None)
-        return weights | {name: _moved(constant, like) for name, constant in signature.constants.items()}
+        return weights | {name: self._moved(name, constant, like) for name, constant in signature.constants.items()}
 
-    def prepared(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
+    def prepared(
+        self, weights: dict[str, Tensor], placement: Placement, baseline: Tensor | None = None
+    ) -> list[Tensor]:
         """What the explanation graph takes after images and target, in order.
 
         Args:
             weights: from `current`.
             placement: dtype and memory format of the result.
+            baseline: (1, *image), in the place of the method's first one; what is prepared for it is not kept.
 
         Raises:
             InputError: a parameter is NaN or infinite, or a buffer NaN.
         """
+        if baseline is not None:
+            return self._prepare(weights | {BASELINE: baseline}, placement)
         state = TensorState.of(weights.values())
         found = self._known(state, placement)
         if found is None:
@@ -138,6 +144,15 @@ class WeightInputs:
                     f"{path} of {self.canonical.name} is NaN or infinite as {dtype}, in {int(wrong.sum())} of "
                     f"{value.numel()} entries, and so would be every map. Load finite weights."
                 )
+
+    def _moved(self, name: str, constant: Tensor, like: Tensor | None) -> Tensor:
+        """A constant on the device of the weights, moved there once: what is moved anew is prepared for anew."""
+        if like is None or constant.device == like.device:
+            return constant
+        known = self._elsewhere.get(name)
+        if known is None or known.device != like.device:
+            known = self._elsewhere[name] = constant.to(like.device)
+        return known
 
     def _weight(self, model: nn.Module, name: str, path: str) -> Tensor:
         weight = tensor_at(model, path)
@@ -191,8 +206,3 @@ def _bits(tensor: Tensor) -> Tensor:
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     flat = tensor.as_strided((tensor.numel(),), (1,)) if dense else tensor.flatten()
     return flat.view(_WHOLE_NUMBERS[flat.dtype.itemsize]) if flat.is_floating_point() else flat
-
-
-def _moved(constant: Tensor, like: Tensor | None) -> Tensor:
-    """A constant on the device of the weights."""
-    return constant if like is None else constant.to(like.device)
