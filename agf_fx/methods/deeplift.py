@@ -37,8 +37,8 @@ corner_at_0 = op(
     aten.special_entr.default,
 )
 other_functions = op(
-    *(aten.relu.default, aten.abs.default, aten.hardswish.default, aten.hardsigmoid.default, aten.hardtanh.default),
-    *(aten.clamp.default, aten.log1p.default, aten.erfinv.default, aten.logit.default, aten.tan.default),
+    *(aten.relu.default, aten.abs.default, aten.hardtanh.default, aten.clamp.default, aten.log1p.default),
+    *(aten.erfinv.default, aten.logit.default, aten.tan.default),
     *(aten.asin.default, aten.acos.default, aten.acosh.default, aten.atanh.default),
     *(aten.remainder.Scalar, aten.fmod.Scalar),
 )
@@ -62,6 +62,7 @@ MULTIPLIERS = RuleTable.of(
     [
         (smooth, rules.rescale_smooth),
         (corner_at_0, rules.rescale_beside_0),
+        (op(aten.hardswish.default, aten.hardsigmoid.default), rules.rescale_beside_3),
         (op(aten.sqrt.default), rules.square_root),
         (other_functions, rules.rescale),
         (maxima, rules.maximum),

@@ -59,7 +59,15 @@ def rescale_beside_0(site: Site, m: Value) -> Messages:
     return (m * _slope(site, near, _mean_derivative(site)),)
 
 
-@derived("m_in = m / (y + y₀), 0 where that is 0  (Δy (y + y₀) = Δx)")
+@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4 and ||x| - 3| > 1e-4  (eq. 11)")
+def rescale_beside_3(site: Site, m: Value) -> Messages:
+    """Functions with corners at 3 and -3: x and x₀ that are near, away from these, lie on one smooth piece."""
+    near = torch.abs(_difference(site)) <= NEAR
+    away = torch.abs(torch.abs(site.x) - 3.0) > NEAR
+    return (m * _slope(site, torch.logical_and(near, away), _mean_derivative(site)),)
+
+
+@derived("m_in = m / (y + y₀), m where that is 0  (Δy (y + y₀) = Δx)")
 def square_root(site: Site, m: Value) -> Messages:
     """√x, without a quotient of differences."""
     return (m / _or_one(site.y + site.reference.y),)
