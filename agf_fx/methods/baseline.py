@@ -84,6 +84,11 @@ def checked_baseline(value: Any) -> float | Baseline:
     return Baseline(value)
 
 
+def images_of(baseline: float | Baseline) -> Baseline | None:
+    """What a method of points has as its ``baseline``: images, where they are given; a number is none."""
+    return baseline if isinstance(baseline, Baseline) else None
+
+
 def _read(values: Any) -> Any:
     if not isinstance(values, str | Path):
         return values

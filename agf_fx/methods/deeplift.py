@@ -1,4 +1,4 @@
-"""DeepLIFT and DeepSHAP: differences from a baseline, handed back through every call so that they sum to the logit's."""
+"""DeepLIFT and DeepSHAP: differences from a baseline, handed back so that they sum to the difference of logits."""
 
 from __future__ import annotations
 
@@ -158,7 +158,8 @@ def deeplift(options: DeepLIFTOptions) -> Method:
 
 def deep_shap(options: DeepSHAPOptions) -> Method:
     """DeepSHAP (Lundberg and Lee 2017): the mean of DeepLIFT over several baselines."""
-    return _compared("deep-shap", Baseline(options.baseline))
+    scale = "signed, in units of the logit: sums to its mean difference from the baselines'"
+    return replace(_compared("deep-shap", Baseline(options.baseline)), scale=scale)
 
 
 def _compared(name: str, baseline: Baseline) -> Method:
@@ -184,5 +185,13 @@ ENTRIES = (
         properties=_PROPERTIES,
         make=deeplift,
         options=DeepLIFTOptions,
+    ),
+    Entry(
+        name="deep-shap",
+        title="DeepSHAP: the mean of DeepLIFT over several baselines",
+        citation="Lundberg and Lee, NeurIPS 2017",
+        properties=_PROPERTIES,
+        make=deep_shap,
+        options=DeepSHAPOptions,
     ),
 )

@@ -125,8 +125,8 @@ class Points:
 
     Attributes:
         points: where it looks.
-        read_out: trace, of the images and the baseline alone, and weighted sums over the points, (K, N, *image), one for each of
-            ``moments`` -> maps (K, N, *spatial).
+        read_out: trace, of the images and the baseline alone, and weighted sums over the points, (K, N, *image), one
+            for each of ``moments`` -> maps (K, N, *spatial).
         moments: what is summed of what is found at a point, say itself and its square.
         drawn: whether points are drawn at random, so that no file can hold them.
     """

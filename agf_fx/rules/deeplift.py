@@ -1,9 +1,10 @@
-"""DeepLIFT, the rescale rule: multipliers m with Σ m_in ⊙ Δx = Σ m ⊙ Δy at every call, Δ the difference from the baseline.
+"""DeepLIFT, the rescale rule: multipliers m with Σ m_in ⊙ Δx = Σ m ⊙ Δy at every call.
 
-x₀ and y₀ are the values on the baseline, Δx = x - x₀, x̄ = (x + x₀) / 2. Linear calls have their adjoint, functions of
-every entry the slope Δy / Δx (Shrikumar, Greenside and Kundaje 2017, eq. 11 and 12). The paper leaves the rest open.
-Calls that mix entries are taken apart into products, sums and functions of every entry, of which each has an exact
-multiplier; products give half of what they do to either factor. So attributions sum to the difference of the logits.
+x₀ and y₀ are the values on the baseline, Δx = x - x₀ and x̄ = (x + x₀) / 2. Linear calls have their adjoint, and
+functions of every entry the slope Δy / Δx (Shrikumar, Greenside and Kundaje 2017, §3.5.1 and §3.5.2). The paper leaves
+the rest open. Calls that mix entries are taken apart into products, sums and functions of every entry, of which each
+has an exact multiplier; products give half of what they do to either factor. So attributions sum to the difference of
+the logits.
 """
 
 from __future__ import annotations
@@ -31,35 +32,35 @@ multiplier = functools.partial(rule, "m", promise=Promise.CONSERVES, source=SHRI
 derived = functools.partial(rule, "m", promise=Promise.CONSERVES, source="the chain rule of multipliers")
 
 
-linear = Rule(vjp, "linear", "m", "m_in = Lᵀm  (eq. 3)", SHRIKUMAR, Promise.CONSERVES)
+linear = Rule(vjp, "linear", "m", "m_in = Lᵀm  (§3.5.1)", SHRIKUMAR, Promise.CONSERVES)
 """Convolutions, sums, averages, data movement, batch norms, products with constants."""
 
 
 # Functions of every entry
 
 
-@multiplier("m_in = m ⊙ Δy / Δx, f'(x) where Δx = 0  (eq. 11)")
+@multiplier("m_in = m ⊙ Δy / Δx, f'(x) where Δx = 0  (§3.5.2)")
 def rescale(site: Site, m: Value) -> Messages:
     """Any function of every entry, as it is: exact however near a step or a corner x and x₀ are."""
     same = _difference(site) == 0
     return (m * _slope(site, same, _derivative(site)),)
 
 
-@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4  (eq. 11)")
+@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4  (§3.5.2)")
 def rescale_smooth(site: Site, m: Value) -> Messages:
     """Functions that are smooth everywhere."""
     near = torch.abs(_difference(site)) <= NEAR
     return (m * _slope(site, near, _mean_derivative(site)),)
 
 
-@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4 (|x| + |x₀|)  (eq. 11)")
+@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4 (|x| + |x₀|)  (§3.5.2)")
 def rescale_beside_0(site: Site, m: Value) -> Messages:
-    """Functions that are smooth but for a corner or a pole at 0: x and x₀ that are near by this measure have one sign."""
+    """Functions that are smooth but for a corner or a pole at 0: x and x₀ that are so near have one sign."""
     near = torch.abs(_difference(site)) <= (torch.abs(site.x) + torch.abs(site.reference.x)) * NEAR
     return (m * _slope(site, near, _mean_derivative(site)),)
 
 
-@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4 and ||x| - 3| > 1e-4  (eq. 11)")
+@multiplier("m_in = m ⊙ Δy / Δx, (f'(x) + f'(x₀)) / 2 where |Δx| ≤ 1e-4 and ||x| - 3| > 1e-4  (§3.5.2)")
 def rescale_beside_3(site: Site, m: Value) -> Messages:
     """Functions with corners at 3 and -3: x and x₀ that are near, away from these, lie on one smooth piece."""
     near = torch.abs(_difference(site)) <= NEAR

@@ -157,17 +157,58 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
     return ExplanationGraph(module, canonical, explanation.method, explanation.prepare)
 
 
+def averaged(explanation: ExplanationGraph, method: Method, count: int) -> ExplanationGraph:
+    """The graph of a method with several baselines as one graph, on average over them, all at once.
+
+    The images pass the graph as one larger batch, once for every baseline, and beside each of them its baseline.
+
+    Args:
+        explanation: the lowered graph for one baseline, (1, *image).
+        method: the method.
+        count: the number of baselines; the graph's input ``baseline`` is (count, *image).
+    """
+    tracer, canonical = RuleTracer(), explanation.canonical
+    (images, target, *others), prepare = explanation.graph.find_nodes(op="placeholder"), explanation.prepare.graph
+    x, classes = (fx.Proxy(tracer.graph.placeholder(node.name), tracer) for node in (images, target))
+    weights = {node.name: tracer.graph.placeholder(node.name) for node in prepare.find_nodes(op="placeholder")}
+    with scope(stream="reference", rule="baselines", symbol="x₀", equation="every baseline, for every image"):
+        batch = aten.sym_size.int(x, 0)
+        sizes = [-1, batch, *[-1] * (canonical.image_type.rank - 1)]
+        baselines = torch.unsqueeze(fx.Proxy(weights[BASELINE], tracer), 1)
+        weights[BASELINE] = torch.flatten(aten.expand.default(baselines, sizes), 0, 1).node
+        repeated = {node: aten.cat.default([value] * count).node for node, value in ((images, x), (target, classes))}
+    ready = _copied(tracer, prepare, {node: weights[node.name] for node in prepare.find_nodes(op="placeholder")})
+    weights |= zip(explanation.prepared, (ready[node] for node in prepare.output_node().args[0]), strict=True)
+    maps, logits = _inlined(tracer, explanation, repeated, {node: weights[node.name] for node in others})
+    with scope(stream="read-out", rule="baselines", symbol="map", equation="the mean over baselines"):
+        targets, channels = aten.sym_size.int(classes, 1), method.channels_of(canonical)
+        spatial = [size for dim, size in enumerate(canonical.image_type.sample_shape, 1) if dim != channels]
+        mean = torch.mean(torch.reshape(maps, [count, -1, targets, *spatial]), [0])
+    with scope(stream="forward", rule="baselines", symbol="y"):
+        by_baseline = torch.reshape(logits, [count, -1, *canonical.logits.meta["type"].sample_shape])
+        logits = torch.ops.aten.select.int(by_baseline, 0, 0)
+    tracer.graph.output((mean.node, logits.node))
+    tracer.graph.eliminate_dead_code()
+    module = fx.GraphModule(torch.nn.Module(), tracer.graph, class_name(canonical.name, explanation.method))
+    return ExplanationGraph(module, canonical, explanation.method)
+
+
 def _inlined(
     tracer: RuleTracer, explanation: ExplanationGraph, inputs: Mapping[fx.Node, fx.Node], given: dict[fx.Node, fx.Node]
 ) -> tuple[fx.Proxy, fx.Proxy]:
     """A copy of the graph's calls, reading ``given`` in the place of some inputs: its maps and logits."""
-    copies = dict(inputs) | given
-    for node in explanation.graph.nodes:
+    copies = _copied(tracer, explanation.graph, dict(inputs) | given)
+    maps, logits = explanation.graph.output_node().args[0]
+    return fx.Proxy(copies[maps], tracer), fx.Proxy(copies[logits], tracer)
+
+
+def _copied(tracer: RuleTracer, graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Copies of the calls of ``graph``, of which ``copies`` has the inputs; types may differ there."""
+    for node in graph.nodes:
         if node.op == "call_function":
             copies[node] = tracer.graph.node_copy(node, copies.__getitem__)
             copies[node].meta = {key: value for key, value in node.meta.items() if key != "type"}
-    maps, logits = explanation.graph.output_node().args[0]
-    return fx.Proxy(copies[maps], tracer), fx.Proxy(copies[logits], tracer)
+    return copies
 
 
 def _classes(logits: fx.Proxy, target: fx.Proxy, classes: int, positions: tuple[int, ...]) -> fx.Proxy:

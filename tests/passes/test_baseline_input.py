@@ -20,8 +20,10 @@ def test_a_baseline_becomes_the_last_input_and_changes_no_value():
     assert names == [*(node.name for node in canonical.graph.find_nodes(op="placeholder")), BASELINE]
     assert found.signature.constants[BASELINE] is image
     assert BASELINE not in canonical.signature.constants
-    inputs = {name: model.get_parameter(path) if "running" not in path else model.get_buffer(path)
-              for name, path in found.signature.weights.items()} | {BASELINE: image}
+    inputs = {
+        name: model.get_parameter(path) if "running" not in path else model.get_buffer(path)
+        for name, path in found.signature.weights.items()
+    } | {BASELINE: image}
     assert torch.equal(found.forward(images, inputs)[found.logits], canonical.forward(images, inputs)[canonical.logits])
     assert [node.meta for node in found.calls] == [node.meta for node in canonical.calls]
 
