@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from agf_fx.errors import OptionsError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput, class_name
+from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, LayerOutput, class_name
 from agf_fx.ir.layers import output_of
+from agf_fx.ir.reach import calls_on_images, counts_images_alone
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
 from agf_fx.methods.method import Method, Seed, Stream, Trace
@@ -32,6 +34,9 @@ from agf_fx.rules.targets import (
 from agf_fx.tracer import RuleTracer
 
 aten = torch.ops.aten
+
+Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Value]
+"""Makes, or emits, one call of an operation."""
 
 
 @dataclass(frozen=True)
@@ -138,17 +143,16 @@ def _explain(
     method: Method,
     values: dict[str, Value],
     target: Value,
-    call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Value],
+    call: Call,
 ) -> Streams:
-    sites: dict[fx.Node, Site] = {}
     with scope(stream="gradient", rule="chosen_classes", symbol="K", equation="K = number of targets"):
         targets = call(aten.sym_size.int, (target, 1), {})
-    for node in canonical.calls:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
-        with scope(stream="forward", layer=node.meta["module"], site=node.name, symbol="y"):
-            values[node.name] = call(node.target, args, kwargs)
-        beside = {role: values[name] for role, name in node.meta.get("beside", {}).items()}
-        sites[node] = Site(node, args, values[node.name], targets, kwargs, beside=beside)
+    sites = _forward(canonical.calls, values, targets, call, scope(stream="forward", symbol="y"))
+    if method.reference:
+        seen = {**values, canonical.images.name: _baseline(canonical, values, call)}
+        label = scope(stream="reference", symbol="y₀")
+        references = _forward(calls_on_images(canonical), seen, targets, call, label)
+        sites = {node: replace(site, reference=references.get(node)) for node, site in sites.items()}
     logits, shape = values[canonical.logits.name], canonical.logits.meta["type"].sample_shape
     seeds = {}
     for stream in method.streams:
@@ -161,6 +165,35 @@ def _explain(
         with scope(symbol="map", equation="(K, N, ...) -> (N, K, ...)"):
             maps = torch.transpose(maps, 0, 1)
     return Streams(maps, logits, walk.messages, walk.handed, walk.rules)
+
+
+def _forward(
+    calls: Sequence[fx.Node], values: dict[str, Value], targets: Value, call: Call, label: AbstractContextManager[None]
+) -> dict[fx.Node, Site]:
+    """Run calls of the model, and keep their values."""
+    sites: dict[fx.Node, Site] = {}
+    with label:
+        for node in calls:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+            with scope(layer=node.meta["module"], site=node.name):
+                values[node.name] = call(node.target, args, kwargs)
+            beside = {role: values[name] for role, name in node.meta.get("beside", {}).items()}
+            sites[node] = Site(node, args, values[node.name], targets, kwargs, beside=beside)
+    return sites
+
+
+def _baseline(canonical: CanonicalGraph, values: Mapping[str, Value], call: Call) -> Value:
+    """What the network sees in the place of the images: one baseline, or one for each image.
+
+    One is enough where its values broadcast to those of the images, and what it makes of them is prepared with the
+    weights. They do not where images are counted together with something else, as windows are.
+    """
+    baseline = values[BASELINE]
+    if counts_images_alone(canonical):
+        return baseline
+    with scope(stream="reference", symbol="x₀", equation="one baseline for each image"):
+        images = call(aten.sym_size.int, (values[canonical.images.name], 0), {})
+        return call(aten.expand.default, (baseline, [images, *[-1] * (canonical.image_type.rank - 1)]), {})
 
 
 def _seed(seed: Seed, logits: Value, target: Value, targets: Value, shape: tuple[int, ...]) -> Value:

@@ -14,6 +14,7 @@ from agf_fx.emit import emit
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
 from agf_fx.ir.verify import verify_canonical, verify_explanation
 from agf_fx.methods.method import Method
+from agf_fx.passes.baseline_input import add_baseline
 from agf_fx.passes.batch_norms import fold_batch_norms
 from agf_fx.passes.buffer_reuse import reuse_buffers
 from agf_fx.passes.channels_last import keep_channels_last
@@ -113,9 +114,15 @@ def check_needs(canonical: CanonicalGraph, method: Method) -> CanonicalGraph:
 
 
 def canonise(canonical: CanonicalGraph, method: Method) -> CanonicalGraph:
-    """An analysed graph as ``method`` wants it; itself where the method asks for nothing, or has it already."""
+    """An analysed graph as ``method`` wants it; itself where the method asks for nothing, or has it already.
+
+    Raises:
+        OptionsError: a baseline of another shape than the images.
+    """
     for step in method.canonisers:
         canonical = step(canonical)
+    if method.baseline is not None:
+        canonical = add_baseline(canonical, method.baseline.images(canonical.image_type)[:1])
     return canonical
 
 

@@ -47,6 +47,7 @@ class RuleTracer(fx.proxy.TracerBase):
 
 _ASCII = {
     "y": "",
+    "y₀": "reference",
     "Φ": "Phi",
     "∇": "grad",
     "F_∇x": "F_grad",

@@ -47,7 +47,7 @@ def _foldable(norm: fx.Node, ranks: dict[str, int]) -> bool:
     if not is_call(layer, *_ADJOINTS) or len(layer.users) != 1:
         return False
     # A linear layer's outputs are the channels only where there are no further dimensions.
-    return layer.target in CONVOLUTIONS or ranks[norm.meta["value_of"]] == 2
+    return layer.target in CONVOLUTIONS or ranks[norm.meta["site"]] == 2
 
 
 def _fold_forward(norm: fx.Node) -> None:

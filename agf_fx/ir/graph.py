@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 PREPARED = "prepared_"  # begins the name of every prepared constant
+BASELINE = "baseline"  # the input that holds what images are compared with, for methods that compare
 
 
 @dataclass(frozen=True)

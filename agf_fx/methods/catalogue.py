@@ -8,6 +8,7 @@ from agf_fx.methods import (
     cam,
     composites,
     contrast,
+    deeplift,
     extract,
     fullgrad,
     gradient,
@@ -34,6 +35,7 @@ REGISTRY = Registry(
         *path.ENTRIES,
         *patterns.ENTRIES,
         *noise.ENTRIES,
+        *deeplift.ENTRIES,
     ]
 )
 """Entries by name."""

@@ -9,7 +9,8 @@ from torch import Tensor, fx
 
 from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.facts import UNCLEAR, facts
-from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.graph import BASELINE, CanonicalGraph
+from agf_fx.methods.baseline import Baseline
 from agf_fx.methods.table import NOTHING, RuleTable
 from agf_fx.rules.merging import Merge, total
 from agf_fx.rules.numerics import Value, channel_sum
@@ -74,6 +75,11 @@ class Trace:
         """The images, (N, ...)."""
         return self.values[self.canonical.images.name]
 
+    @property
+    def baseline(self) -> Value:
+        """What the method compares images with, (1, *image); at points (B, *image), where there are B baselines."""
+        return self.values[BASELINE]
+
     def at_images(self, stream: str) -> Value:
         """What a stream has at the images, (K, N, ...).
 
@@ -103,14 +109,14 @@ class Point:
     """A place where a method looks in the place of the images.
 
     Attributes:
-        of: images (N, ...) -> images (N, ...), entry by entry.
+        of: trace, of the images and the baseline alone -> images (N, ...).
         weight: of what is found there, in the sum over all points.
-        times: images (N, ...) -> what is found there is multiplied by, (N, ...); None for nothing.
+        times: trace, likewise -> what is found there is multiplied by, (N, ...); None for nothing.
     """
 
-    of: Callable[[Value], Value]
+    of: Callable[[Trace], Value]
     weight: float
-    times: Callable[[Value], Value] | None = None
+    times: Callable[[Trace], Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,8 @@ class Points:
 
     Attributes:
         points: where it looks.
-        read_out: trace, of the images alone, and weighted sums over the points, (K, N, *image), one for each of
-            ``moments`` -> maps (K, N, *spatial).
+        read_out: trace, of the images and the baseline alone, and weighted sums over the points, (K, N, *image), one
+            for each of ``moments`` -> maps (K, N, *spatial).
         moments: what is summed of what is found at a point, say itself and its square.
         drawn: whether points are drawn at random, so that no file can hold them.
     """
@@ -150,6 +156,8 @@ class Method:
         points: where it looks besides at the images; None: at the images.
         blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
         rounding: what else to do than to compute in float64 where rounding moves maps.
+        baseline: what it compares images with. Maps are the mean over baselines, where there are several and no points.
+        reference: whether the network also sees the baseline, so that rules may read ``site.reference``.
     """
 
     name: str
@@ -163,6 +171,8 @@ class Method:
     points: Points | None = None
     blank: str = ""
     rounding: str = ""
+    baseline: Baseline | None = None
+    reference: bool = False
 
     def stream(self, name: str) -> Stream | None:
         """The stream of this name; None if there is none."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
 from agf_fx.methods.path import gradient_at_point
@@ -52,18 +53,43 @@ class GradientSHAPOptions(SmoothGradOptions):
         samples: how many points for each image.
         noise: the standard deviation of Gaussian noise, as a share of the range of values in each image.
         seed: of noise and positions; the same seed gives the same maps, on every device.
-        baseline: where the paths start: a value of every entry of the images, as the model takes them.
+        baseline: where the paths start, as the model takes images: a value of every entry, or one image, as a
+            tensor, an array, or a file that ends in .npy, .pt or .safetensors.
 
     Raises:
         OptionsError: a value has no meaning.
     """
 
     noise: float = 0.09
-    baseline: float = 0.0
+    baseline: float | Baseline = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number("baseline", self.baseline)
+        object.__setattr__(self, "baseline", checked_baseline(self.baseline))
+
+
+@dataclass(frozen=True)
+class ExpectedGradientsOptions:
+    """Options of expected gradients.
+
+    Attributes:
+        samples: how many points for each image.
+        seed: of positions and of which baseline a point belongs to; the same seed gives the same maps.
+        baseline: where the paths start, as the model takes images: several of them, (B, *image), as a tensor, an
+            array, or a file that ends in .npy, .pt or .safetensors; or a value of every entry.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    samples: int = 50
+    seed: int = 0
+    baseline: float | Baseline = 0.0
+
+    def __post_init__(self) -> None:
+        require_whole("samples", self.samples, 1)
+        require_whole("seed", self.seed, 0)
+        object.__setattr__(self, "baseline", checked_baseline(self.baseline))
 
 
 def drawn(images: Value, seed: int, index: int) -> Value:
@@ -78,9 +104,14 @@ def spread(images: Value) -> Value:
     return images.amax(dims, keepdim=True) - images.amin(dims, keepdim=True)
 
 
-def _noisy(options: SmoothGradOptions, index: int) -> Callable[[Value], Value]:
+def _noisy(options: SmoothGradOptions, index: int) -> Callable[[Trace], Value]:
     """x -> x + σ (max x - min x) ε_s."""
-    return lambda images: images + drawn(images, options.seed, index) * spread(images) * options.noise
+
+    def of(trace: Trace) -> Value:
+        images = trace.images
+        return images + drawn(images, options.seed, index) * spread(images) * options.noise
+
+    return of
 
 
 def _square(found: Value) -> Value:
@@ -142,16 +173,19 @@ def vargrad(options: SmoothGradOptions) -> Method:
 
 def gradient_shap(options: GradientSHAPOptions) -> Method:
     """Gradient SHAP (Lundberg and Lee 2017): Σ_c mean_s (x̃_s - b) ⊙ ∂y_t(b + α_s(x̃_s - b))/∂x, x̃_s the noisy images."""
-    baseline = float(options.baseline)
+    baseline = images_of(options.baseline)
     generator = torch.Generator().manual_seed(options.seed)
     positions = torch.rand(options.samples, generator=generator, dtype=torch.float64).tolist()
+
+    def start(trace: Trace) -> Value:
+        return float(options.baseline) if baseline is None else trace.baseline
 
     def point(index: int, position: float) -> Point:
         noisy = _noisy(options, index)
         return Point(
-            lambda images: noisy(images) * position + baseline * (1 - position),
+            lambda trace: noisy(trace) * position + start(trace) * (1 - position),
             1 / options.samples,
-            lambda images: noisy(images) - baseline,
+            lambda trace: noisy(trace) - start(trace),
         )
 
     points = tuple(point(index, position) for index, position in enumerate(positions))
@@ -161,6 +195,43 @@ def gradient_shap(options: GradientSHAPOptions) -> Method:
         read_out=gradient_at_point,
         points=Points(points, _mean_product, drawn=True),
         scale="signed, in units of the logit: about its difference from the baseline's",
+        needs=() if baseline is None else (one_baseline(baseline),),
+        baseline=baseline,
+    )
+
+
+@formula("map", "Σ_c mean_s (x - b_s) ⊙ ∂y_t/∂x_s")
+def _mean_difference(trace: Trace, mean: Value) -> Value:
+    return trace.over_channels(mean)
+
+
+def expected_gradients(options: ExpectedGradientsOptions) -> Method:
+    """Expected gradients (Erion et al. 2021): Σ_c mean_s (x - b_s) ⊙ ∂y_t(b_s + α_s(x - b_s))/∂x.
+
+    A point belongs to one of the baselines, drawn with replacement, and to a position α_s; both are the same for all
+    images.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    draws = torch.rand(2, options.samples, generator=generator, dtype=torch.float64).tolist()
+
+    def point(position: float, choice: float) -> Point:
+        def start(trace: Trace) -> Value:
+            chosen = int(choice * len(trace.baseline))
+            return trace.baseline[chosen : chosen + 1]
+
+        return Point(
+            lambda trace: trace.images * position + start(trace) * (1 - position),
+            1 / options.samples,
+            lambda trace: trace.images - start(trace),
+        )
+
+    return Method(
+        name="expected-gradients",
+        streams=(gradient_stream(target_indicator),),
+        read_out=gradient_at_point,
+        points=Points(tuple(map(point, *draws)), _mean_difference, drawn=True),
+        scale="signed, in units of the logit: about its mean difference from the baselines'",
+        baseline=Baseline(options.baseline),
     )
 
 
@@ -198,5 +269,13 @@ ENTRIES = (
         properties=_PROPERTIES,
         make=gradient_shap,
         options=GradientSHAPOptions,
+    ),
+    Entry(
+        name="expected-gradients",
+        title="expected gradients: gradients at random points between the images and random ones of several baselines",
+        citation="Erion, Janizek, Sturmfels, Lundberg and Lee, Nature Machine Intelligence 2021",
+        properties=_PROPERTIES,
+        make=expected_gradients,
+        options=ExpectedGradientsOptions,
     ),
 )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from agf_fx.errors import OptionsError
+from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
-from agf_fx.options import require_number, require_one_of, require_whole
+from agf_fx.options import require_one_of, require_whole
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
@@ -27,7 +28,8 @@ class IntegratedGradientsOptions:
 
     Attributes:
         steps: at how many points the gradient is taken.
-        baseline: where the path starts: a value of every entry of the images, as the model takes them.
+        baseline: where the path starts, as the model takes images: a value of every entry, or one image, as a
+            tensor, an array, or a file that ends in .npy, .pt or .safetensors.
         rule: how the integral is approximated: ``"gauss-legendre"``, ``"trapezoid"``, or a Riemann sum with the
             ``"left"``, ``"right"`` or ``"middle"`` of each step.
 
@@ -36,13 +38,13 @@ class IntegratedGradientsOptions:
     """
 
     steps: int = 50
-    baseline: float = 0.0
+    baseline: float | Baseline = 0.0
     rule: str = "gauss-legendre"
 
     def __post_init__(self) -> None:
         require_one_of("rule", self.rule, RULES)
         require_whole("steps", self.steps, 2 if self.rule == "trapezoid" else 1)
-        require_number("baseline", self.baseline)
+        object.__setattr__(self, "baseline", checked_baseline(self.baseline))
         if self.rule == "gauss-legendre" and self.steps > _MOST_NODES:
             raise OptionsError(
                 f"steps is {self.steps}, and gauss-legendre is for up to {_MOST_NODES}, which is more than any network "
@@ -52,16 +54,21 @@ class IntegratedGradientsOptions:
 
 def integrated_gradients(options: IntegratedGradientsOptions) -> Method:
     """Integrated Gradients (Sundararajan, Taly and Yan 2017): Σ_c (x - b) ⊙ ∫ ∂y_t(b + α(x - b))/∂x dα."""
-    baseline = float(options.baseline)
+    baseline = images_of(options.baseline)
+
+    def start(trace: Trace) -> Value:
+        return float(options.baseline) if baseline is None else trace.baseline
 
     def read(trace: Trace, average: Value) -> Value:
-        return trace.over_channels((trace.images - baseline) * average)
+        return trace.over_channels((trace.images - start(trace)) * average)
 
-    points = tuple(Point(_between(baseline, position), weight) for position, weight in quadrature(options))
+    points = tuple(Point(_between(start, position), weight) for position, weight in quadrature(options))
     return Method(
         name="integrated-gradients",
         streams=(gradient_stream(target_indicator),),
         read_out=gradient_at_point,
+        needs=() if baseline is None else (one_baseline(baseline),),
+        baseline=baseline,
         points=Points(points, formula("map", "Σ_c (x - b) ⊙ Σ_s w_s ∂y_t/∂x_s")(read)),
         scale="signed, in units of the logit: sums to its difference from the baseline's",
     )
@@ -73,9 +80,9 @@ def gradient_at_point(trace: Trace) -> Value:
     return trace.at_images(GRADIENT)
 
 
-def _between(baseline: float, position: float) -> Callable[[Value], Value]:
+def _between(start: Callable[[Trace], Value], position: float) -> Callable[[Trace], Value]:
     """x -> b + α (x - b)."""
-    return lambda images: images * position + baseline * (1 - position)
+    return lambda trace: trace.images * position + start(trace) * (1 - position)
 
 
 def quadrature(options: IntegratedGradientsOptions) -> list[tuple[float, float]]:

@@ -128,8 +128,10 @@ def _nearest(name: object, known: Iterable[str]) -> str:
 
 
 def plain(options: object) -> dict[str, Any]:
-    """Options as plain values, by name; what is fitted to data by its digest."""
-    return {name: getattr(value, "digest", value) for name, value in vars(options).items()}
+    """Options as plain values, by name; tensors, and what is fitted to data, by a digest."""
+    known = bool | int | float | str | tuple | list | dict | None
+    given = vars(options).items()
+    return {name: value if isinstance(value, known) else getattr(value, "digest", str(value)) for name, value in given}
 
 
 class Registry(Mapping[str, Entry]):

@@ -42,6 +42,8 @@ class Site:
         kwargs: its keyword arguments.
         sent: what streams before this one had here, by name of the stream.
         beside: constants that a canoniser has put beside the call, by what they are to its rules.
+        reference: the same call on the baseline, whose values broadcast to those of the images; None for methods
+            that do not compare.
     """
 
     node: fx.Node
@@ -51,6 +53,7 @@ class Site:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     sent: dict[str, Sent] = field(default_factory=dict)
     beside: Mapping[str, Value] = field(default_factory=dict)
+    reference: Site | None = None
 
     @property
     def x(self) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -181,8 +182,8 @@ class Explainer:
     ) -> Explanation:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
-        prepared = bound.weights.prepared(weights, program.placement)
-        maps, logits, *further = explained(program, self._rules, images, codes, prepared)
+        prepare = functools.partial(bound.weights.prepared, weights, program.placement)
+        maps, logits, *further = explained(program, self._rules, images, codes, prepare)
         warn_of_degenerate(maps, self._rules.blank)
         result = Explanation(maps, explained_classes(logits, codes), logits, images)
         if further:
@@ -201,7 +202,8 @@ class Explainer:
             recipe = replace(self._recipe, backend="eager", precision="float64", layers=())
             twin = self._twin = Explainer(self.model, recipe)
         bound = twin._binding.of(images)
-        return explained(bound.program, twin._rules, images, codes, bound.inputs(twin.model))[0]
+        prepare = functools.partial(bound.weights.prepared, bound.weights.current(twin.model), bound.program.placement)
+        return explained(bound.program, twin._rules, images, codes, prepare)[0]
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
         """Capture and compile for the image size of ``example_inputs`` now; returns the explainer itself.

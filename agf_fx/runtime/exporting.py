@@ -12,10 +12,10 @@ from torch import Tensor
 from agf_fx.exports.formats import format_of, write
 from agf_fx.exports.metadata import metadata
 from agf_fx.exports.standalone import standalone
-from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.graph import BASELINE, CanonicalGraph
 from agf_fx.methods.method import Method
 from agf_fx.pipeline import lower, optimisations
-from agf_fx.runtime.points import written_out
+from agf_fx.runtime.points import averaged, written_out
 from agf_fx.runtime.weights import REDUCED, place
 
 
@@ -53,7 +53,14 @@ def export(
         REDUCED.get(precision), dtype=None if dtype == own else dtype, in_place=format == "torchscript"
     )
     explanation = lower(canonical, method, optimisations=steps)
-    ready = standalone(written_out(explanation, method) if method.points else explanation, weights)
+    if method.points:
+        explanation = written_out(explanation, method)
+    elif method.baseline is not None:
+        baselines = method.baseline.images(canonical.image_type)
+        if len(baselines) > 1:
+            explanation = averaged(explanation, method, len(baselines))
+            weights = {**weights, BASELINE: baselines.to(weights[BASELINE])}
+    ready = standalone(explanation, weights)
     description = metadata(
         canonical,
         format=format,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agf_fx.ambient import shielded, without_tf32
 from agf_fx.errors import InputError
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
+from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.store.locks import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
@@ -109,16 +109,21 @@ class WeightInputs:
             self._constants = kept
         return kept[1]
 
-    def prepared(self, weights: dict[str, Tensor], placement: Placement) -> list[Tensor]:
+    def prepared(
+        self, weights: dict[str, Tensor], placement: Placement, baseline: Tensor | None = None
+    ) -> list[Tensor]:
         """What the explanation graph takes after images and target, in order.
 
         Args:
             weights: from `current`.
             placement: dtype and memory format of the result.
+            baseline: (1, *image), in the place of the method's first one; what is prepared for it is not kept.
 
         Raises:
             InputError: a parameter is NaN or infinite, or a buffer NaN.
         """
+        if baseline is not None:
+            return self._prepare(weights | {BASELINE: baseline}, placement)
         state = TensorState.of(weights.values())
         found = self._known(state, placement)
         if found is None:
