@@ -126,7 +126,10 @@ def _at_layer(canonical: CanonicalGraph, streams: Streams, values: Mapping[str, 
 def _why_none(streams: Streams, quantity: str) -> str:
     if quantity not in streams.messages:
         return f"the method has {' and '.join(streams.messages)} only."
-    return "none reaches it. Relevance of AGF starts in front of the last layer; name a layer before that."
+    return (
+        "none reaches it. Gates and other values that only scale a signal have none, and relevance of AGF starts in front "
+        "of the last layer; name a layer before that."
+    )
 
 
 def _faithful(streams: Streams) -> frozenset[str]:

@@ -114,6 +114,11 @@ def _overload(target: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]
         first, second = args
         if not isinstance(first, fx.Node) and target in (operator.add, operator.mul):
             first, second = second, first
+        if not isinstance(first, fx.Node):
+            raise OptionsError(
+                f"a rule or read-out computes {target.__name__}({first!r}, x), and graphs take a tensor first; write "
+                f"-x + {first!r} for a difference, or {first!r} * torch.reciprocal(x) for a quotient."
+            )
         overload = "Tensor" if isinstance(second, fx.Node) else "Scalar"
         return getattr(getattr(aten, _BINARY[target]), overload), (first, second)
     return _FUNCTIONS.get(target, target), args

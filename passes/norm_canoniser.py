@@ -11,6 +11,7 @@ from torch import fx
 
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.layers import PUTS_OUT
 from agf_fx.ir.shape_rules import result_type
 from agf_fx.ir.types import typed
 from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
@@ -36,7 +37,7 @@ def fold_norms(canonical: CanonicalGraph) -> CanonicalGraph:
         copy.meta = dict(node.meta) | (dict(node.args[0].meta) if _is_foldable(node) else {})
         copies[node] = copy
         if _is_foldable(node):
-            copy.meta["puts_out"] = node.meta["module"]
+            copy.meta[PUTS_OUT] = node.meta.get(PUTS_OUT, [])  # not the output of the layer alone
         if _is_foldable(node):
             copies[node.args[0]] = copy
     return replace(canonical, graph=graph)

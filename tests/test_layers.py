@@ -143,7 +143,7 @@ def test_channels_are_found_where_the_layer_has_them():
         ("agf", {"quantities": ["value"]}, r"name them: layers=\[...\]"),
         ("gradient", {"layers": ["layer4"], "quantities": ["relevance"]}, "gradient has no relevance; it has gradient"),
         ("lrp-epsilon", {"layers": ["layer4"], "quantities": ["gradient"]}, "has no gradient"),
-        ("lrp-epsilon", {"layers": ["layer1.0.conv1"]}, "no layer 'layer1.0.conv1'"),
+        ("lrp-epsilon", {"layers": ["layer1.0.conv1"]}, "'layer1.0.conv1' .* puts out no single value.*a norm"),
         ("integrated-gradients", {"layers": ["layer4"]}, "looks at many points"),
     ],
 )
@@ -163,6 +163,49 @@ def test_a_layer_that_is_called_twice_is_not_one_value():
 
     with pytest.raises(OptionsError, match="called several times"):
         agf_fx.compile(Twice().double().eval()).explain(IMAGES, 1, layers=["conv"])
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = (function,)
+
+    def forward(self, x):
+        return self.function[0](x)
+
+
+AROUND = {
+    "the smaller of x and 0": lambda x: -torch.relu(-x),
+    "a negated ReLU": lambda x: -torch.relu(x),
+    "the least of windows": lambda x: -nn.functional.max_pool2d(-x, 2),
+    "a ReLU of the negated": lambda x: torch.relu(-x),
+    "a negative factor": lambda x: x * -3,
+    "a positive factor": lambda x: x * 2,
+    "a constant for each channel": lambda x: x + torch.arange(4.0, dtype=x.dtype)[:, None, None],
+}
+
+
+@pytest.mark.parametrize("case", AROUND)
+def test_a_layer_is_what_its_module_puts_out_or_refused(case):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), Function(AROUND[case]), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)).double().eval()
+    explainer, images, refused = agf_fx.compile(model, method="gradient"), IMAGES[..., :12, :12], []
+    for name in map(str, range(8)):
+        kept = []
+        handle = model[int(name)].register_forward_hook(lambda module, inputs, output, kept=kept: kept.append(output))
+        y = model(images.clone().requires_grad_())
+        handle.remove()
+        (gradient,) = torch.autograd.grad(y[:, 1].sum(), kept[0])
+        try:
+            result = explainer.explain(images, 1, layers=[name], quantities=["gradient", "value"])
+        except OptionsError as error:
+            refused.append((name, str(error)))
+            continue
+        torch.testing.assert_close(result.quantities[name].value, kept[0].detach(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(result.quantities[name].gradient[:, 0], gradient, rtol=1e-9, atol=1e-12)
+    assert all(name in ("0", "1") and "has become part of it" in message for name, message in refused)
+    assert (len(refused) > 0) == (case not in ("a positive factor", "a negated ReLU"))
 
 
 def test_another_model_of_the_architecture_has_its_own_layers():

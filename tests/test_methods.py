@@ -16,7 +16,7 @@ import agf_fx
 from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.vocabulary import Family
 from agf_fx.methods import REGISTRY
-from agf_fx.methods.lrp import between_layers, epsilon_table, first_layer, relevance_method
+from agf_fx.methods.lrp import LRPTwoSidedOptions, between_layers, epsilon_table, first_layer, relevance_method
 from agf_fx.methods.table import RuleTable, family
 from agf_fx.rules import lrp
 
@@ -90,6 +90,10 @@ def test_options_are_documented():
         ("lrp-epsilon", {"epsilon": 0}, "epsilon is 0; give a number above 0"),
         ("lrp-epsilon", {"epsilon": "1"}, "epsilon is '1'"),
         ("lrp-epsilon", {"bias": 1}, "bias is 1; give True or False"),
+        ("lrp-epsilon", LRPTwoSidedOptions(lossless=True), "options is a LRPTwoSidedOptions; .* takes LRPOptions"),
+        ("epsilon-gamma-box", {"low": "1"}, "low is '1'; give a finite number"),
+        ("epsilon-gamma-box", {"low": 1, "high": 1}, "high is 1; give a number above 1"),
+        ("smoothgrad", {"seed": 2**50}, "seed is 1125899906842624; give a whole number below"),
         ("lrp-epsilon", agf_fx.AGFOptions(), "options is a AGFOptions; 'lrp-epsilon' takes LRPOptions"),
         ("lrp-alphabeta", {"alpha": 2, "beta": 2}, "alpha - beta is 0; it must be 1"),
         ("lrp-alphabeta", {"alpha": 0.5}, "alpha is 0.5; give a number of 1 or more"),

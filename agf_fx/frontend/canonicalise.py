@@ -13,6 +13,7 @@ from agf_fx.frontend.rewrites.editing import erase_dead
 from agf_fx.frontend.spellings import spell_alike
 from agf_fx.ir import text
 from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.layers import mark_outputs
 from agf_fx.ir.refusal import refuse_unknown
 
 
@@ -32,6 +33,7 @@ def canonicalise(
     for node in graph.find_nodes(op="placeholder"):
         if node.name in canonical.signature.constants:
             node.meta["constant"] = canonical.signature.constants[node.name]
+    mark_outputs(canonical)
     for node in canonical.calls:
         _make_positional(node)
         rewrite = REWRITES.get(node.target)

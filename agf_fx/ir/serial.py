@@ -26,7 +26,7 @@ from agf_fx.ir.operations import by_name, name_of
 from agf_fx.ir.sizes import BadSize, size_data, size_from
 from agf_fx.ir.types import TensorType
 
-_CANONICAL_META = ("type", "module", "source", "depends_on_images", "facts")
+_CANONICAL_META = ("type", "module", "source", "depends_on_images", "facts", "puts_out")
 _EXPLANATION_META = ("type", "stream", "rule", "layer", "site", "symbol", "equation", "stream_of", "value_of")
 _CAPTURED_META = ("type", "per_target")
 
@@ -389,6 +389,7 @@ _LABELS: dict[str, Callable[[Any], Any]] = {
     "per_target": _truth,
     "facts": _made_of_facts,
     "stream_of": lambda value: [_text(item) for item in _list(value)],
+    "puts_out": lambda value: [_text(item) for item in _list(value)],
     **dict.fromkeys(
         ("module", "source", "stream", "rule", "layer", "site", "symbol", "equation", "value_of"), _label_text
     ),

@@ -72,6 +72,8 @@ _ARITHMETIC = {
     aten.mul.Tensor,
 }
 _INHERITED |= _ARITHMETIC
+# Of these, the ones that divide by a number, and its position.
+_DIVISORS = {aten.avg_pool2d.default: 6, aten.avg_pool3d.default: 6}
 # Nonnegative where their first argument is, and the number at this position.
 _WITH_NUMBER = {aten.constant_pad_nd.default: 2, aten.masked_fill.Scalar: 2}
 # Nonnegative where the number at this position is.
@@ -87,14 +89,26 @@ def nonnegative(nodes: Iterable[fx.Node]) -> set[fx.Node]:
         elif is_call(node, aten.index_select.default, *_WITH_NUMBER) and node.args[0] in found:
             if node.target not in _WITH_NUMBER or node.args[_WITH_NUMBER[node.target]] >= 0:
                 found.add(node)
-        elif is_call(node, *_INHERITED) and all(source in found for source in node.all_input_nodes):
-            numbers = [value for value in node.args if not isinstance(value, fx.Node)]
-            if not is_call(node, *_ARITHMETIC) or min(numbers, default=0) >= 0:
-                found.add(node)
+        elif is_call(node, *_INHERITED) and not _may_turn(node) and found.issuperset(node.all_input_nodes):
+            found.add(node)
     return found
 
 
+def _may_turn(node: fx.Node) -> bool:
+    """Whether a number among the arguments may turn the sign: of a sum or product, a divisor, or one by keyword."""
+    if set(node.kwargs) & {"alpha", "beta", "value", "other"}:
+        return True
+    if is_call(node, *_DIVISORS):
+        divisor = node.args[_DIVISORS[node.target]] if len(node.args) > _DIVISORS[node.target] else None
+        return "divisor_override" in node.kwargs or (divisor is not None and divisor < 0)
+    numbers = [value for value in node.args if not isinstance(value, fx.Node)]
+    return is_call(node, *_ARITHMETIC) and min(numbers, default=0) < 0
+
+
 def _is_bounded(node: fx.Node) -> bool:
-    """Whether ``node`` cuts off what is below a number that is not negative."""
-    low = node.args[_FROM_BELOW[node.target]] if is_call(node, *_FROM_BELOW) else None
-    return isinstance(low, int | float) and low >= 0
+    """Whether ``node`` cuts off what is below a number that is not negative, and not above a negative one."""
+    position = _FROM_BELOW[node.target] if is_call(node, *_FROM_BELOW) else None
+    if position is None or node.kwargs:
+        return False
+    low, high = node.args[position], node.args[position + 1] if len(node.args) > position + 1 else None
+    return isinstance(low, int | float) and low >= 0 and (high is None or (isinstance(high, int | float) and high >= 0))

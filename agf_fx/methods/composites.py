@@ -66,7 +66,8 @@ class EpsilonGammaBoxOptions(LRPOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number("gamma", self.gamma, least=0)
-        require_number("high - low", self.high - self.low, above=0)
+        require_number("low", self.low)
+        require_number("high", self.high, above=self.low)
 
 
 @dataclass(frozen=True)

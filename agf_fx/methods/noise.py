@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from agf_fx.errors import OptionsError
 from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
@@ -41,7 +42,7 @@ class SmoothGradOptions:
 
     def __post_init__(self) -> None:
         require_whole("samples", self.samples, 1)
-        require_whole("seed", self.seed, 0)
+        require_seed(self.seed)
         require_number("noise", self.noise, least=0)
 
 
@@ -88,8 +89,15 @@ class ExpectedGradientsOptions:
 
     def __post_init__(self) -> None:
         require_whole("samples", self.samples, 1)
-        require_whole("seed", self.seed, 0)
+        require_seed(self.seed)
         object.__setattr__(self, "baseline", checked_baseline(self.baseline))
+
+
+def require_seed(seed: object) -> None:
+    """Raise an OptionsError unless ``seed`` is a whole number from 0 to 2³² - 1."""
+    require_whole("seed", seed, 0)
+    if seed >= 1 << 32:
+        raise OptionsError(f"seed is {seed}; give a whole number below {1 << 32}.")
 
 
 def drawn(images: Value, seed: int, index: int) -> Value:

@@ -65,7 +65,7 @@ class Entry:
         """
         if options is None:
             return self.options()
-        if isinstance(options, self.options):
+        if type(options) is self.options:
             return options
         if isinstance(options, Mapping):
             for name in options:

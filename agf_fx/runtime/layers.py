@@ -30,6 +30,7 @@ def layer_outputs(
         if quantities is not None:
             raise OptionsError("quantities say what is wanted of layers; name them: layers=[...].")
         return ()
+    layers = layers if isinstance(layers, str) else tuple(layers)
     if isinstance(layers, str) or not all(isinstance(layer, str) for layer in layers):
         raise OptionsError(f'layers is {layers!r}; give a list of module paths, such as ["layer4"].')
     if method.points is not None:

@@ -2,14 +2,17 @@ import pytest
 import torch
 from emission import weights
 from networks import small_vgg
-from torch import nn
+from torch import fx, nn
 
 import agf_fx
 from agf_fx.emit import interpret
 from agf_fx.ir.facts import facts, mark
+from agf_fx.ir.signs import nonnegative
 from agf_fx.methods import REGISTRY
 from agf_fx.passes.input_signs import mark_nonnegative_inputs
 from agf_fx.pipeline import analyse
+
+aten = torch.ops.aten
 
 
 class Signs(nn.Module):
@@ -32,6 +35,45 @@ def test_signs_of_inputs_are_found_by_dataflow():
     canonical = mark_nonnegative_inputs(agf_fx.capture(Signs().eval(), torch.zeros(1, 2, 12, 12)))
     found = {node.meta["module"] for node in canonical.calls if facts(node).nonnegative_input}
     assert found == {"relu", "pooled", "last"}
+
+
+class Between(nn.Module):
+    """Convolutions, and between them a ReLU and what may turn its sign."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+        self.function = (function,)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.b(self.function[0](torch.relu(self.a(x))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("function", "nonnegative"),
+    [
+        (lambda x: nn.functional.avg_pool2d(x, 2), True),
+        (lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=3), True),
+        (lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=-3), False),
+        (lambda x: torch.clamp(x, 0.0, 2.0), True),
+        (lambda x: torch.clamp(x, 0.0, -1.0), False),
+        (lambda x: torch.add(x, torch.relu(-x), alpha=-2), False),
+        (lambda x: nn.functional.pad(x, (1, 1), value=-1.0), False),
+    ],
+)
+def test_numbers_that_turn_the_sign(function, nonnegative):
+    canonical = mark_nonnegative_inputs(agf_fx.capture(Between(function).eval(), torch.zeros(1, 2, 12, 12)))
+    (layer,) = [node for node in canonical.calls if node.meta["module"] == "b" and facts(node) is not None]
+    assert facts(layer).nonnegative_input == nonnegative
+
+
+def test_numbers_by_keyword_may_turn_the_sign():
+    graph = fx.Graph()
+    x = graph.call_function(aten.relu.default, (graph.placeholder("x"),))
+    plain = graph.call_function(aten.add.Tensor, (x, x))
+    turned = graph.call_function(aten.add.Tensor, (x, x), {"alpha": -2})
+    assert nonnegative(graph.nodes) == {x, plain}
+    assert turned not in nonnegative(graph.nodes)
 
 
 @pytest.mark.parametrize("name", ["lrp-zplus", "epsilon-alpha2-beta1", "lrp-gamma", "lrp-alphabeta", "rap"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.errors import VerifyError
+from agf_fx.ir.layers import PUTS_OUT
 from agf_fx.ir.shape_rules import result_type
 from agf_fx.ir.types import TensorType, typed
 from agf_fx.ir.vocabulary import SIGNAL_FREE, depends_on_images
@@ -84,7 +85,12 @@ def become(node: fx.Node, target: Callable[..., Any], *args: Any) -> None:
 
 
 def give_way(node: fx.Node, value: fx.Node) -> None:
-    """Let the readers of ``node`` read ``value``, and erase it."""
+    """Let the readers of ``node`` read ``value``, which is equal, and erase it.
+
+    What modules put out as ``node`` they then put out as ``value``.
+    """
+    if node.meta.get(PUTS_OUT):
+        value.meta[PUTS_OUT] = [*value.meta.get(PUTS_OUT, ()), *node.meta[PUTS_OUT]]
     node.replace_all_uses_with(value)
     node.graph.erase_node(node)
 
