@@ -127,8 +127,8 @@ def _why_none(streams: Streams, quantity: str) -> str:
     if quantity not in streams.messages:
         return f"the method has {' and '.join(streams.messages)} only."
     return (
-        "none reaches it. Gates and other values that only scale a signal have none, and relevance of AGF starts in front "
-        "of the last layer; name a layer before that."
+        "none reaches it. Gates and other values that only scale a signal have none, and relevance of AGF starts in "
+        "front of the last layer; name a layer before that."
     )
 
 
