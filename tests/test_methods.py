@@ -368,6 +368,41 @@ def test_gradients_of_the_simple_methods_are_autograds():
     torch.testing.assert_close(explainer("gradient-x-input")(IMAGES, 1), (gradient * x).sum(1), rtol=1e-9, atol=1e-12)
 
 
+class Guided(torch.autograd.Function):
+    """ReLU6 with the backward pass of guided backpropagation, or of a deconvolution."""
+
+    @staticmethod
+    def forward(context, x, guided):
+        context.save_for_backward(x)
+        context.guided = guided
+        return F.relu6(x)
+
+    @staticmethod
+    def backward(context, g):
+        (x,) = context.saved_tensors
+        return g.clamp(min=0) * (((x > 0) & (x < 6)) if context.guided else 1), None
+
+
+@pytest.mark.parametrize("spelling", [F.relu6, lambda x: x.clamp(0, 6), lambda x: F.hardtanh(x, 0.0, 6.0)])
+@pytest.mark.parametrize("name", ["guided-backprop", "deconvnet"])
+def test_relu6_is_a_relu(name, spelling):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6, 5)
+            self.act = (spelling,)
+
+        def forward(self, x, act=None):
+            act = act or self.act[0]
+            return self.fc(act(self.b(act(8 * self.a(x)))).mean((2, 3)))
+
+    model, x = Network().double().eval(), IMAGES[..., :12, :12].clone().requires_grad_()
+    y = model(x, lambda z: Guided.apply(z, name == "guided-backprop"))
+    (expected,) = torch.autograd.grad(y[:, 1].sum(), x)
+    torch.testing.assert_close(agf_fx.compile(model, method=name)(x.detach(), 1), expected.sum(1))
+
+
 @pytest.mark.parametrize("rule", ["gauss-legendre", "trapezoid", "middle", "left", "right"])
 def test_integrated_gradients_sum_to_the_difference_of_logits(rule):
     smooth = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, NoOptions, Properties
 from agf_fx.methods.streams import gradient_stream
-from agf_fx.methods.table import RuleTable, op
+from agf_fx.methods.table import RuleTable, Where, op
 from agf_fx.options import require_number
 from agf_fx.rules.gradients import deconvolved, guided, smoothed
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
 from agf_fx.rules.site import GRADIENT
 from agf_fx.rules.targets import each_target, indicator
+
+aten = torch.ops.aten
 
 _PROPERTIES = Properties(gradients=True, attribution=False, class_specific=True, reaches_input=True)
 
@@ -58,13 +61,21 @@ def gradient(options: NoOptions | None = None) -> Method:
     )
 
 
-GUIDED_RELUS = RuleTable.of([(op(torch.ops.aten.relu.default), guided)])
+def _rectifies(node: fx.Node) -> bool:
+    bounded = node.target in (aten.hardtanh.default, aten.clamp.default) and node.args[1] == 0
+    return bounded or node.target is aten.relu.default
+
+
+rectifier = Where(_rectifies, "ReLU or ReLU6")
+"""Functions that are 0 from 0 down."""
+
+GUIDED_RELUS = RuleTable.of([(rectifier, guided)])
 """ReLUs let positive gradients alone pass."""
 
 
 def deconvnet(options: NoOptions | None = None) -> Method:
     """Deconvolution (Zeiler and Fergus 2014): ReLUs let positive gradients pass, open or not."""
-    relus = RuleTable.of([(op(torch.ops.aten.relu.default), deconvolved)])
+    relus = RuleTable.of([(rectifier, deconvolved)])
     return Method(
         name="deconvnet",
         streams=(gradient_stream(target_indicator, relus),),
@@ -102,7 +113,7 @@ class BetaSmoothOptions:
 
 def beta_smooth(options: BetaSmoothOptions) -> Method:
     """The gradient, of which ReLUs let σ(βx) pass in the place of [x > 0] (Dombrowski et al. 2019)."""
-    relus = RuleTable.of([(op(torch.ops.aten.relu.default), smoothed(options.beta))])
+    relus = RuleTable.of([(op(aten.relu.default), smoothed(options.beta))])
     return Method(
         name="beta-smooth",
         streams=(gradient_stream(target_indicator, relus),),

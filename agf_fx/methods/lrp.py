@@ -29,7 +29,7 @@ from agf_fx.rules.rule import Rule
 from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import each_target, indicator
 
-_CLASS_SPECIFIC = Properties(gradients=False, attribution=True, class_specific=False, reaches_input=True)
+_PROPERTIES = Properties(gradients=False, attribution=True, class_specific=False, reaches_input=True)
 
 relu = op(torch.ops.aten.relu.default)
 linear_layer = family(Family.CONVOLUTION, Family.LINEAR)
@@ -240,7 +240,7 @@ ENTRIES = (
         name="lrp-epsilon",
         title="layer-wise relevance propagation, ε rule everywhere",
         citation="Bach, Binder, Montavon, Klauschen, Müller and Samek, PLoS ONE 2015",
-        properties=_CLASS_SPECIFIC,
+        properties=_PROPERTIES,
         make=lrp_epsilon,
         options=LRPOptions,
     ),
@@ -248,7 +248,7 @@ ENTRIES = (
         name="lrp-0",
         title="layer-wise relevance propagation without a stabiliser",
         citation="Bach, Binder, Montavon, Klauschen, Müller and Samek, PLoS ONE 2015",
-        properties=_CLASS_SPECIFIC,
+        properties=_PROPERTIES,
         make=lrp_zero,
         options=LRPZeroOptions,
     ),
@@ -256,7 +256,7 @@ ENTRIES = (
         name="epsilon-plus-flat",
         title="LRP composite: ♭ at the first layer, z⁺ at convolutions, ε at linear layers",
         citation="Kohlbrenner, Bauer, Nakajima, Binder, Samek and Lapuschkin, IJCNN 2020",
-        properties=_CLASS_SPECIFIC,
+        properties=_PROPERTIES,
         make=epsilon_plus_flat,
         options=LRPTwoSidedOptions,
     ),
@@ -264,7 +264,7 @@ ENTRIES = (
         name="lrp-alphabeta",
         title="LRP-αβ with the z^B rule at the input; α=1 is LRP in the paper on AGF, α=2 its LRP_αβ",
         citation="Bach et al., PLoS ONE 2015; input rule: Montavon et al., Pattern Recognition 2017",
-        properties=_CLASS_SPECIFIC,
+        properties=_PROPERTIES,
         make=lrp_alpha_beta,
         options=LRPAlphaBetaOptions,
     ),
