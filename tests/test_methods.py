@@ -17,8 +17,9 @@ from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.vocabulary import Family
 from agf_fx.methods import REGISTRY
 from agf_fx.methods.lrp import LRPTwoSidedOptions, between_layers, epsilon_table, first_layer, relevance_method
-from agf_fx.methods.table import RuleTable, family
+from agf_fx.methods.table import RuleTable, fact, family
 from agf_fx.rules import lrp
+from agf_fx.rules.rule import Promise, Rule
 
 load = functools.cache(load_golden)
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
@@ -425,6 +426,42 @@ def test_a_composite_of_ones_own_is_a_sum_of_tables():
     assert torch.equal(compiled(IMAGES, 1), explainer("epsilon-plus-flat")(IMAGES, 1))
     with pytest.raises(OptionsError, match="no options"):
         agf_fx.compile(vgg(), method=own, options={"epsilon": 1})
+
+
+def returning(value):
+    """LRP-ε with a rule of the user's own at convolutions, which returns ``value``."""
+    own = Rule(lambda site, phi: value(site, phi), "mine", promise=Promise.NOTHING)
+    return relevance_method("mine", RuleTable.of([(family(Family.CONVOLUTION), own)]) + epsilon_table(1e-6))
+
+
+def twice():
+    """A method with two streams of one name."""
+    method = relevance_method("mine", epsilon_table(1.0))
+    return dataclasses.replace(method, streams=method.streams * 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RuleTable.of([(first_layer, lrp.z_plus)]), "is no rule; where it makes one, call it"),
+        (lambda: RuleTable.of([("layer1", lrp.flat())]), "'layer1' is no condition on calls; give family"),
+        (lambda: first_layer & (lambda node: True), r"is no condition on calls.*as Where\(function"),
+        (lambda: fact("first_layer"), "fact is 'first_layer'; choose one of 'input_layer'"),
+        (lambda: epsilon_table(1e-6) + {}, "a dict is no table of rules"),
+        (lambda: relevance_method("mine", [(first_layer, lrp.flat())]), "are a list; give RuleTable.of"),
+        (lambda: lrp.gamma_rule(-3.0), "gamma is -3.0; give a number of 0 or more"),
+        (lambda: lrp.alpha_beta(2.0, 2.0), "α is 2.0 and β is 2.0; give"),
+        (lambda: epsilon_table(-1.0), "epsilon is -1.0; give a number of 0 or more"),
+        (twice, "two streams of mine have one name"),
+        (lambda: agf_fx.compile(vgg(), IMAGES, method=returning(lambda s, phi: phi)), "returns .*Proxy.*a tuple of 1"),
+        (lambda: agf_fx.compile(vgg(), IMAGES, method=returning(lambda s, phi: (phi, phi))), "returns 2 messages"),
+        (lambda: agf_fx.compile(vgg(), IMAGES, method=returning(lambda s, phi: (1 / s.x,))), r"truediv\(1, x\)"),
+        (lambda: agf_fx.compile(vgg(), IMAGES, method=returning(lambda s, phi: (2 - s.x,))), r"sub\(2, x\)"),
+    ],
+)
+def test_a_composite_that_is_none_is_told_what_to_do(make, message):
+    with pytest.raises(OptionsError, match=f"(?s){message}"):
+        make()
 
 
 def test_nothing_passes_where_no_condition_holds():

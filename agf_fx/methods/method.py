@@ -174,6 +174,16 @@ class Method:
     baseline: Baseline | None = None
     reference: bool = False
 
+    def __post_init__(self) -> None:
+        names = [stream.name for stream in self.streams]
+        if len({*names}) < len(names):
+            raise OptionsError(f"two streams of {self.name} have one name, of {', '.join(names)}; give each its own.")
+        for stream in self.streams:
+            if not isinstance(stream.rules, RuleTable):
+                raise OptionsError(
+                    f"the rules of stream {stream.name} are a {type(stream.rules).__name__}; give RuleTable.of([...])."
+                )
+
     def stream(self, name: str) -> Stream | None:
         """The stream of this name; None if there is none."""
         return next((stream for stream in self.streams if stream.name == name), None)

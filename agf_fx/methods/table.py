@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import fx
 
-from agf_fx.ir.facts import facts
+from agf_fx.errors import OptionsError
+from agf_fx.ir.facts import Facts, facts
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import Family, family_of, is_scaled
+from agf_fx.options import require_one_of
 from agf_fx.rules.numerics import Division
 from agf_fx.rules.register import registered_rules
 from agf_fx.rules.rule import Rule
@@ -34,9 +36,11 @@ class Where:
         return self.holds(node)
 
     def __and__(self, other: Where) -> Where:
+        other = condition(other)
         return Where(lambda node: self(node) and other(node), f"{self.text} and {other.text}")
 
     def __or__(self, other: Where) -> Where:
+        other = condition(other)
         return Where(lambda node: self(node) or other(node), f"({self.text} or {other.text})")
 
     def __invert__(self) -> Where:
@@ -44,6 +48,20 @@ class Where:
 
     def __str__(self) -> str:
         return self.text
+
+
+def condition(value: object) -> Where:
+    """``value``, if it is a condition.
+
+    Raises:
+        OptionsError: it is none.
+    """
+    if isinstance(value, Where):
+        return value
+    raise OptionsError(
+        f"{value!r} is no condition on calls; give family(...), op(...), fact(...) or module(...), or a function of a "
+        'node as Where(function, "in words").'
+    )
 
 
 everywhere = Where(lambda node: True, "everywhere")
@@ -67,7 +85,13 @@ def op(*targets: Callable[..., Any]) -> Where:
 
 
 def fact(name: str) -> Where:
-    """Calls of which the analyses have found this out; see `agf_fx.ir.facts.Facts`."""
+    """Calls of which the analyses have found this out; see `agf_fx.ir.facts.Facts`.
+
+    Raises:
+        OptionsError: there is no such fact.
+    """
+    known = tuple(field.name for field in fields(Facts))
+    require_one_of("fact", name, known)
     return Where(lambda node: bool(getattr(facts(node), name)), name.replace("_", " "))
 
 
@@ -85,12 +109,20 @@ class RuleTable:
 
     entries: tuple[tuple[Where, Rule], ...] = ()
 
+    def __post_init__(self) -> None:
+        for where, rule in self.entries:
+            condition(where)
+            if not isinstance(rule, Rule):
+                raise OptionsError(f"{rule!r} is no rule; where it makes one, call it, as lrp.z_plus().")
+
     @staticmethod
     def of(entries: Iterable[tuple[Where, Rule]]) -> RuleTable:
         """A table of these entries."""
         return RuleTable(tuple(entries))
 
     def __add__(self, other: RuleTable) -> RuleTable:
+        if not isinstance(other, RuleTable):
+            raise OptionsError(f"a {type(other).__name__} is no table of rules; make one: RuleTable.of([...]).")
         return RuleTable(self.entries + other.entries)
 
     def __iter__(self) -> Iterator[tuple[Where, Rule]]:

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import torch
 
+from agf_fx.errors import OptionsError
+from agf_fx.options import require_number
 from agf_fx.rules import propagation
 from agf_fx.rules.gradients import vjp
 from agf_fx.rules.linear_maps import adjoint, adjoint_by_sign, apply, apply_by_sign
@@ -26,6 +28,7 @@ BACH = "Bach et al. 2015"
 
 def signed(epsilon: float) -> Division:
     """Division by b ± ε, with the sign of b; exact where ε is 0."""
+    require_number("epsilon", epsilon, least=0)
     return Division("signed", epsilon) if epsilon else Division("exact", 0.0)
 
 
@@ -100,6 +103,10 @@ def alpha_beta(
             found = found - _part(site, phi, *behind) * beta
         return to_first(site, found)
 
+    if not (alpha >= 1 and beta >= 0 and abs(alpha - beta - 1) <= 1e-9):
+        raise OptionsError(
+            f"α is {alpha!r} and β is {beta!r}; give α of 1 or more and β = α - 1, so that LRP conserves."
+        )
     parameters = (("α", alpha), ("β", beta), *_if_lossless(lossless))
     return replace(alpha_beta_, name="alpha_beta", parameters=parameters).divided(division or signed(EPSILON))
 
@@ -204,6 +211,7 @@ def gamma_rule(gamma: float = 0.25, epsilon: float = EPSILON, *, bias: bool = Tr
         found = _part(site, phi * (-against + 1), ahead, behind, shifts[0])
         return to_first(site, found + _part(site, phi * against, behind, ahead, shifts[1]))
 
+    require_number("gamma", gamma, least=0)
     made = replace(gamma_, name="gamma", parameters=(("γ", gamma), ("ε", epsilon)))
     return made.divided(signed(epsilon))
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from agf_fx.errors import OptionsError
+from agf_fx.ir.text import op_name
 from agf_fx.rules.notation import scope
 from agf_fx.rules.numerics import PUBLISHED, Division, Value, dividing
 from agf_fx.rules.site import Site
@@ -64,9 +66,21 @@ class Rule:
     otherwise: Promise | None = None
 
     def __call__(self, site: Site, message: Value) -> Messages:
-        """The messages at the operands of ``site``."""
+        """The messages at the operands of ``site``.
+
+        Raises:
+            OptionsError: the function returns something else.
+        """
         with scope(symbol=self.symbol, equation=self.equation), dividing(self.division):
-            return self.function(site, message)
+            messages = self.function(site, message)
+        wanted = len(site.operands)
+        if not isinstance(messages, tuple | list) or len(messages) != wanted:
+            found = f"{len(messages)} messages" if isinstance(messages, tuple | list) else type(messages).__name__
+            raise OptionsError(
+                f"rule {self} returns {found} at %{site.node.name} = {op_name(site.node.target)}; return a tuple of "
+                f"{wanted}, one for each operand in order, None where nothing is handed on."
+            )
+        return messages
 
     def divided(self, division: Division) -> Rule:
         """The same rule, dividing otherwise."""
