@@ -16,6 +16,7 @@ from agf_fx.methods import (
     noise,
     path,
     patterns,
+    perturbation,
     rap,
 )
 from agf_fx.methods.registry import Registry
@@ -36,6 +37,7 @@ REGISTRY = Registry(
         *patterns.ENTRIES,
         *noise.ENTRIES,
         *deeplift.ENTRIES,
+        *perturbation.ENTRIES,
     ]
 )
 """Entries by name."""

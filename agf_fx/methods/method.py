@@ -127,17 +127,21 @@ class Points:
     of the images themselves.
 
     Attributes:
-        points: where it looks.
+        points: where it looks; or canonical graph, the images' dimension that maps sum over -> that.
         read_out: trace, of the images and the baseline alone, and weighted sums over the points, (K, N, *image), one
             for each of ``moments`` -> maps (K, N, *spatial).
         moments: what is summed of what is found at a point, say itself and its square.
-        drawn: whether points are drawn at random, so that no file can hold them.
+        unwritable: what the method does at its points, in words, where no file can hold them.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[Point, ...] | Callable[[CanonicalGraph, int | None], tuple[Point, ...]]
     read_out: Callable[..., Value]
     moments: tuple[Callable[[Value], Value], ...] = (lambda found: found,)
-    drawn: bool = False
+    unwritable: str = ""
+
+    def on(self, canonical: CanonicalGraph, channel_dim: int | None) -> tuple[Point, ...]:
+        """Where it looks at images of a model."""
+        return self.points if isinstance(self.points, tuple) else self.points(canonical, channel_dim)
 
 
 @dataclass(frozen=True)

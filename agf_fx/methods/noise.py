@@ -138,7 +138,7 @@ def _around(
         name=name,
         streams=(gradient_stream(target_indicator),),
         read_out=gradient_at_point,
-        points=Points(points, read, moments, drawn=True),
+        points=Points(points, read, moments, unwritable="draws its points at random"),
         scale=scale,
     )
 
@@ -201,7 +201,7 @@ def gradient_shap(options: GradientSHAPOptions) -> Method:
         name="gradient-shap",
         streams=(gradient_stream(target_indicator),),
         read_out=gradient_at_point,
-        points=Points(points, _mean_product, drawn=True),
+        points=Points(points, _mean_product, unwritable="draws its points at random"),
         scale="signed, in units of the logit: about its difference from the baseline's",
         needs=() if baseline is None else (one_baseline(baseline),),
         baseline=baseline,
@@ -237,7 +237,7 @@ def expected_gradients(options: ExpectedGradientsOptions) -> Method:
         name="expected-gradients",
         streams=(gradient_stream(target_indicator),),
         read_out=gradient_at_point,
-        points=Points(tuple(map(point, *draws)), _mean_difference, drawn=True),
+        points=Points(tuple(map(point, *draws)), _mean_difference, unwritable="draws its points at random"),
         scale="signed, in units of the logit: about its mean difference from the baselines'",
         baseline=Baseline(options.baseline),
     )

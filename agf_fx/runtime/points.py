@@ -74,7 +74,7 @@ def _weighted_sums(
     program: Program, looked: Points, trace: Trace, classes: Tensor, inputs: list[Tensor]
 ) -> list[Tensor]:
     """What the graph says at every point, each moment of it weighted and summed: (N, K, *image)."""
-    points, count = looked.points, len(trace.images)
+    points, count = looked.on(trace.canonical, trace.channel_dim), len(trace.images)
     step = max(1, AT_ONCE // count)
     sums: list[Any] = [0 for _ in looked.moments]
     for first in _followed(range(0, len(points), step), len(points), "points"):
@@ -112,12 +112,12 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
         method: the method.
 
     Raises:
-        ExportError: the points are drawn at random.
+        ExportError: no file can hold the points.
     """
-    if method.points.drawn:
+    if method.points.unwritable:
         raise ExportError(
-            f"{method.name} draws its points at random, which no file holds; export the method that it averages, and "
-            "average its maps."
+            f"{method.name} {method.points.unwritable}, which no file holds; export a method of one pass, or what this "
+            'one looks at: for methods that average gradients, "gradient".'
         )
     tracer = RuleTracer()
     nodes = [node for node in explanation.graph.nodes if node.op == "placeholder"]
@@ -125,7 +125,8 @@ def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGra
     for node, copy in inputs.items():
         copy.meta = dict(node.meta)
     images, target = (fx.Proxy(inputs[node], tracer) for node in nodes[:2])
-    canonical, points = explanation.canonical, method.points.points
+    canonical = explanation.canonical
+    points = method.points.on(canonical, method.channels_of(canonical))
     values = {canonical.images.name: images}
     if method.baseline is not None:
         values[BASELINE] = fx.Proxy(tracer.graph.placeholder(BASELINE), tracer)
