@@ -14,6 +14,7 @@ from agf_fx.ir.facts import Facts, FlattenBoundary
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.types import TensorType
 from agf_fx.ir.verify import verify_canonical, verify_explanation, verify_memory
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 
 
 def check_canonical(canonical: CanonicalGraph) -> None:
@@ -37,8 +38,17 @@ def check_canonical(canonical: CanonicalGraph) -> None:
     names = {node.name for node in graph.nodes}
     for node in canonical.calls:
         _check_facts(node.meta["facts"], names) if "facts" in node.meta else None
+        if node.target in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS):
+            _check_geometry(node)
     if "facts" in canonical.images.meta:
         _check_facts(canonical.images.meta["facts"], names)
+
+
+def _check_geometry(convolution: fx.Node) -> None:
+    """A stride, a padding and so on for every dimension: PyTorch also takes one for all of them, and rules do not."""
+    dims = len(convolution.args[1].meta["type"].shape) - 2
+    settings = [value for value in convolution.args if isinstance(value, list | tuple)]
+    _require(all(len(value) == dims for value in settings), f"%{convolution.name} has settings of other dimensions")
 
 
 def check_explanation(explanation: ExplanationGraph) -> None:
