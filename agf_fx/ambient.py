@@ -163,19 +163,36 @@ def _set_deterministic(value: tuple[bool, bool]) -> None:
 
 
 def _tf32() -> tuple[str | bool, ...]:
-    """By PyTorch's older settings, or by its newer ones where somebody has used those, which the older then refuse."""
+    """PyTorch's older settings; and its newer ones too where somebody has used those, and the older refuse to be read.
+
+    The older settings are still there then, and are checked against the newer ones whenever PyTorch reads them: they
+    are read while the newer ones allow TF32 everywhere.
+    """
+    older = torch.backends.cudnn, torch.backends.cuda.matmul
     try:
-        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        return tuple(setting.allow_tf32 for setting in older)
     except RuntimeError:
-        return tuple(place.fp32_precision for place in _fp32_places())
+        newer = tuple(place.fp32_precision for place in _fp32_places())
+    for place in _fp32_places():
+        place.fp32_precision = "tf32"
+    found = tuple(map(_allows_tf32, older))
+    for place, precision in zip(_fp32_places(), newer, strict=True):
+        place.fp32_precision = precision
+    return found + newer
+
+
+def _allows_tf32(setting: Any) -> bool:
+    """Whether an older setting allows TF32, while the newer ones do."""
+    try:
+        return setting.allow_tf32
+    except RuntimeError:  # as it does not
+        return False
 
 
 def _set_tf32(value: tuple[str | bool, ...]) -> None:
-    if isinstance(value[0], bool):
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = value
-    else:
-        for place, precision in zip(_fp32_places(), value, strict=True):
-            place.fp32_precision = precision
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, *newer = value
+    for place, precision in zip(_fp32_places(), newer, strict=False):  # none, or one for each
+        place.fp32_precision = precision
 
 
 def _fp32_places() -> tuple[Any, ...]:

@@ -232,8 +232,8 @@ def test_tf32_is_off_while_graphs_run_unless_asked_for(how, network, tmp_path):
     model, images = network
     path = tmp_path / "explainer.pt"
     with tf32_by(how):
-        before = [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
         explainer = agf_fx.compile(model, images)
+        before = [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
         explainer.export(path)
         allowed = agf_fx.compile(model, images, precision="tf32")
         calls = {
@@ -251,3 +251,4 @@ def test_tf32_is_off_while_graphs_run_unless_asked_for(how, network, tmp_path):
                 call()
             assert settings.seen == {name == "allowed"}, name
             assert before == [place.fp32_precision for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, False)  # can be read
