@@ -120,7 +120,7 @@ def _backward(model: nn.Module, images: Tensor, target: Tensor) -> Run:
 def _own(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
     """Another method of agf-fx, eager."""
     fitted = issubclass(REGISTRY[name].options, PatternOptions)
-    options = {"patterns": agf_fx.fit_patterns(model, [images])} if fitted else None
+    options = {"patterns": agf_fx.fit_patterns(model, [torch.cat([images, -images])])} if fitted else None
     explainer = agf_fx.compile(model, images, method=name, options=options)
     return lambda: explainer(images, target)
 
