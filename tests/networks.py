@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import agf_fx
-from agf_fx.methods import REGISTRY
-from agf_fx.methods.patterns import PatternOptions
-from agf_fx.runtime.fitting import PatternsWarning
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def options_of(method: str, model: nn.Module, size: int = 32) -> dict[str, object] | None:
     """What a method must be given for a model, such as patterns fitted on random images; None for nothing."""
+    from agf_fx.methods import REGISTRY  # here, as tools/same_maps runs earlier packages on these networks
+    from agf_fx.methods.patterns import PatternOptions
+    from agf_fx.runtime.fitting import PatternsWarning
+
     if not issubclass(REGISTRY[method].options, PatternOptions):
         return None
     like = next(model.parameters())
