@@ -24,7 +24,7 @@ from agf_fx.rules.rule import Promise, Rule
 load = functools.cache(load_golden)
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
 TARGETS = torch.tensor([[0, 1], [2, 3], [4, 0]])
-COMPARING = ("agf", "clrp", "sglrp")
+COMPARING = ("agf", "clrp", "sglrp", "rise")
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Stream, Trace
+from agf_fx.methods.needs import several_classes
 from agf_fx.methods.noise import require_seed
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.table import NOTHING
@@ -262,7 +263,7 @@ def rise(options: RISEOptions) -> Method:
         name="rise",
         streams=(Stream(SCORE, rules=NOTHING, seed=target_indicator),),
         read_out=target_probability,
-        needs=_needs(options.baseline),
+        needs=(several_classes("rise"), *_needs(options.baseline)),
         baseline=images_of(options.baseline),
         points=Points(points, _summed, unwritable="draws its masks at random"),
         scale="0 or more: the expected probability where a pixel is seen",
