@@ -171,7 +171,7 @@ class _Windows:
 
     def coverage(self) -> Tensor:
         """How many windows cover each pixel: 1 or more."""
-        return torch.stack([self.mask(place) for place in self.places]).sum(0)
+        return sum(map(self.mask, self.places), torch.zeros(self.sizes))
 
 
 def _for_each(name: str, value: int | tuple[int, ...] | None, default: list[int]) -> tuple[int, ...]:
@@ -191,12 +191,10 @@ def occlusion(options: OcclusionOptions) -> Method:
         coverage = windows.coverage()
 
         def hidden(place: tuple[int, ...]) -> Point:
-            mask = windows.mask(place)
-
             def of(trace: Trace) -> Value:
-                return torch.where(_on_images(mask, trace) > 0, _like(start(trace), trace), trace.images)
+                return torch.where(_on_images(windows.mask(place), trace) > 0, _like(start(trace), trace), trace.images)
 
-            return Point(of, -1.0, lambda trace: _on_images(mask / coverage, trace))
+            return Point(of, -1.0, lambda trace: _on_images(windows.mask(place) / coverage, trace))
 
         whole = Point(lambda trace: trace.images, 1.0, lambda trace: _on_images(torch.ones_like(coverage), trace))
         return (whole, *map(hidden, windows.places))
