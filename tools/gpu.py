@@ -67,6 +67,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="small networks and images, nothing compiled")
     add("--minutes", type=float, default=12.0, help="for everything (default: 12)")
     add("--only", nargs="+", default=[], choices=[step.name for step in STEPS], metavar="STEP")
+    add("--networks", nargs="+", default=[], metavar="NAME", help="networks of torchvision, for the steps' own")
+    add("--methods", nargs="+", default=[], metavar="NAME", help="for step methods (default: all)")
     add("--list", action="store_true", help="list the steps and run none")
     add("--out", type=Path, default=ROOT / "out", help="folder of gpu.json and gpu.md (default: out)")
     return parser.parse_args(argv)
@@ -107,10 +109,14 @@ def run(
     result = out / f"gpu-{step.name}.json"
     result.unlink(missing_ok=True)
     command = [python, "-m", "gpu_report.steps", step.name, "--device", arguments.device, "--result", str(result)]
+    command += ["--quick"] if arguments.quick else []
+    for name in ("networks", "methods"):
+        chosen = getattr(arguments, name)
+        command += [f"--{name}", *chosen] if chosen else []
     started = time.monotonic()
     try:
         done = subprocess.run(
-            [*command, *(["--quick"] if arguments.quick else [])],
+            command,
             cwd=ROOT / "tools",
             env=environment,
             stdout=subprocess.PIPE,

