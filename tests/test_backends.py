@@ -56,7 +56,7 @@ def test_auto_says_what_it_stands_for():
     explainer = agf_fx.compile(small_vgg(), backend="auto")
     assert explainer.backend == "eager"
     assert "'auto' (eager)" in repr(explainer)
-    assert choose("auto", torch.device("cpu")) == "eager"
+    assert choose("auto", torch.device("cpu")) == choose("auto", torch.device("cuda")) == "eager"
     assert agf_fx.compile(small_vgg()).backend == "eager"
 
 
