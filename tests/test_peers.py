@@ -268,3 +268,18 @@ def test_maps_of_pytorch_grad_cam(method, name, layer):
         raw = cam.get_cam_image(IMAGES, model.get_submodule(layer), wanted, activations, gradients, eigen_smooth=False)
     expected = torch.from_numpy(np.maximum(raw, 0))
     assert difference(maps(model, method, layer=layer, normalise=False, resize=False), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("layer", ["layer3", "layer1"])
+def test_eigencam_of_pytorch_grad_cam(layer):
+    """The peer centres channels, and leaves the sign to the decomposition; it computes in float32."""
+    model = network("bottlenecks")
+    with pytorch_grad_cam.EigenCAM(model, [model.get_submodule(layer)]) as cam:
+        cam(IMAGES, [ClassifierOutputTarget(0)] * len(IMAGES))
+        activations = cam.activations_and_grads.activations[0].numpy()
+    theirs = torch.from_numpy(
+        pytorch_grad_cam.utils.svd_on_activations.get_2d_projection(activations.astype(np.float64))
+    )
+    found = maps(model, "eigencam", layer=layer, centre=True, relu=False, normalise=False, resize=False)
+    for one, expected in zip(found, theirs, strict=True):
+        assert min(difference(one, expected), difference(one, -expected)) <= TOLERANCE

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import fx
 
 from agf_fx.errors import OptionsError
+from agf_fx.ir.feature_maps import FeatureMap, feature_map, last_feature_map
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.layers import channels_of, feature_map, last_with_positions, output_of
-from agf_fx.ir.types import carried_type
+from agf_fx.ir.layers import output_of
 from agf_fx.methods.gradient import GUIDED_RELUS, target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -37,8 +37,9 @@ class GradCAMOptions:
     """Options of Grad-CAM.
 
     Attributes:
-        layer: path of the module whose output is weighted, such as ``"layer4"``; None for the last value with
-            several positions that everything behind it is computed from.
+        layer: path of the module whose output is weighted, such as ``"layer4"``; None for the last feature map with
+            several positions that everything behind it is computed from. Tokens of a vision transformer are one, but
+            for those that are no part of the image.
         relu: whether only positive values are kept.
         normalise: whether each map is divided by its largest value (0 where that is 0).
         resize: whether maps are resized to the images, bilinearly; else they have the size of the layer.
@@ -78,6 +79,28 @@ class LinearApproximationOptions(GradCAMOptions):
 
 
 @dataclass(frozen=True)
+class EigenCAMOptions(GradCAMOptions):
+    """Options of EigenCAM.
+
+    Attributes:
+        layer: path of the module whose output is read; None as for Grad-CAM.
+        relu: whether only positive values are kept.
+        normalise: whether each map is divided by its largest value (0 where that is 0).
+        resize: whether maps are resized to the images, bilinearly; else they have the size of the layer.
+        centre: whether each channel's mean is taken off first, as pytorch-grad-cam does; the paper does not.
+
+    Raises:
+        OptionsError: a value has no meaning.
+    """
+
+    centre: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_flag("centre", self.centre)
+
+
+@dataclass(frozen=True)
 class GuidedGradCAMOptions:
     """Options of guided Grad-CAM.
 
@@ -110,14 +133,29 @@ def _of_layer(name: str, weigh: Callable[[Reading], Value], options: GradCAMOpti
     )
 
 
-def layer_of(canonical: CanonicalGraph, options: GradCAMOptions) -> fx.Node:
-    """The value whose channels are weighted.
+def layer_of(canonical: CanonicalGraph, options: GradCAMOptions) -> FeatureMap:
+    """The feature map whose channels are weighted.
 
     Raises:
         OptionsError: the layer is unknown, or no feature map with positions and channels.
     """
-    node = last_with_positions(canonical) if options.layer is None else output_of(canonical, options.layer)
-    return feature_map(canonical, node)
+    if options.layer is None:
+        return last_feature_map(canonical)
+    return feature_map(canonical, output_of(canonical, options.layer))
+
+
+def laid_out(value: Value, layer: FeatureMap, targets: Value | None = None) -> Value:
+    """A value of the layer, or with ``targets`` a message to it, with a dimension for each of the image's.
+
+    Args:
+        value: (N, *shape) or (K, N, *shape); of tokens, (..., T, C), those that are no positions are left out.
+        layer: where it is.
+        targets: K, of a message.
+    """
+    if layer.first is None:
+        return value
+    positions = torch.narrow(value, 1 if targets is None else 2, layer.first, math.prod(layer.sizes))
+    return torch.reshape(positions, [-1, *layer.shape] if targets is None else [targets, -1, *layer.shape])
 
 
 class Reading(NamedTuple):
@@ -138,10 +176,11 @@ class Reading(NamedTuple):
 
 def read(trace: Trace, options: GradCAMOptions) -> Reading:
     """Value and gradient of the chosen layer."""
-    node = layer_of(trace.canonical, options)
-    rank, channel = carried_type(node).rank, channels_of(node)
-    spatial = [dim - rank for dim in range(1, rank) if dim != channel]
-    return Reading(trace.values[node.name], trace.messages[GRADIENT][node.name], channel - rank, spatial)
+    layer = layer_of(trace.canonical, options)
+    value = laid_out(trace.values[layer.node.name], layer)
+    gradient = laid_out(trace.messages[GRADIENT][layer.node.name], layer, trace.targets)
+    spatial = [dim - layer.rank for dim in range(1, layer.rank) if dim != layer.channel]
+    return Reading(value, gradient, layer.channel - layer.rank, spatial)
 
 
 @formula("map", "Σ_c a_c ⊙ mean ∂y_t/∂a_c")
@@ -172,14 +211,60 @@ def by_higher_derivatives(layer: Reading) -> Value:
     return torch.sum(layer.value * weights, [layer.channel])
 
 
+@formula("map", "a_c v_c, (aᵀ a) v = λ v, v · mean a ≥ 0")
+def first_component(value: Value, layer: FeatureMap, centre: bool) -> Value:
+    """The positions' share in the first principal component of a feature map (N, ...): (N, *sizes).
+
+    The eigenvector of the largest eigenvalue comes of a power of aᵀ a, or of a aᵀ if that is the smaller: 20 squarings
+    leave of the others (λ_i/λ_1)^1048576.
+    """
+    shape, positions = layer.sizes, math.prod(layer.sizes)
+    order = [*(dim for dim in range(layer.rank) if dim != layer.channel), layer.channel]
+    a = torch.flatten(aten.permute.default(value, order), 1, -2)
+    mean = torch.transpose(torch.mean(a, [1], True), 1, 2)
+    a = a - torch.transpose(mean, 1, 2) if centre else a
+    across = torch.transpose(a, 1, 2)
+    few = positions <= layer.shape[layer.channel - 1]
+    power = torch.matmul(a, across) if few else torch.matmul(across, a)
+    for _ in range(SQUARINGS):
+        power = divide_or_zero(power, torch.amax(torch.abs(power), [1, 2], True))
+        power = torch.matmul(power, power)
+    direction = torch.matmul(power, torch.matmul(a, mean) if few else mean)
+    direction = torch.matmul(across, direction) if few else direction
+    direction = divide_or_zero(direction, torch.amax(torch.abs(direction), [1], True))
+    unit = divide_or_zero(direction, aten.linalg_vector_norm.default(direction, 2, [1], True))
+    return torch.reshape(torch.matmul(a, unit), [-1, *shape])
+
+
+def principal_map(trace: Trace, options: EigenCAMOptions) -> Value:
+    """EigenCAM, finished as the options say, the same for every target: (K, N, *spatial)."""
+    layer = layer_of(trace.canonical, options)
+    found = first_component(laid_out(trace.values[layer.node.name], layer), layer, options.centre)
+    return finished(aten.expand.default(found, [trace.targets, -1, *layer.sizes]), trace, options)
+
+
+def eigen_cam(options: EigenCAMOptions) -> Method:
+    """EigenCAM (Muhammad and Yeasin 2020)."""
+    return Method(
+        name="eigencam",
+        streams=(),
+        read_out=partial(principal_map, options=options),
+        needs=(partial(layer_of, options=options),),
+        blank="the feature map is the same everywhere",
+        scale="0 to 1" if options.relu and options.normalise else "in units of the feature map",
+    )
+
+
 def weighted_activation(trace: Trace, options: GradCAMOptions, weigh: Callable[[Reading], Value]) -> Value:
     """The map of a layer, as ``weigh`` makes it and the options finish it: (K, N, *spatial)."""
-    layer = read(trace, options)
-    found = weigh(layer)
+    return finished(weigh(read(trace, options)), trace, options)
+
+
+def finished(found: Value, trace: Trace, options: GradCAMOptions) -> Value:
+    """Maps (K, N, *small), as the options finish them."""
     found = torch.clamp_min(found, 0) if options.relu else found
     if options.normalise:
-        dims = [-1 - index for index in range(len(layer.spatial))]
-        found = divide_or_zero(found, torch.amax(found, dims, True))
+        found = divide_or_zero(found, torch.amax(found, list(range(2 - trace.rank, 0)), True))
     return resized(found, trace, trace.targets) if options.resize else found
 
 
@@ -214,6 +299,10 @@ def guided_map(trace: Trace, options: GradCAMOptions) -> Value:
     """Σ_c of guided backpropagation times the map of the layer: (K, N, *spatial)."""
     cam = weighted_activation(trace, options, by_mean_gradient)
     return trace.over_channels(trace.at_images(GUIDED)) * cam
+
+
+SQUARINGS = 20
+"""Of the matrix whose first eigenvector EigenCAM looks for."""
 
 
 _PROPERTIES = Properties(gradients=True, attribution=False, class_specific=True, reaches_input=False)
@@ -258,6 +347,14 @@ ENTRIES = (
         "Kindermans, Schütt, Müller and Dähne, 2016, as Rebuffi et al., CVPR 2020, compare with",
         by_gradient,
         LinearApproximationOptions,
+    ),
+    Entry(
+        name="eigencam",
+        title="EigenCAM: the first principal component of a layer's feature maps, whatever the class",
+        citation="Muhammad and Yeasin, IJCNN 2020",
+        properties=Properties(gradients=False, attribution=False, class_specific=False, reaches_input=False),
+        make=eigen_cam,
+        options=EigenCAMOptions,
     ),
     Entry(
         name="guided-gradcam",

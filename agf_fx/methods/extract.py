@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import fx
 
 from agf_fx.errors import OptionsError
+from agf_fx.ir.feature_maps import FeatureMap, feature_map, last_of_each_size
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.layers import channels_of, feature_map, last_of_each_size, output_of
+from agf_fx.ir.layers import output_of
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import CONVOLUTIONS, signals
-from agf_fx.methods.cam import resized
+from agf_fx.methods.cam import laid_out, resized
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -133,8 +133,8 @@ def _method(name: str, options: NormGradOptions, extract: str, aggregate: str) -
     )
 
 
-def layers_of(canonical: CanonicalGraph, options: NormGradOptions, extract: str) -> list[fx.Node]:
-    """The values at which gradients are read.
+def layers_of(canonical: CanonicalGraph, options: NormGradOptions, extract: str) -> list[FeatureMap]:
+    """The feature maps at which gradients are read.
 
     Raises:
         OptionsError: a layer is unknown, no feature map with positions and channels, or no convolution where one is
@@ -143,13 +143,13 @@ def layers_of(canonical: CanonicalGraph, options: NormGradOptions, extract: str)
     if options.layers is None:
         named = last_of_each_size(canonical)
         if extract == "layer":
-            named = [node for node in named if node.target in CONVOLUTIONS]
+            named = [layer for layer in named if layer.node.target in CONVOLUTIONS]
             if not named:
                 raise OptionsError('extract="layer" needs convolutions; name them: layers=("features.0", ...).')
         return named
     found = [feature_map(canonical, output_of(canonical, path)) for path in options.layers]
-    for path, node in zip(options.layers, found, strict=True):
-        if extract == "layer" and node.target not in CONVOLUTIONS:
+    for path, layer in zip(options.layers, found, strict=True):
+        if extract == "layer" and layer.node.target not in CONVOLUTIONS:
             raise OptionsError(
                 f'extract="layer" reads the weights of a convolution, and layer {path!r} of {canonical.name} is none; '
                 "name one, or choose another way to extract."
@@ -157,10 +157,11 @@ def layers_of(canonical: CanonicalGraph, options: NormGradOptions, extract: str)
     return found
 
 
-def contribution(trace: Trace, node: fx.Node, extract: str) -> Contribution:
-    """Phase 1 at a value, channels first."""
-    gradient = _channels_first(trace.messages[GRADIENT][node.name], node, 1)
-    shape = _shape(node)
+def contribution(trace: Trace, layer: FeatureMap, extract: str) -> Contribution:
+    """Phase 1 at a feature map, channels first."""
+    node = layer.node
+    gradient = _channels_first(trace.messages[GRADIENT][node.name], layer, trace.targets)
+    shape = (layer.shape[layer.channel - 1], *layer.sizes)
     if extract == "layer":
         source = signals(node)[0]
         _, _, _, stride, padding, dilation, groups = node.args
@@ -174,29 +175,23 @@ def contribution(trace: Trace, node: fx.Node, extract: str) -> Contribution:
         each = len(shape) - 1
         around = Window([_NEIGHBOURS] * each, [1] * each, [_NEIGHBOURS // 2] * each, [1] * each)
     groups = shape[0] if extract in ("scaling", "conv3x3-depthwise") else 1
-    read = _channels_first(trace.values[node.name], node)
+    read = _channels_first(trace.values[node.name], layer)
     return Contribution(read, gradient, groups, around, shape, shape, trace.targets)
 
 
-def _channels_first(value: Value, node: fx.Node, before: int = 0) -> Value:
-    """(N, C, *sizes) of a value of ``node``; of a message, which has one more dimension ``before`` these."""
-    rank, channel = carried_type(node).rank, channels_of(node)
-    if channel == 1:
+def _channels_first(value: Value, layer: FeatureMap, targets: Value | None = None) -> Value:
+    """(N, C, *sizes) of a value of the layer; (K, N, C, *sizes) of a message to it."""
+    value, before = laid_out(value, layer, targets), 0 if targets is None else 1
+    if layer.channel == 1:
         return value
-    order = [0, channel, *(dim for dim in range(1, rank) if dim != channel)]
+    order = [0, layer.channel, *(dim for dim in range(1, layer.rank) if dim != layer.channel)]
     return aten.permute.default(value, [*range(before), *(before + dim for dim in order)])
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    """(C, *sizes) of a value."""
-    kind, channel = carried_type(node), channels_of(node)
-    return (kind.shape[channel], *(size for dim, size in enumerate(kind.shape) if dim not in (0, channel)))
 
 
 def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: str) -> Value:
     """The map of a layer, or of several multiplied: (K, N, *spatial)."""
-    nodes = layers_of(trace.canonical, options, extract)
-    found = [AGGREGATED[aggregate](contribution(trace, node, extract)) for node in nodes]
+    layers = layers_of(trace.canonical, options, extract)
+    found = [AGGREGATED[aggregate](contribution(trace, layer, extract)) for layer in layers]
     if len(found) == 1:
         (alone,) = found
         larger = resized(alone, trace, trace.targets) if options.resize else alone
@@ -204,9 +199,9 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
     exponents = (
         options.weights
         or {
-            "uniform": [1 / len(nodes)] * len(nodes),
-            "linear": [2 * (depth + 1) / (len(nodes) * (len(nodes) + 1)) for depth in range(len(nodes))],
-            "product": [1.0] * len(nodes),
+            "uniform": [1 / len(found)] * len(found),
+            "linear": [2 * (depth + 1) / (len(found) * (len(found) + 1)) for depth in range(len(found))],
+            "product": [1.0] * len(found),
         }[options.combine]
     )
     return product([normalised(resized(each, trace, trace.targets), trace) for each in found], exponents)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from agf_fx.errors import OptionsError
+from agf_fx.ir.feature_maps import channels_of
 from agf_fx.ir.graph import CanonicalGraph, LayerOutput
-from agf_fx.ir.layers import channels_of, output_of
+from agf_fx.ir.layers import output_of
 from agf_fx.methods.method import Method
 from agf_fx.options import require_one_of
 from agf_fx.rules.site import GRADIENT, RELEVANCE
