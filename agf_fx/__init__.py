@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agf_fx.models import LoadedModel, load_model
     from agf_fx.options import AGFOptions, CompileOptions
     from agf_fx.rules.register import register_rule
+    from agf_fx.runtime.comparison import Comparison, compare
     from agf_fx.runtime.explainer import Explainer, compile
     from agf_fx.runtime.explanation import Explanation
     from agf_fx.runtime.exported import ExportedExplainer, load
@@ -39,6 +40,7 @@ if not (_CHECKOUT / "agf_fx" / "passes").exists() and (_CHECKOUT / "passes" / "b
 _HOMES = {
     "AGFOptions": "agf_fx.options",
     "CanonicalGraph": "agf_fx.ir.graph",
+    "Comparison": "agf_fx.runtime.comparison",
     "CompileOptions": "agf_fx.options",
     "ConservationReport": "agf_fx.inspect.conservation",
     "Explainer": "agf_fx.runtime.explainer",
@@ -52,6 +54,7 @@ _HOMES = {
     "LoadedModel": "agf_fx.models",
     "Patterns": "agf_fx.methods.patterns",
     "capture": "agf_fx.frontend.capture",
+    "compare": "agf_fx.runtime.comparison",
     "compile": "agf_fx.runtime.explainer",
     "fit_patterns": "agf_fx.runtime.fitting",
     "load": "agf_fx.runtime.exported",
@@ -63,6 +66,7 @@ _HOMES = {
 __all__ = [
     "AGFOptions",
     "CanonicalGraph",
+    "Comparison",
     "CompileOptions",
     "ConservationReport",
     "Explainer",
@@ -78,6 +82,7 @@ __all__ = [
     "__version__",
     "cache",
     "capture",
+    "compare",
     "compile",
     "fit_patterns",
     "load",

@@ -1,4 +1,4 @@
-"""Draw the photographs of the README: maps of several classes of one picture, beside Grad-CAM's.
+"""Draw the photographs of the README: maps of several classes of one picture, beside Grad-CAM's and other methods'.
 
 python tools/make_photograph_figures.py [--smooth 1] [--out docs/images]
 
@@ -24,12 +24,13 @@ from agf_fx.models import LoadedModel, class_index
 
 MODEL = "efficientnet-lite0"
 MOSAIC_CLASSES = ("Egyptian cat", "espresso", "tripod", "missile")
+METHODS = ("agf", "gradcam", "normgrad", "fullgrad", "clrp", "epsilon-plus-flat", "integrated-gradients", "gradient")
 SIDE = 224
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
 
 def main() -> None:
-    """Write ``photographs.jpg`` and ``mosaic.jpg``."""
+    """Write ``photographs.jpg``, ``mosaic.jpg`` and ``methods.jpg``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smooth", type=float, default=1.0, help="blur of the maps of agf, in pixels")
     parser.add_argument("--out", type=Path, default=IMAGES)
@@ -49,6 +50,16 @@ def main() -> None:
         arguments.out / "mosaic.jpg",
         [[Panel("four photographs", picture_panel(shown, min_side=SIDE)), *agf], [blank, *grad_cam]],
     )
+    compared(loaded, mosaic([pictures[name] for name in MOSAIC]), arguments.out / "methods.jpg", arguments.smooth)
+
+
+def compared(loaded: LoadedModel, picture: Image.Image, path: Path, smooth: float) -> None:
+    """Write a sheet of methods across and classes down."""
+    image, shown = loaded.preprocessing.prepare(picture)
+    classes = [class_index(name, loaded.class_names) for name in MOSAIC_CLASSES[:3]]
+    sheet = agf_fx.compare(loaded.model, image[None], METHODS, [classes])
+    sheet.save(path, dpi=70, images=shown[None], class_names=loaded.class_names, smooth=smooth)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def explained(

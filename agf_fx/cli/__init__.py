@@ -1,4 +1,4 @@
-"""The command line ``agf-fx``: explain images, inspect and export explanation graphs, list models."""
+"""The command line ``agf-fx``: explain images, compare methods, inspect and export explanation graphs, list models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from agf_fx.cli import cache
+from agf_fx.cli.compare import compare
 from agf_fx.cli.console import version_text
 from agf_fx.cli.explain import explain
 from agf_fx.cli.export import export
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(explain)
+app.command()(compare)
 app.command()(inspect)
 app.command()(export)
 app.command()(methods)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from agf_fx.cli.console import WRONG_USAGE, expected_errors
+from agf_fx.errors import OptionsError
 from agf_fx.runs.console import stdout_kept_clean
 
 if TYPE_CHECKING:
@@ -57,6 +58,30 @@ def of_method(console: Console, method: str, assignments: list[str] | None) -> A
 
     with expected_errors(console, status=WRONG_USAGE):
         return REGISTRY[method].parsed(assignments or [])
+
+
+def of_methods(names: str, assignments: list[str]) -> dict[str, Any]:
+    """Methods with their options, by name, from words such as ``agf,gradcam`` and ``gradcam.layer=layer4``.
+
+    Raises:
+        OptionsError: a method or an option is unknown, or a method is not among those named.
+    """
+    from agf_fx.methods import REGISTRY
+
+    chosen = [REGISTRY[name.strip()].name for name in names.split(",") if name.strip()]
+    of: dict[str, list[str]] = {name: [] for name in chosen}
+    if not chosen:
+        raise OptionsError("--methods names none; give some, such as agf,gradcam.")
+    for assignment in assignments:
+        method, point, rest = assignment.partition(".")
+        name = REGISTRY[method].name if point and "=" in rest and "=" not in method else None
+        if name not in of:
+            raise OptionsError(
+                f"--option {assignment} belongs to none of {', '.join(of)}; write METHOD.NAME=VALUE, such as "
+                "gradcam.layer=layer4."
+            )
+        of[name].append(rest)
+    return {name: (name, REGISTRY[name].parsed(given)) for name, given in of.items()}
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import matplotlib
@@ -26,8 +26,8 @@ from agf_fx.imaging.smooth import smoothed
 MAX_ROWS = 16
 """Images drawn in one figure unless the caller asks for more; the figure says when there are others."""
 
-_CELL = 2.4  # inches
-_TITLE = 30  # letters in a line
+CELL = 2.4  # inches
+TITLE = 30  # letters in a line
 _HEADLESS = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
 
 
@@ -98,7 +98,16 @@ def save(result: ExplanationLike, path: str | os.PathLike[str], *, dpi: float = 
         OptionsError: matplotlib does not write files with this ending; otherwise as `figure`.
         OSError: the file cannot be written.
     """
-    drawn = figure(result, **options)
+    write(figure(result, **options), path, dpi)
+
+
+def write(drawn: Figure, path: str | os.PathLike[str], dpi: float) -> None:
+    """Write a figure in the format that the name of the file ends in.
+
+    Raises:
+        OptionsError: matplotlib writes no files with this ending.
+        OSError: the file cannot be written.
+    """
     ending = os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
     known = drawn.canvas.get_supported_filetypes()
     if ending not in known:
@@ -117,13 +126,18 @@ def show(result: ExplanationLike, **options: Any) -> None:
         result: the explanation.
         **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth`` as in `figure`, with its errors.
     """
+    present(lambda drawn: _draw(drawn, result, **{**_DEFAULTS, **options}))
+
+
+def present(draw: Callable[[Figure], None]) -> None:
+    """Show what ``draw`` draws, in the notebook or in a window, or warn that there is no display."""
     from matplotlib import pyplot as plt
 
     drawn = plt.figure(layout="constrained")
     try:
-        _draw(drawn, result, **{**_DEFAULTS, **options})
+        draw(drawn)
         if matplotlib.get_backend().lower() in _HEADLESS:
-            warnings.warn("no display to show the figure on; write it with save('file.png')", stacklevel=3)
+            warnings.warn("no display to show the figure on; write it with save('file.png')", stacklevel=4)
         else:
             plt.show()
     finally:
@@ -148,24 +162,25 @@ def _draw(
     max_rows: int,
     smooth: float,
 ) -> None:
-    rows = _rows(len(result.maps), indices, max_rows)
+    rows = chosen_rows(len(result.maps), indices, max_rows)
     maps = result.maps.detach().to("cpu", torch.float64).numpy()
     batch = channels_first(result.images, maps.shape[2:])
     flat = maps.ndim == 4
     pixels = display_pixels(batch, images) if flat else batch.detach().to("cpu", torch.float64).numpy()
     columns = 1 + maps.shape[1]
-    drawn.set_size_inches(_CELL * columns + 0.8, (_CELL + 0.35) * len(rows) + 0.3)
+    drawn.set_size_inches(CELL * columns + 0.8, (CELL + 0.35) * len(rows) + 0.3)
     axes = drawn.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        _image(line[0], pixels[row], flat, f"image {row}")
-        for axis, one, title in zip(line[1:], maps[row], _titles(result, row, class_names), strict=True):
-            _map(axis, one, title, smooth)
-    _colour_bar(drawn, axes, smooth)
+        draw_image(line[0], pixels[row], flat, f"image {row}")
+        for axis, one, title in zip(line[1:], maps[row], class_titles(result, row, class_names), strict=True):
+            draw_map(axis, one, title, smooth)
+    colour_bar(drawn, axes, smooth)
     if indices is None and len(rows) < len(maps):
         drawn.supxlabel(f"the first {len(rows)} of {len(maps)} images (max_rows={max_rows})", fontsize=8)
 
 
-def _rows(count: int, indices: Sequence[int] | None, max_rows: int) -> list[int]:
+def chosen_rows(count: int, indices: Sequence[int] | None, max_rows: int) -> list[int]:
+    """Positions of the images to draw; `InputError` or `OptionsError` where there are none such."""
     if max_rows < 1:
         raise OptionsError(f"max_rows={max_rows} draws nothing; give 1 or more")
     chosen = list(range(min(count, max_rows))) if indices is None else [int(index) for index in indices]
@@ -178,11 +193,11 @@ def _rows(count: int, indices: Sequence[int] | None, max_rows: int) -> list[int]
 def _picture(axis: Axes, pixels: np.ndarray, title: str) -> None:
     """Show (H, W, 3) pixels as they are, or an (H, W) map with values in -1..1 in diverging colours."""
     axis.imshow(pixels, cmap=diverging_colormap(COLORMAP), vmin=-1, vmax=1, interpolation="nearest")
-    axis.set_title(textwrap.fill(title, _TITLE), fontsize=9)
+    axis.set_title(textwrap.fill(title, TITLE), fontsize=9)
     axis.set_axis_off()
 
 
-def _image(axis: Axes, pixels: np.ndarray, flat: bool, title: str) -> None:
+def draw_image(axis: Axes, pixels: np.ndarray, flat: bool, title: str) -> None:
     """What was explained: pixels (H, W, 3), a signal (C, L) or a volume (C, ..., H, W)."""
     if flat:
         _picture(axis, pixels, title)
@@ -194,7 +209,7 @@ def _image(axis: Axes, pixels: np.ndarray, flat: bool, title: str) -> None:
         _picture(axis, grey(sheet(pixels.mean(0))), title)
 
 
-def _map(axis: Axes, relevance: np.ndarray, title: str, smooth: float) -> None:
+def draw_map(axis: Axes, relevance: np.ndarray, title: str, smooth: float) -> None:
     """A map (L,), (H, W) or (..., H, W), divided by its largest size."""
     if relevance.ndim == 1:
         scaled = relevance / symmetric_limit(relevance)
@@ -204,14 +219,15 @@ def _map(axis: Axes, relevance: np.ndarray, title: str, smooth: float) -> None:
             axis.fill_between(positions, part, step="mid", color=colours(end))
         axis.axhline(0, color="black", linewidth=0.5)
         axis.set_ylim(-1.05, 1.05)
-        axis.set_title(textwrap.fill(title, _TITLE), fontsize=9)
+        axis.set_title(textwrap.fill(title, TITLE), fontsize=9)
         axis.tick_params(labelsize=6)
         return
     page = smoothed(relevance if relevance.ndim == 2 else sheet(relevance), smooth)
     _picture(axis, page / symmetric_limit(page), title)
 
 
-def _titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None) -> list[str]:
+def class_titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None) -> list[str]:
+    """What the targets of an image are called, with their logits; `OptionsError` where there is not a name for each."""
     classes = result.logits.shape[1]
     if class_names is not None and len(class_names) != classes:
         raise OptionsError(f"{len(class_names)} class names for {classes} classes; give one per class")
@@ -222,7 +238,8 @@ def _titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None
     return [f"{names[index]} ({word} {means[index]:.2f})" for index in result.target[row].tolist()]
 
 
-def _colour_bar(drawn: Figure, axes: np.ndarray, smooth: float) -> None:
+def colour_bar(drawn: Figure, axes: np.ndarray, smooth: float) -> None:
+    """The scale of all maps, beside them."""
     scale = ScalarMappable(Normalize(-1, 1), diverging_colormap(COLORMAP))
     bar = drawn.colorbar(scale, ax=axes, ticks=[-1, 0, 1], shrink=0.8 / max(1, len(axes) ** 0.5), aspect=25)
     bar.ax.set_yticklabels(["-max", "0", "+max"])

@@ -106,14 +106,15 @@ def explain_files(
     def explain(batch: Sequence[Prepared]) -> list[Explained]:
         return _explain_together(batch, explainer, model, targets, check)
 
-    prepared = _prepare(paths, model.preprocessing, max_pixels, on_error)
+    prepared = prepared_files(paths, model.preprocessing, max_pixels, on_error)
     while batch := list(islice(prepared, batch_size)):
         yield from _explain(batch, explain, on_error)
 
 
-def _prepare(
+def prepared_files(
     paths: Iterable[Path], preprocessing: Preprocessing, max_pixels: int, on_error: OnError
 ) -> Iterator[Prepared]:
+    """Read and preprocess image files; ``on_error`` is called with those that cannot be, and why."""
     for path in paths:
         try:
             image = read_image(path, max_pixels=max_pixels)

@@ -230,7 +230,7 @@ class Explainer:
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
         if self._rules.stream(RELEVANCE) is None:
-            raise OptionsError(f"{self.method} is read off the gradient and has no relevance to conserve.")
+            raise OptionsError(f"{self.method} hands on no relevance, so there is none to conserve.")
         check_concrete(images)
         with shielded(), without_tf32():
             bound, weights, codes = self._request(images, target, top_k)

@@ -44,7 +44,7 @@ def layer_outputs(
     for quantity in quantities:
         require_one_of("quantities", quantity, QUANTITIES)
         if quantity != "value" and quantity not in known:
-            raise OptionsError(f"{method.name} has no {quantity}; it has {' and '.join(known)}.")
+            raise OptionsError(f"{method.name} has no {quantity}; it has {' and '.join((*known, 'value'))}.")
     return tuple(
         LayerOutput(layer, quantity) for layer in dict.fromkeys(layers) for quantity in dict.fromkeys(quantities)
     )
