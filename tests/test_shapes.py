@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from networks import basic_resnet, load_golden, reuse, small_vgg
 
 import agf_fx
 from agf_fx.ir import shapes
+from agf_fx.ir.shape_rules import result_type
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
@@ -64,3 +67,41 @@ def test_text_names_images_and_targets():
     assert explanation.graph.output_node().args[0][0].meta["type"] == TensorType(
         (BATCH, TARGETS, 16, 16), torch.float64
     )
+
+
+def test_windows_of_pooling():
+    cases = itertools.product((5, 8, 11), (2, 3), (1, 2, 3), (0, 1), (1, 2), (False, True))
+    for size, kernel, stride, padding, dilation, ceil_mode in cases:
+        settings = [[given] * 2 for given in (kernel, stride, padding, dilation)]
+        found = result_type(
+            torch.ops.aten.max_pool2d_with_indices.default,
+            [TensorType((BATCH, 4, size, 9), torch.float64), *settings, ceil_mode],
+        )
+        values = torch.ops.aten.max_pool2d_with_indices(torch.zeros(1, 4, size, 9).double(), *settings, ceil_mode)
+        assert [kind.shape for kind in found] == [(BATCH, *value.shape[1:]) for value in values]
+        assert [kind.dtype for kind in found] == [value.dtype for value in values]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("sort.stable", ()),
+        ("scatter.value", (1, torch.zeros(2, 1, 3, 4).long(), 7.0)),
+        ("gather.default", (1, torch.zeros(2, 1, 3, 4).long())),
+        ("sub.Scalar", (2.0,)),
+        ("div.Scalar", (2.0,)),
+        ("adaptive_avg_pool2d.default", ([2, 2],)),
+        ("upsample_bilinear2d.default", ([6, 7], False, None, None)),
+    ],
+)
+def test_rows_of_single_operations(name, arguments):
+    operation, overload = name.split(".")
+    target = getattr(getattr(torch.ops.aten, operation), overload)
+    x = torch.rand(2, 5, 3, 4)
+    given = [TensorType(tuple(a.shape), a.dtype) if isinstance(a, torch.Tensor) else a for a in arguments]
+    keywords = {"stable": True} if operation == "sort" else {}
+    expected = target(x, *arguments, **keywords)
+    found = result_type(target, [TensorType(tuple(x.shape), x.dtype), *given])
+    pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+    for kind, value in pairs:
+        assert kind == TensorType(tuple(value.shape), value.dtype)

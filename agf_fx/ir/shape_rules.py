@@ -126,6 +126,29 @@ def _patches(
     return TensorType((n, channels * math.prod(kernel), positions), x.dtype)
 
 
+def _pooled(
+    x: TensorType,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> tuple[TensorType, TensorType]:
+    """Of a maximum with its places. A last window that begins behind the images and their padding is left out."""
+    leading = x.rank - len(kernel)
+    sizes = []
+    for n, k, s, p, d in zip(x.shape[leading:], kernel, stride, padding, dilation, strict=True):
+        steps = n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)
+        count = steps // s + 1
+        sizes.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
+    shape = (*x.shape[:leading], *sizes)
+    return TensorType(shape, x.dtype), TensorType(shape, torch.int64)
+
+
+def _resized(x: TensorType, sizes: Sequence[int], *_: Any) -> TensorType:
+    return TensorType((*x.shape[: x.rank - len(sizes)], *sizes), x.dtype)
+
+
 def _from_patches(x: TensorType, size: Sequence[int], kernel: Sequence[int], *_: Any) -> TensorType:
     return TensorType((x.shape[0], x.shape[1] // math.prod(kernel), *size), x.dtype)
 
@@ -303,7 +326,15 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor), _comparison),
     aten.signbit.default: lambda x: TensorType(x.shape, torch.bool),
     aten.where.self: lambda mask, a, b: _broadcast(_broadcast(a, b), TensorType(mask.shape, a.dtype)),
-    aten.mul.Scalar: _scaled,
+    **dict.fromkeys((aten.mul.Scalar, aten.sub.Scalar), _scaled),
+    aten.div.Scalar: lambda x, _: x if x.dtype.is_floating_point else None,
+    aten.sort.stable: lambda x: (x, TensorType(x.shape, torch.int64)),
+    aten.scatter.value: _same,
+    aten.gather.default: lambda x, _, index: TensorType(index.shape, x.dtype),
+    **dict.fromkeys((aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default), _pooled),
+    **dict.fromkeys((aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default), _resized),
+    **dict.fromkeys((aten.upsample_bilinear2d.default, aten.upsample_trilinear3d.default), _resized),
+    aten.upsample_linear1d.default: _resized,
     **dict.fromkeys((aten.amax.default, aten.amin.default, aten.mean.dim, aten.logsumexp.default), _reduced),
     aten.sum.dim_IntList: _summed,
     aten.linalg_vector_norm.default: lambda x, _, dims, keepdim: _reduced(x, dims, keepdim),

@@ -42,6 +42,7 @@ class _Fakes:
         dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * 2)
         example = torch.empty(_EXAMPLE, device="meta")
         self.sizes = self.mode.from_tensor(example, symbolic_context=dynamic).shape
+        self.numbers: dict[sympy.Expr, Any] = {}
         self.symbols = dict(zip((size.node.expr for size in self.sizes), (BATCH, TARGETS), strict=True))
 
     def infer(self, graph: fx.Graph, types: dict[str, Any]) -> None:
@@ -77,4 +78,6 @@ class _Fakes:
     def _size(self, size: int | sympy.Expr) -> Any:
         if isinstance(size, int):
             return size
-        return sympy.lambdify((BATCH, TARGETS), size, modules="math")(*self.sizes)
+        if size not in self.numbers:
+            self.numbers[size] = sympy.lambdify((BATCH, TARGETS), size, modules="math")(*self.sizes)
+        return self.numbers[size]
