@@ -43,9 +43,11 @@ def _overview(entries: list[Entry]) -> Table:
 
 
 def _one(entry: Entry) -> Table:
+    from agf_fx.methods.registry import documented
+
     table = Table("option", "default", "", title=f"{entry.name}: {entry.title}\n{entry.citation}", box=None)
     table.title_justify = "left"
-    descriptions = _documented(entry.options)
+    descriptions = documented(entry.options)
     for name, default in _defaults(entry).items():
         table.add_row(name, _text(default), descriptions.get(name, ""))
     if not table.rows:
@@ -72,19 +74,3 @@ def _defaults(entry: Entry) -> dict[str, Any]:
 def _text(value: object) -> str:
     """A value as ``--option`` takes it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _documented(options: type) -> dict[str, str]:
-    """What the docstring of a class of options says of each, on one line."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in (options.__doc__ or "").partition("Attributes:")[2].splitlines():
-        text = line.strip()
-        if text.startswith("Raises:"):
-            break
-        head, colon, rest = text.partition(": ")
-        if colon and head.isidentifier() and len(line) - len(line.lstrip()) == 8:
-            name, found[head] = head, rest
-        elif name and text:
-            found[name] += f" {text}"
-    return found

@@ -164,3 +164,19 @@ class Registry(Mapping[str, Entry]):
 
     def _listed(self) -> str:
         return f"There are {', '.join(map(repr, self._entries))}."
+
+
+def documented(options: type) -> dict[str, str]:
+    """What the docstring of a class of options says of each, on one line."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (options.__doc__ or "").partition("Attributes:")[2].splitlines():
+        text = line.strip()
+        if text.startswith("Raises:"):
+            break
+        head, colon, rest = text.partition(": ")
+        if colon and head.isidentifier() and len(line) - len(line.lstrip()) == 8:
+            name, found[head] = head, rest
+        elif name and text:
+            found[name] += f" {text}"
+    return found

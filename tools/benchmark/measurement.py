@@ -61,7 +61,9 @@ def measure(subject: Subject, batch: int) -> Measurement:
         for targets in settings.targets
     }
     one_class = subject.targets(batch, 1)[:, 0]
-    peers, refused = peer_runs(subject.model, images, one_class, settings.peers)
+    peers, refused = peer_runs(
+        subject.model, images, one_class, settings.peers, [count for count in settings.targets if count > 1]
+    )
     runs |= explanations
     runs |= {bare_name(*key): bare(recorded) for key, recorded in products.items()}
     runs |= {peer_name(name): run for name, run in peers.items()}

@@ -10,8 +10,8 @@ import copy
 import functools
 import importlib
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
@@ -23,7 +23,8 @@ import agf_fx
 from agf_fx.methods import REGISTRY
 from agf_fx.methods.patterns import PatternOptions
 
-INTEGRATED_GRADIENTS_STEPS = 50
+SAMPLES = 50  # points of integrated gradients, SmoothGrad and gradient SHAP, as agf-fx has them by default
+MOST_SAMPLES = 64  # of methods of agf-fx that draw more by default
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Peer:
 
 
 def peer_runs(
-    model: nn.Module, images: Tensor, target: Tensor, names: list[str] | None
+    model: nn.Module, images: Tensor, target: Tensor, names: list[str] | None, targets: Sequence[int] = ()
 ) -> tuple[dict[str, Run], dict[str, str]]:
     """The runs of the peers that work on this model, and of the others why not.
 
@@ -51,6 +52,7 @@ def peer_runs(
         images: (N, C, H, W).
         target: (N,).
         names: of the peers; empty for all, None for none.
+        targets: numbers of targets above 1 for which the methods of agf-fx run as well.
     """
     runs: dict[str, Run] = {}
     refused: dict[str, str] = {}
@@ -67,6 +69,9 @@ def peer_runs(
             refused[peer.name] = f"fails: {type(error).__name__}"
         else:
             runs[peer.name] = run
+            for count in targets if peer.package == "agf-fx" else ():
+                classes = torch.arange(count, device=images.device).expand(len(images), -1)
+                runs[f"{peer.name}, {count} targets"] = functools.partial(run, classes)
     return runs, refused
 
 
@@ -90,10 +95,10 @@ def _kept_activations(model: nn.Module) -> nn.Module:
 
 
 def _silently(run: Run) -> Run:
-    def silent() -> None:
+    def silent(*classes: Tensor) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run()
+            run(*classes)
 
     return silent
 
@@ -119,25 +124,38 @@ def _backward(model: nn.Module, images: Tensor, target: Tensor) -> Run:
 
 def _own(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
     """Another method of agf-fx, eager."""
-    fitted = issubclass(REGISTRY[name].options, PatternOptions)
-    options = {"patterns": agf_fx.fit_patterns(model, [torch.cat([images, -images])])} if fitted else None
+    options: dict[str, object] | None = None
+    if issubclass(REGISTRY[name].options, PatternOptions):
+        options = {"patterns": agf_fx.fit_patterns(model, [torch.cat([images, -images])])}
+    elif _draws_many(name):
+        options = {"samples": MOST_SAMPLES}
     explainer = agf_fx.compile(model, images, method=name, options=options)
-    return lambda: explainer(images, target)
+    return lambda classes=target: explainer(images, classes)
 
 
-def _captum_lrp(model: nn.Module, images: Tensor, target: Tensor) -> Run:
-    method = _module("captum.attr").LRP(model)
+def _draws_many(name: str) -> bool:
+    known = REGISTRY[name].options
+    return any(field.name == "samples" and field.default > MOST_SAMPLES for field in fields(known))
+
+
+def _called(name: str) -> str:
+    return f"agf-fx {name}, {MOST_SAMPLES} samples" if _draws_many(name) else f"agf-fx {name}"
+
+
+def _captum(name: str, arguments: Mapping[str, object], model: nn.Module, images: Tensor, target: Tensor) -> Run:
+    method = getattr(_module("captum.attr"), name)(model)
     images = _differentiable(images)
-    return lambda: method.attribute(images, target=target)
+    given = {key: value(images) if callable(value) else value for key, value in arguments.items()}
+    return lambda: method.attribute(images, target=target, **given)
 
 
-def _captum_integrated_gradients(model: nn.Module, images: Tensor, target: Tensor) -> Run:
-    method = _module("captum.attr").IntegratedGradients(model)
+def _captum_smoothgrad(model: nn.Module, images: Tensor, target: Tensor) -> Run:
+    attributions = _module("captum.attr")
+    method = attributions.NoiseTunnel(attributions.Saliency(model))
     images = _differentiable(images)
-    together = max(len(images), 64 if images.is_cuda else 16)  # the steps of all images at once would not fit
-    return lambda: method.attribute(
-        images, target=target, n_steps=INTEGRATED_GRADIENTS_STEPS, internal_batch_size=together
-    )
+    together = max(1, _together(images) // len(images))
+    settings = {"nt_samples": SAMPLES, "nt_samples_batch_size": together, "stdevs": 0.1, "abs": False}
+    return lambda: method.attribute(images, target=target, **settings)
 
 
 def _captum_guided_grad_cam(model: nn.Module, images: Tensor, target: Tensor) -> Run:
@@ -146,10 +164,20 @@ def _captum_guided_grad_cam(model: nn.Module, images: Tensor, target: Tensor) ->
     return lambda: method.attribute(images, target=target)
 
 
-def _zennit(model: nn.Module, images: Tensor, target: Tensor) -> Run:
+def _together(images: Tensor) -> int:
+    """Images that run at once: all points of all images would not fit."""
+    return max(len(images), 64 if images.is_cuda else 16)
+
+
+def _side(images: Tensor) -> int:
+    return images.shape[-1] // 8
+
+
+def _zennit(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
     canonizers = _module("zennit.torchvision")
     canonizer = canonizers.ResNetCanonizer() if hasattr(model, "layer1") else canonizers.VGGCanonizer()
-    composite = _module("zennit.composites").EpsilonPlusFlat(canonizers=[canonizer])
+    settings = {"low": -3.0, "high": 3.0} if name == "EpsilonGammaBox" else {}
+    composite = getattr(_module("zennit.composites"), name)(canonizers=[canonizer], **settings)
     attributor = _module("zennit.attribution").Gradient(model, composite).__enter__()  # hooks stay on this copy
     images = _differentiable(images)
     classes = model(images[:1]).shape[1]
@@ -157,8 +185,8 @@ def _zennit(model: nn.Module, images: Tensor, target: Tensor) -> Run:
     return lambda: attributor(images, chosen)
 
 
-def _grad_cam(model: nn.Module, images: Tensor, target: Tensor) -> Run:
-    method = _module("pytorch_grad_cam").GradCAM(model, [_last_convolution(model)])
+def _cam(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
+    method = getattr(_module("pytorch_grad_cam"), name)(model, [_last_convolution(model)])
     output_target = _module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
     targets = [output_target(index) for index in target.tolist()]
     return lambda: method(images, targets)
@@ -168,12 +196,34 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+_CAPTUM: dict[str, dict[str, object]] = {
+    "LRP": {},
+    "Saliency": {"abs": False},
+    "InputXGradient": {},
+    "GuidedBackprop": {},
+    "Deconvolution": {},
+    "DeepLift": {},
+    "IntegratedGradients": {"n_steps": SAMPLES, "internal_batch_size": _together},
+    "GradientShap": {"n_samples": SAMPLES, "baselines": torch.zeros_like},
+    "Occlusion": {
+        "sliding_window_shapes": lambda images: (images.shape[1], _side(images), _side(images)),
+        "strides": lambda images: (images.shape[1], _side(images) // 2, _side(images) // 2),
+        "perturbations_per_eval": _together,
+    },
+}
+_ZENNIT = (
+    *("EpsilonPlusFlat", "EpsilonPlus", "EpsilonAlpha2Beta1", "EpsilonAlpha2Beta1Flat", "EpsilonGammaBox"),
+    *("ExcitationBackprop", "BetaSmooth", "GuidedBackprop"),
+)
+_CAMS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "EigenCAM")
+
 PEERS = (
     Peer("forward and backward", "torch", _backward),
-    *(Peer(f"agf-fx {name}", "agf-fx", functools.partial(_own, name)) for name in REGISTRY if name != "agf"),
-    Peer("Captum LRP", "captum", _captum_lrp),
-    Peer(f"Captum IG, {INTEGRATED_GRADIENTS_STEPS} steps", "captum", _captum_integrated_gradients),
+    *(Peer(_called(name), "agf-fx", functools.partial(_own, name)) for name in REGISTRY if name != "agf"),
+    *(Peer(f"Captum {name}", "captum", functools.partial(_captum, name, given)) for name, given in _CAPTUM.items()),
+    Peer(f"Captum SmoothGrad, {SAMPLES} samples", "captum", _captum_smoothgrad),
     Peer("Captum Guided Grad-CAM", "captum", _captum_guided_grad_cam),
-    Peer("Zennit EpsilonPlusFlat", "zennit", _zennit),
-    Peer("pytorch-grad-cam Grad-CAM", "grad-cam", _grad_cam),
+    *(Peer(f"Zennit {name}", "zennit", functools.partial(_zennit, name)) for name in _ZENNIT),
+    *(Peer(f"pytorch-grad-cam {name}", "grad-cam", functools.partial(_cam, name)) for name in _CAMS),
 )
+"""Every method of agf-fx but AGF, and the same methods of other libraries where they have them, by default settings."""

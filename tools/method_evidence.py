@@ -1,0 +1,147 @@
+"""Measure every method on photographs and scenes of digits: what the pages in docs/methods say of them.
+
+    python tools/method_evidence.py [--methods agf gradcam] [--json docs/methods/measured.json] [--resume]
+
+On mosaics of four photographs, each explained for what one of them shows (EfficientNet-Lite0), and on
+scenes of two digits (digits-resnet): the share of positive values that lies on the explained object, and how often the
+largest value does. The cost is that of one of these mosaics and one class, in forward passes, all on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark.timing import interleaved, medians
+from torch import Tensor, nn
+
+import agf_fx
+from agf_fx.atomic import save_json
+from agf_fx.data import digit_scenes, mosaic, sample_photographs
+from agf_fx.errors import AgfFxError
+from agf_fx.evaluate.localisation import localisation
+from agf_fx.methods import REGISTRY
+from agf_fx.methods.patterns import PatternOptions
+from agf_fx.models.digits import DIGITS_MEAN, DIGITS_STD
+
+MOST_SAMPLES = 500  # of methods that draw more by default
+SCENES, SEED = 100, 2
+OUT = Path(__file__).resolve().parents[1] / "docs" / "methods" / "measured.json"
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure the chosen methods, and write the file after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=list(REGISTRY), metavar="NAME")
+    parser.add_argument("--json", type=Path, default=OUT)
+    parser.add_argument("--resume", action="store_true", help="leave out methods that the file has")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, Row] = {}
+    if arguments.json.exists():
+        found = json.loads(arguments.json.read_text(encoding="utf-8"))
+    subjects = Mosaics(), Scenes()
+    for method in arguments.methods:
+        if arguments.resume and method in found:
+            continue
+        found[method] = {}
+        for subject in subjects:
+            try:
+                found[method] |= subject.measured(method)
+            except AgfFxError as error:
+                found[method][subject.name] = str(error)
+        print(method, found[method], file=sys.stderr, flush=True)
+        save_json(arguments.json, {name: found[name] for name in REGISTRY if name in found})
+
+
+class Mosaics:
+    """All mosaics of four of the photographs, each explained for what each of its four shows."""
+
+    name = "mosaics"
+
+    def __init__(self) -> None:
+        loaded = agf_fx.load_model("efficientnet-lite0")
+        self.model: nn.Module = loaded.model
+        chosen = list(itertools.combinations(sample_photographs(), 4))
+        prepared = [loaded.preprocessing.prepare(mosaic([photo.image() for photo in four])) for four in chosen]
+        self.images = torch.stack([image for image, _ in prepared])
+        wanted = [[loaded.class_names.index(photo.shows[0]) for photo in four] for four in chosen]
+        self.target = torch.tensor(wanted)
+
+    def measured(self, method: str) -> Row:
+        """Shares of positive values in the right quarter, peaks there, and the cost."""
+        chosen = options(method, self.model, self.images)
+        maps = explained(self.model, method, chosen, self.images, self.target).clamp(min=0)
+        half = maps.shape[-1] // 2
+        quarters = maps.unflatten(-1, (2, half)).unflatten(-3, (2, half)).sum((-1, -3)).flatten(2)
+        shares = quarters / quarters.sum(2, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+        own = shares.diagonal(dim1=1, dim2=2)
+        peak = maps.flatten(2).argmax(2)
+        places = (peak // maps.shape[-1] // half) * 2 + peak % maps.shape[-1] // half
+        hits = (places == torch.arange(4)) & (maps.amax((2, 3)) > 0)
+        image, target = self.images[:1], self.target[:1, 0]
+        explainer = agf_fx.compile(self.model, method=method, options=chosen)
+        calls = {"forward": lambda: forward(self.model, image), "method": lambda: explainer(image, target)}
+        seconds = medians(interleaved(calls, 3, torch.device("cpu"), 0.1))
+        return {
+            self.name: {"maps": own.numel(), "own_share": float(own.mean()), "peak": float(hits.double().mean())},
+            "forward_passes": seconds["method"] / seconds["forward"],
+        }
+
+
+class Scenes:
+    """Scenes of two digits by writers the network has not seen, each explained for either digit."""
+
+    name = "scenes"
+
+    def __init__(self) -> None:
+        scenes = digit_scenes(SCENES, split="test", seed=SEED)
+        mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (DIGITS_MEAN, DIGITS_STD))
+        self.images, self.labels, self.masks = (scenes.images - mean) / std, scenes.labels, scenes.masks
+        self.model = agf_fx.load_model("digits-resnet").model
+
+    def measured(self, method: str) -> Row:
+        """Shares of positive values on the right one of the two digits, and peaks there."""
+        chosen = options(method, self.model, self.images)
+        found = localisation(explained(self.model, method, chosen, self.images, self.labels), self.masks)
+        return {self.name: {"maps": found.count, "own_share": found.own_share, "peak": found.peak_on_own}}
+
+
+def options(method: str, model: nn.Module, images: Tensor) -> Row:
+    """Patterns of the images where they are needed, and few samples where many are drawn."""
+    known = REGISTRY[method].options
+    if issubclass(known, PatternOptions):
+        return {"patterns": agf_fx.fit_patterns(model, images.split(25))}
+    many = any(field.name == "samples" and field.default > MOST_SAMPLES for field in fields(known))
+    return {"samples": MOST_SAMPLES} if many else {}
+
+
+def explained(model: nn.Module, method: str, chosen: Row, images: Tensor, target: Tensor) -> Tensor:
+    """Maps, a few images at a time; in double precision where they overflow single precision, as PatternNet's do."""
+    for precision in (None, "float64"):
+        explainer = agf_fx.compile(model, method=method, options=chosen, precision=precision)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            batches = zip(images.split(5), target.split(5), strict=True)
+            maps = torch.cat([explainer(batch, classes) for batch, classes in batches]).detach()
+        if bool(maps.isfinite().all()):
+            break
+    return maps
+
+
+def forward(model: nn.Module, images: Tensor) -> None:
+    """The network alone."""
+    with torch.inference_mode():
+        model(images)
+
+
+if __name__ == "__main__":
+    main()
