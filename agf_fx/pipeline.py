@@ -22,6 +22,7 @@ from agf_fx.passes.class_dimension import check_class_dimension
 from agf_fx.passes.common_subexpressions import eliminate_common_subexpressions
 from agf_fx.passes.conversions import convert_dtypes
 from agf_fx.passes.dead_code import eliminate_dead_code
+from agf_fx.passes.depths import mark_depths
 from agf_fx.passes.flatten_boundaries import mark_flatten_boundaries
 from agf_fx.passes.gates import mark_gates
 from agf_fx.passes.gradient_masks import drop_gradient_masks
@@ -52,6 +53,7 @@ ANALYSES: tuple[Step, ...] = (
     mark_residual_convolutions,
     mark_flatten_boundaries,
     mark_open_merges,
+    mark_depths,
 )
 
 SIMPLIFICATIONS: tuple[Step, ...] = (

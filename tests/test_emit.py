@@ -153,6 +153,7 @@ def test_the_pipeline_is_one_tuple_of_named_steps():
         "mark_residual_convolutions",
         "mark_flatten_boundaries",
         "mark_open_merges",
+        "mark_depths",
         "check_needs",
         "canonise",
         "emit",

@@ -43,6 +43,8 @@ class Facts:
         attention: name of the operand of a matrix product that is a matrix of attention weights.
         captured_vjp: the derivative of an operation that is not in the vocabulary.
         taken_off: of the logits, the activations that the model has behind them, by name.
+        depth: from 0 at the first convolution or linear layer to 1 at the last; of other calls, that of the deepest
+            layer in front.
         channel_dim: of the images, the dimension that holds channels; None where there is none, or `UNCLEAR`.
     """
 
@@ -61,9 +63,11 @@ class Facts:
     captured_vjp: CapturedVjp | None = None
     channel_dim: int | None = None
     taken_off: str = ""
+    depth: float = 0.0
 
     def __str__(self) -> str:
-        set_facts = [f.name.replace("_", " ") for f in fields(self) if getattr(self, f.name)]
+        named = [f.name for f in fields(self) if f.name != "depth"]  # every call has one
+        set_facts = [name.replace("_", " ") for name in named if getattr(self, name)]
         return ", ".join(set_facts).replace("channel dim", f"channels in dimension {self.channel_dim}")
 
 

@@ -299,7 +299,7 @@ def _torch_constant(kind: str, name: Any) -> Any:
 
 
 def _meta_data(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, TensorType):
         dtype = str(value.dtype).removeprefix("torch.")

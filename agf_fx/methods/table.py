@@ -13,7 +13,7 @@ from agf_fx.errors import OptionsError
 from agf_fx.ir.facts import Facts, facts
 from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import Family, family_of, is_scaled
-from agf_fx.options import require_one_of
+from agf_fx.options import require_number, require_one_of
 from agf_fx.rules.numerics import Division
 from agf_fx.rules.register import registered_rules
 from agf_fx.rules.rule import Rule
@@ -98,6 +98,27 @@ def fact(name: str) -> Where:
 def module(pattern: str) -> Where:
     """Calls made by a module whose path in the model is like ``pattern``, as ``"layer4.*"``."""
     return Where(lambda node: fnmatchcase(node.meta["module"], pattern), f"module {pattern}")
+
+
+def depth(low: float, high: float = 1.0) -> Where:
+    """Calls whose depth is at least ``low`` and below ``high``, or 1 where ``high`` is 1.
+
+    The first convolution or linear layer has the depth 0, the last 1, by the longest way through the network; another
+    call has that of the deepest layer in front of it.
+
+    Raises:
+        OptionsError: these are no such depths.
+    """
+    for name, value in (("low", low), ("high", high)):
+        require_number(name, value, least=0)
+    if not low < high <= 1:
+        raise OptionsError(f"low is {low:g} and high {high:g}; give a low below a high of at most 1.")
+
+    def holds(node: fx.Node) -> bool:
+        found = facts(node).depth
+        return low <= found and (found < high or high == 1)
+
+    return Where(holds, f"depth {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
