@@ -231,7 +231,7 @@ class Explainer:
         """
         if self._rules.step is not None:
             raise OptionsError(
-                f"{self.method} moves the weights for every image and target, and conservation looks at one set of them; "
+                f"{self.method} moves the weights for every image and target, and conservation is of one set of them; "
                 "compile the method inside."
             )
         if self._rules.stream(RELEVANCE) is None:

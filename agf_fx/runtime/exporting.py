@@ -50,7 +50,7 @@ def export(
     format = format_of(path, format)
     if method.step is not None:
         raise ExportError(
-            f"{method.name} moves the weights by a gradient at every call, which no file does; export the method inside."
+            f"{method.name} moves the weights by a gradient at every call, which no file can; export the method inside."
         )
     own, device = canonical.image_type.dtype, torch.device("cpu")
     dtype = place(own, precision, "contiguous", device).dtype
