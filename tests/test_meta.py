@@ -92,11 +92,11 @@ def test_a_step_of_sgd_on_a_copy(method, options, sign):
 class Tied(nn.Module):
     """One kernel read twice, one that no logit reads, and a table of whole numbers."""
 
-    def __init__(self):
+    def __init__(self, of_one_memory=False):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.conv, self.again = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
-        self.again.weight = self.conv.weight
+        self.again.weight = nn.Parameter(self.conv.weight.data) if of_one_memory else self.conv.weight
         self.unused, self.fc = nn.Linear(3, 3), nn.Linear(4, 5)
         self.order = nn.Parameter(torch.tensor([3, 1, 0, 2]), requires_grad=False)
 
@@ -105,13 +105,21 @@ class Tied(nn.Module):
         return self.fc(y[:, self.order].mean((2, 3)))
 
 
-def test_tied_weights_move_once_by_the_sum():
-    net = Tied().double().eval()
+@pytest.mark.parametrize("of_one_memory", [False, True])
+def test_tied_weights_move_once_by_the_sum(of_one_memory):
+    torch.set_default_dtype(torch.float64)  # as .double() would part the memory
+    try:
+        net = Tied(of_one_memory).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert net.again.weight.data_ptr() == net.conv.weight.data_ptr()
     found = agf_fx.compile(net, method=agf_fx.meta("gradient", LR))(IMAGES, TARGETS)
     rows = []
     for image, row in zip(IMAGES.split(1), TARGETS, strict=True):
         for target in row:
             other = copy.deepcopy(net)
+            if of_one_memory:
+                other.again.weight = nn.Parameter(other.conv.weight.data)  # which a copy of a parameter parts
             floating = [weight for weight in other.parameters() if weight.is_floating_point()]
             loss_of(other, image, target).backward()
             torch.optim.SGD(floating, lr=LR).step()

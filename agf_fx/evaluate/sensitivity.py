@@ -41,7 +41,7 @@ def class_sensitivity(explainer: Any, images: Tensor | Iterable[Any]) -> Tensor:
     unknown = torch.nonzero(correlations.isnan()).flatten().tolist()
     if unknown:
         warn(
-            f"maps of images {unknown} are constant or hold NaN, so that their correlation is NaN; leave these images out "
+            f"maps of images {unknown} are constant or hold NaN, and have no correlation (NaN); leave these images out "
             "of a mean, as torch.nanmean does.",
             ConstantMapWarning,
         )
