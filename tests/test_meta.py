@@ -14,6 +14,7 @@ from torch import nn
 import agf_fx
 from agf_fx.errors import CaptureError, ExportError, InputError, OptionsError
 from agf_fx.methods import REGISTRY
+from agf_fx.runtime import stepping
 
 IMAGES = torch.randn(2, 3, 12, 11, generator=torch.Generator().manual_seed(0)).double()
 TARGETS = torch.tensor([[0, 1], [2, 3]])
@@ -127,6 +128,13 @@ def test_tied_weights_move_once_by_the_sum(of_one_memory):
     close(found, torch.cat(rows).reshape(found.shape))
 
 
+def test_parametrised_weights_move_by_their_own_parameters():
+    net = model()
+    nn.utils.parametrizations.weight_norm(net[0])
+    found = agf_fx.compile(net, method=agf_fx.meta("gradient", LR))(IMAGES, TARGETS)
+    close(found, by_hand(net, IMAGES, TARGETS, LR, "gradient"))
+
+
 class Dense(nn.Module):
     def __init__(self):
         super().__init__()
@@ -235,6 +243,30 @@ def test_weights_that_change_are_seen():
     assert not torch.equal(before, after)
     close(after, by_hand(net, IMAGES, TARGETS, LR, "gradient"))
     close(explainer.bind(model())(IMAGES, TARGETS), before)
+
+
+def test_batches_of_other_sizes_and_numbers():
+    net = model()
+    explainer = agf_fx.compile(net, method=agf_fx.meta("gradient", LR))
+    batches = [IMAGES[:1], IMAGES, IMAGES[:, :, 2:], IMAGES[:, :, 2:, 3:].repeat(2, 1, 1, 1), IMAGES]
+    for batch in batches:
+        row = torch.arange(len(batch)).reshape(-1, 1)
+        close(explainer(batch, row), by_hand(net, batch, row, LR, "gradient"))
+
+
+def test_many_maps_say_how_far_they_are_and_one_what_it_looks_at(monkeypatch):
+    said = []
+
+    def follow(starts, total, what):
+        said.append((total, what))
+        return iter(starts)
+
+    monkeypatch.setattr(stepping, "followed", follow)
+    explainer = agf_fx.compile(model(), method=agf_fx.meta("smoothgrad", options={"samples": 4}))
+    explainer(IMAGES, TARGETS)
+    assert said == [(4, "maps")]
+    explainer(IMAGES[:1], 1)
+    assert said == [(4, "maps"), (4, "points")]
 
 
 def test_limits_hold_for_each_map_alone():
