@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
     from agf_fx.methods.cam import GradCAMOptions
     from agf_fx.methods.lrp import LRPAlphaBetaOptions, LRPOptions
+    from agf_fx.methods.meta import MetaOptions, meta
     from agf_fx.methods.path import IntegratedGradientsOptions
     from agf_fx.methods.patterns import Patterns
     from agf_fx.models import LoadedModel, load_model
@@ -52,6 +53,7 @@ _HOMES = {
     "LRPAlphaBetaOptions": "agf_fx.methods.lrp",
     "LRPOptions": "agf_fx.methods.lrp",
     "LoadedModel": "agf_fx.models",
+    "MetaOptions": "agf_fx.methods.meta",
     "Patterns": "agf_fx.methods.patterns",
     "capture": "agf_fx.frontend.capture",
     "compare": "agf_fx.runtime.comparison",
@@ -59,6 +61,7 @@ _HOMES = {
     "fit_patterns": "agf_fx.runtime.fitting",
     "load": "agf_fx.runtime.exported",
     "load_model": "agf_fx.models",
+    "meta": "agf_fx.methods.meta",
     "read_image": "agf_fx.imaging.read",
     "register_rule": "agf_fx.rules.register",
 }
@@ -78,6 +81,7 @@ __all__ = [
     "LRPAlphaBetaOptions",
     "LRPOptions",
     "LoadedModel",
+    "MetaOptions",
     "Patterns",
     "__version__",
     "cache",
@@ -87,6 +91,7 @@ __all__ = [
     "fit_patterns",
     "load",
     "load_model",
+    "meta",
     "methods",
     "read_image",
     "register_rule",

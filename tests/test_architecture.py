@@ -25,7 +25,7 @@ LAYERS = {
     "tracer": 5,
     "emit": 6,
     "pipeline": 7,
-    # Images, data, networks and measures know errors and files, not the compiler.
+    # Images, data, networks and measures know errors, warnings and files, not the compiler.
     "imaging": 2,
     "data": 2,
     "evaluate": 2,
@@ -39,7 +39,7 @@ LAYERS = {
     "__main__": 11,
 }
 SIDE = {"imaging", "data", "evaluate", "models"}
-SIDE_MAY_USE = SIDE | {"errors", "atomic", "regular", "options", "assets"}
+SIDE_MAY_USE = SIDE | {"errors", "notices", "atomic", "regular", "options", "assets"}
 SAME_LAYER_STRANGERS = {
     frozenset(pair) for pair in [("frontend", "rules"), ("rules", "passes"), ("frontend", "passes")]
 }

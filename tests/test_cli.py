@@ -521,6 +521,11 @@ def test_output_folder_that_cannot_be_made(tmp_path, pictures, fake):
         (("--method", "magic"), "error: no method 'magic'"),
         (("--method", "lrp-epsilon", "--option", "epsilom=1"), "error: 'lrp-epsilon' has no option 'epsilom' (did you"),
         (("--method", "lrp-epsilon", "--option", "epsilon=much"), "error: option epsilon is 'much'; give a value of"),
+        (
+            ("--method", "meta", "--option", "method=meta"),
+            "error: meta takes one step, and the method inside is meta, too",
+        ),
+        (("--method", "meta", "--option", "options=epsilon=1"), "error: 'normgrad' has no option 'epsilon'; it has "),
     ],
 )
 def test_unknown_methods_and_options_are_wrong_usage(tmp_path, pictures, words, message):

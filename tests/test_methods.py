@@ -24,7 +24,7 @@ from agf_fx.rules.rule import Promise, Rule
 load = functools.cache(load_golden)
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
 TARGETS = torch.tensor([[0, 1], [2, 3], [4, 0]])
-COMPARING = ("agf", "clrp", "sglrp", "rise")
+COMPARING = ("agf", "clrp", "sglrp", "rise", "meta")
 
 
 @functools.cache
@@ -52,10 +52,10 @@ def in_single_precision(name, model=None):
     return few(name) or None
 
 
-def is_drawn(name):
-    """Whether a method draws points at random, so that no file holds it; see tests/test_noise.py."""
-    points = REGISTRY[name].make(REGISTRY[name].options()).points
-    return points is not None and bool(points.unwritable)
+def is_unwritable(name):
+    """Whether a method draws points at random, or moves weights, so that no file holds it; see tests/test_noise.py."""
+    method = REGISTRY[name].make(REGISTRY[name].options())
+    return method.step is not None or (method.points is not None and bool(method.points.unwritable))
 
 
 def difference(found, expected):
@@ -227,7 +227,7 @@ def test_pieces_and_float64_give_the_same_maps(name):
     assert checked.precision.max() < 1e-3
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if not is_drawn(name)])
+@pytest.mark.parametrize("name", [name for name in REGISTRY if not is_unwritable(name)])
 @pytest.mark.parametrize("ending", ["pt", "onnx"])
 def test_every_method_is_exported(name, ending, tmp_path):
     model = networks.small_vgg().eval().float()

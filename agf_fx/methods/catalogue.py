@@ -13,6 +13,7 @@ from agf_fx.methods import (
     fullgrad,
     gradient,
     lrp,
+    meta,
     noise,
     path,
     patterns,
@@ -38,6 +39,7 @@ REGISTRY = Registry(
         *noise.ENTRIES,
         *deeplift.ENTRIES,
         *perturbation.ENTRIES,
+        *meta.ENTRIES,
     ]
 )
 """Entries by name."""

@@ -145,6 +145,19 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One plain step of gradient descent: θ' = θ - lr · sign · ∇_θ CE(f_θ(x), t), for each image x and target t alone.
+
+    Attributes:
+        lr: its length.
+        sign: 1 towards the target, -1 away from it.
+    """
+
+    lr: float
+    sign: int = 1
+
+
+@dataclass(frozen=True)
 class Method:
     """An explanation method, as data.
 
@@ -162,6 +175,7 @@ class Method:
         rounding: what else to do than to compute in float64 where rounding moves maps.
         baseline: what it compares images with. Maps are the mean over baselines, where there are several and no points.
         reference: whether the network also sees the baseline, so that rules may read ``site.reference``.
+        step: how weights are moved before an image is explained for a target; None: not. It is no part of the graph.
     """
 
     name: str
@@ -177,6 +191,7 @@ class Method:
     rounding: str = ""
     baseline: Baseline | None = None
     reference: bool = False
+    step: Step | None = None
 
     def __post_init__(self) -> None:
         names = [stream.name for stream in self.streams]

@@ -120,7 +120,7 @@ def run_in_chunks(
 
 def _halve(limits: Limits, pairs: int, error: RuntimeError) -> None:
     """Lower the limit after an out-of-memory error; raise any other."""
-    if not _out_of_memory(error):
+    if not out_of_memory(error):
         raise error
     if pairs == 1:
         raise MemoryLimitError(
@@ -136,6 +136,6 @@ def _halve(limits: Limits, pairs: int, error: RuntimeError) -> None:
     )
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed: CUDA has a type for it, the CPU allocator a message."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -17,7 +17,7 @@ from agf_fx.ir import serial
 from agf_fx.ir.checks import typed_like
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
 from agf_fx.methods.method import Method
-from agf_fx.pipeline import analyse, canonise, lower, optimisations
+from agf_fx.pipeline import analyse, canonise, check_needs, lower, optimisations
 from agf_fx.rules.register import taught_operations
 from agf_fx.runtime import keys
 from agf_fx.runtime.arithmetic import warn_of_emulation
@@ -61,13 +61,16 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
     """
     with COMPILER, capturing(), collector_waiting() as takes_long:
         subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
-        stages = _Stages(subject, recipe, method, counters, takes_long)
+        graphed = recipe.graphed
+        stages = _Stages(subject, graphed, graphed.made, counters, takes_long)
         trace = subject.digest()
         trace_key = trace and keys.digest(trace=trace)
         canonical, fingerprint = stages.architecture(trace_key)
         subject.warn()
         warn_of_captured(canonical)
         warn_of_final(canonical)
+        if method.step is not None:
+            check_needs(canonical, method)  # of the step, too, which the graph knows nothing of
         return Compiled(stages.program(canonical, fingerprint), subject.baked)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,18 +17,20 @@ from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
 from agf_fx.ir.graph import ExplanationGraph, LayerOutput
+from agf_fx.methods.meta import MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.options import CompileOptions
 from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import explained_classes
+from agf_fx.runtime import keys
 from agf_fx.runtime.binding import Binding, Bound
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
 from agf_fx.runtime.layers import layer_outputs, with_layers
-from agf_fx.runtime.points import explained
 from agf_fx.runtime.precision import relative_difference, warn_of_rounding
 from agf_fx.runtime.recipe import Recipe
+from agf_fx.runtime.stepping import explained_with
 from agf_fx.store.counters import Counters
 
 
@@ -37,7 +38,7 @@ def compile(
     model: nn.Module,
     example_inputs: Tensor | tuple[Tensor] | None = None,
     *,
-    method: str | Method = "agf",
+    method: str | Method | MetaOptions = "agf",
     options: Any = None,
     backend: str = "eager",
     precision: str | None = None,
@@ -58,7 +59,7 @@ def compile(
             later is captured when it comes.
         method: the name of a method: ``"agf"`` (Attribution Guided Factorization), or another one in
             ``agf_fx.methods.REGISTRY``; underscores are read as hyphens. Or a `agf_fx.methods.method.Method` of your
-            own, of which nothing is kept in the caches.
+            own, of which nothing is kept in the caches. Or ``agf_fx.meta(...)`` of one of these.
         options: of the method: an instance of its class of options, or a mapping such as ``{"epsilon": 0.1}``; its
             defaults if not given.
         backend: ``"eager"`` runs the graph operation by operation. ``"inductor"`` compiles it for the device at the
@@ -182,8 +183,7 @@ class Explainer:
     ) -> Explanation:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
-        prepare = functools.partial(bound.weights.prepared, weights, program.placement)
-        maps, logits, *further = explained(program, self._rules, images, codes, prepare)
+        maps, logits, *further = explained_with(program, self._rules, images, codes, weights, bound.weights)
         warn_of_degenerate(maps, self._rules.blank)
         result = Explanation(maps, explained_classes(logits, codes), logits, images)
         if further:
@@ -202,8 +202,8 @@ class Explainer:
             recipe = replace(self._recipe, backend="eager", precision="float64", layers=())
             twin = self._twin = Explainer(self.model, recipe)
         bound = twin._binding.of(images)
-        prepare = functools.partial(bound.weights.prepared, bound.weights.current(twin.model), bound.program.placement)
-        return explained(bound.program, twin._rules, images, codes, prepare)[0]
+        weights = bound.weights.current(twin.model)
+        return explained_with(bound.program, twin._rules, images, codes, weights, bound.weights)[0]
 
     def prepare(self, example_inputs: Tensor | tuple[Tensor]) -> Explainer:
         """Capture and compile for the image size of ``example_inputs`` now; returns the explainer itself.
@@ -226,9 +226,14 @@ class Explainer:
             images, target, top_k: as for `explain`.
 
         Raises:
-            OptionsError: the method has no relevance.
+            OptionsError: the method has no relevance, or is meta-saliency, which has other weights for each map.
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
+        if self._rules.step is not None:
+            raise OptionsError(
+                f"{self.method} moves the weights for every image and target, and conservation is of one set of them; "
+                "compile the method inside."
+            )
         if self._rules.stream(RELEVANCE) is None:
             raise OptionsError(f"{self.method} hands on no relevance, so there is none to conserve.")
         check_concrete(images)
@@ -353,7 +358,8 @@ class Explainer:
         Raises:
             InputError: nothing has been captured yet.
         """
-        return self._captured().program.key
+        key, step = self._captured().program.key, self._rules.step
+        return key if step is None else keys.digest(graph=key, step=str(step))
 
     def __reduce__(self) -> NoReturn:
         raise PicklingError(

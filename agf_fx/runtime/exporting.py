@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agf_fx.errors import ExportError
 from agf_fx.exports.formats import format_of, write
 from agf_fx.exports.metadata import metadata
 from agf_fx.exports.standalone import standalone
@@ -47,6 +48,10 @@ def export(
         class_names, preprocessing: for the metadata.
     """
     format = format_of(path, format)
+    if method.step is not None:
+        raise ExportError(
+            f"{method.name} moves the weights by a gradient at every call, which no file can; export the method inside."
+        )
     own, device = canonical.image_type.dtype, torch.device("cpu")
     dtype = place(own, precision, "contiguous", device).dtype
     steps = optimisations(

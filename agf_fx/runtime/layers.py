@@ -36,6 +36,11 @@ def layer_outputs(
         raise OptionsError(f'layers is {layers!r}; give a list of module paths, such as ["layer4"].')
     if method.points is not None:
         raise OptionsError(f"{method.name} looks at many points for each image, and has nothing to say of layers.")
+    if method.step is not None and "value" in (quantities or ()):
+        raise OptionsError(
+            f"{method.name} moves the weights for every target, and a layer has other values for each; ask for its "
+            "relevance or gradient, or compile the method inside for its values."
+        )
     known = [stream.name for stream in method.streams]
     if quantities is None:
         quantities = (RELEVANCE if RELEVANCE in known else GRADIENT,)

@@ -26,69 +26,11 @@ aten = torch.ops.aten
 AT_ONCE = 32  # points times images: enough to fill a processor; what one run takes in pieces is the program's to know
 LONG = 5.0  # seconds left from which a run says how far it is, on a terminal
 
-
-def explained(
-    program: Program, method: Method, images: Tensor, target: Tensor, prepare: Callable[..., list[Tensor]]
-) -> tuple[Tensor, ...]:
-    """Explain a batch with any method: maps (N, K, *spatial), logits (N, classes), and what is asked of layers.
-
-    Args:
-        program: the method's compiled graph.
-        method: the method.
-        images: (N, C, H, W).
-        target: (N, K) int64; a class, or -r for the class of rank r.
-        prepare: what the program takes besides; of a baseline (1, *image), if one is given.
-
-    Raises:
-        MemoryLimitError: one image with one target is too much.
-    """
-    canonical = program.canonical
-    baselines = None if method.baseline is None else method.baseline.images(canonical.image_type).to(images.device)
-    if method.points is None:
-        several = baselines is not None and len(baselines) > 1
-        return _mean(program, images, target, baselines, prepare) if several else program.run(images, target, prepare())
-    images, inputs = program.placement.cast(images), prepare()
-    _, logits = program.run(images, target[:, :1], inputs)
-    classes = torch.where(target < 0, explained_classes(logits, target), target)
-    values = {canonical.images.name: images}
-    values |= {} if baselines is None else {BASELINE: program.placement.cast(baselines)}
-    trace = Trace(canonical, values, {}, method.channels_of(canonical), target.shape[1])
-    sums = _weighted_sums(program, method.points, trace, classes, inputs)
-    maps = method.points.read_out(trace, *(total.transpose(0, 1) for total in sums))
-    return maps.transpose(0, 1).contiguous(), logits
+Follow = Callable[[range, int, str], Iterator[int]]
+"""Goes through the starts of pieces of so many things, which are called so, and may say how far it is."""
 
 
-def _mean(
-    program: Program, images: Tensor, target: Tensor, baselines: Tensor, prepare: Callable[..., list[Tensor]]
-) -> tuple[Tensor, ...]:
-    """What the graph says with every baseline in turn, on average over them; what it says of the images is the same."""
-    averaged = (True, False, *(layer.per_target for layer in program.explanation.layers))
-    sums: list[Any] = [0 for _ in averaged]
-    for first in _followed(range(len(baselines)), len(baselines), "baselines"):
-        found = program.run(images, target, prepare(baselines[first : first + 1]))
-        sums = [a + b if each else b for a, b, each in zip(sums, found, averaged, strict=True)]
-    return tuple(total / len(baselines) if each else total for total, each in zip(sums, averaged, strict=True))
-
-
-def _weighted_sums(
-    program: Program, looked: Points, trace: Trace, classes: Tensor, inputs: list[Tensor]
-) -> list[Tensor]:
-    """What the graph says at every point, each moment of it weighted and summed: (N, K, *image)."""
-    points, count = looked.on(trace.canonical, trace.channel_dim), len(trace.images)
-    step = max(1, AT_ONCE // count)
-    sums: list[Any] = [0 for _ in looked.moments]
-    for first in _followed(range(0, len(points), step), len(points), "points"):
-        group = points[first : first + step]
-        batch = torch.cat([point.of(trace) for point in group])
-        found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
-        for point, part in zip(group, found.split(count), strict=True):
-            part = part if point.times is None else part * point.times(trace).unsqueeze(1)
-            for index, moment in enumerate(looked.moments):
-                sums[index] = sums[index] + moment(part) * point.weight
-    return sums
-
-
-def _followed(starts: range, total: int, what: str) -> Iterator[int]:
+def followed(starts: range, total: int, what: str) -> Iterator[int]:
     """The starts of pieces of a whole, and a bar on a terminal of how many are done, where it takes long."""
     began = monotonic()
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -100,6 +42,88 @@ def _followed(starts: range, total: int, what: str) -> Iterator[int]:
                 bar = progress.add_task(what, total=total)
             if bar is not None:
                 progress.update(bar, completed=done)
+
+
+def unfollowed(starts: range, total: int, what: str) -> Iterator[int]:
+    """The starts of pieces of a whole, of which somebody else says how many are done."""
+    return iter(starts)
+
+
+def explained(
+    program: Program,
+    method: Method,
+    images: Tensor,
+    target: Tensor,
+    prepare: Callable[..., list[Tensor]],
+    follow: Follow = followed,
+) -> tuple[Tensor, ...]:
+    """Explain a batch with any method and one set of weights.
+
+    Args:
+        program: the method's compiled graph.
+        method: the method.
+        images: (N, C, H, W).
+        target: (N, K) int64; a class, or -r for the class of rank r.
+        prepare: what the program takes besides; of a baseline (1, *image), if one is given.
+        follow: what says how far it is.
+
+    Returns:
+        maps (N, K, *spatial), logits (N, classes), and what is asked of layers.
+
+    Raises:
+        MemoryLimitError: one image with one target is too much.
+    """
+    canonical = program.canonical
+    baselines = None if method.baseline is None else method.baseline.images(canonical.image_type).to(images.device)
+    if method.points is None:
+        several = baselines is not None and len(baselines) > 1
+        if several:
+            return _mean(program, images, target, baselines, prepare, follow)
+        return program.run(images, target, prepare())
+    images, inputs = program.placement.cast(images), prepare()
+    _, logits = program.run(images, target[:, :1], inputs)
+    classes = torch.where(target < 0, explained_classes(logits, target), target)
+    values = {canonical.images.name: images}
+    values |= {} if baselines is None else {BASELINE: program.placement.cast(baselines)}
+    trace = Trace(canonical, values, {}, method.channels_of(canonical), target.shape[1])
+    sums = _weighted_sums(program, method.points, trace, classes, inputs, follow)
+    maps = method.points.read_out(trace, *(total.transpose(0, 1) for total in sums))
+    return maps.transpose(0, 1).contiguous(), logits
+
+
+def _mean(
+    program: Program,
+    images: Tensor,
+    target: Tensor,
+    baselines: Tensor,
+    prepare: Callable[..., list[Tensor]],
+    follow: Follow,
+) -> tuple[Tensor, ...]:
+    """What the graph says with every baseline in turn, on average over them; what it says of the images is the same."""
+    averaged = (True, False, *(layer.per_target for layer in program.explanation.layers))
+    sums: list[Any] = [0 for _ in averaged]
+    for first in follow(range(len(baselines)), len(baselines), "baselines"):
+        found = program.run(images, target, prepare(baselines[first : first + 1]))
+        sums = [a + b if each else b for a, b, each in zip(sums, found, averaged, strict=True)]
+    return tuple(total / len(baselines) if each else total for total, each in zip(sums, averaged, strict=True))
+
+
+def _weighted_sums(
+    program: Program, looked: Points, trace: Trace, classes: Tensor, inputs: list[Tensor], follow: Follow
+) -> list[Tensor]:
+    """What the graph says at every point, each moment of it weighted and summed: (N, K, *image)."""
+    points, count = looked.on(trace.canonical, trace.channel_dim), len(trace.images)
+    step = max(1, AT_ONCE // count)
+    sums: list[Any] = [0 for _ in looked.moments]
+    for first in follow(range(0, len(points), step), len(points), "points"):
+        group = points[first : first + step]
+        batch = torch.cat([point.of(trace) for point in group])
+        found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
+        for point, part in zip(group, found.split(count), strict=True):
+            part = part if point.times is None else part * point.times(trace).unsqueeze(1)
+            for index, moment in enumerate(looked.moments):
+                sums[index] = sums[index] + moment(part) * point.weight
+    return sums
 
 
 def written_out(explanation: ExplanationGraph, method: Method) -> ExplanationGraph:

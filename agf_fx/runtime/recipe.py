@@ -14,6 +14,7 @@ from agf_fx.frontend.capture import UNKNOWN_OPS
 from agf_fx.frontend.outputs import Output, check_output
 from agf_fx.ir.graph import LayerOutput
 from agf_fx.methods import REGISTRY
+from agf_fx.methods.meta import META, MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.methods.registry import plain
 from agf_fx.options import BACKENDS, PRECISIONS, CompileOptions, require_one_of
@@ -29,7 +30,7 @@ class Recipe:
         OptionsError: unknown method, backend or precision, or options that do not belong to the method.
     """
 
-    method: str | Method = "agf"
+    method: str | Method | MetaOptions = "agf"
     options: Any = None
     backend: str = "eager"
     precision: str | None = None
@@ -47,6 +48,11 @@ class Recipe:
             raise OptionsError(f'channel_dim is {self.channel_dim!r}; give a dimension of the images, None, or "auto".')
         if self.precision is not None:
             require_one_of("precision", self.precision, PRECISIONS)
+        if isinstance(self.method, MetaOptions):
+            if self.options is not None:
+                raise OptionsError("give options of the method inside to it: agf_fx.meta(..., options=...).")
+            object.__setattr__(self, "options", self.method)
+            object.__setattr__(self, "method", META)
         if isinstance(self.method, Method):
             if self.options is not None:
                 raise OptionsError("a Method of your own has no options; leave options=None.")
@@ -66,6 +72,13 @@ class Recipe:
         own = isinstance(self.method, Method)
         method = self.method if own else REGISTRY[self.method].make(self.options)
         return method if self.channel_dim == "auto" else dataclasses.replace(method, channel_dim=self.channel_dim)
+
+    @property
+    def graphed(self) -> Recipe:
+        """The recipe of the graph: this one, without the step that moves weights before the graph sees them."""
+        if not isinstance(self.options, MetaOptions):
+            return self
+        return dataclasses.replace(self, method=self.options.method, options=self.options.options)
 
     @property
     def is_known(self) -> bool:

@@ -123,7 +123,7 @@ class WeightInputs:
             InputError: a parameter is NaN or infinite, or a buffer NaN.
         """
         if baseline is not None:
-            return self._prepare(weights | {BASELINE: baseline}, placement)
+            return self.prepared_apart(weights, placement, baseline)
         state = TensorState.of(weights.values())
         found = self._known(state, placement)
         if found is None:
@@ -133,6 +133,12 @@ class WeightInputs:
                     found = self._prepare(weights, placement)
                     self._kept = (state, placement, found)
         return found
+
+    def prepared_apart(
+        self, weights: dict[str, Tensor], placement: Placement, baseline: Tensor | None = None
+    ) -> list[Tensor]:
+        """Like `prepared`, and nothing is kept: for weights that are not the model's."""
+        return self._prepare(weights if baseline is None else weights | {BASELINE: baseline}, placement)
 
     def _known(self, state: TensorState, placement: Placement) -> list[Tensor] | None:
         kept = self._kept
