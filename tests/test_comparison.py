@@ -65,7 +65,12 @@ def test_labels_and_targets(model, images):
     assert not torch.equal(result.explanations["small"].maps, result.explanations["large"].maps)
     assert agf_fx.compare(model, images, ["agf"], top_k=3).target.shape == (2, 3)
     own = agf_fx.methods.REGISTRY["gradient"].make(agf_fx.methods.REGISTRY["gradient"].options())
-    assert list(agf_fx.compare(model, images, [own]).explanations) == ["gradient"]
+    moved = agf_fx.meta("gradient", lr=0.1)
+    result = agf_fx.compare(model, images, [own, moved])
+    assert list(result.explanations) == ["gradient", "meta of gradient"]
+    assert torch.equal(
+        result.explanations["meta of gradient"].maps, agf_fx.compile(model, method=moved)(images, result.target)
+    )
 
 
 @pytest.mark.parametrize(

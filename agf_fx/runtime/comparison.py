@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from agf_fx.errors import AgfFxError, OptionsError
 from agf_fx.methods import REGISTRY
+from agf_fx.methods.meta import META, MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.runtime.explainer import Explainer, compile
 from agf_fx.runtime.explanation import Explanation
 
-Chosen = str | Method | tuple[str, Any]
-"""A method by name, a `Method`, or a name with its options."""
+Chosen = str | Method | MetaOptions | tuple[str, Any]
+"""A method by name, a `Method`, ``agf_fx.meta(...)``, or a name with its options."""
 
 STRONGEST = 2
 """Classes of each image that are compared unless others are named."""
@@ -101,7 +102,8 @@ def compare(
     Args:
         model: a classifier in eval mode.
         images: (N, C, H, W) or another form, as the model takes them.
-        methods: names, `Method` objects, or (name, options), in order; or such by labels of your own.
+        methods: names, `Method` objects, ``agf_fx.meta(...)``, or (name, options), in order; or such by labels of your
+            own.
         target: the classes to explain, as `Explainer.explain` takes them.
         top_k: the strongest classes of each image, instead of ``target``; 2 where neither is given.
         progress: called with the label of each method before it begins.
@@ -152,6 +154,8 @@ def _labelled(methods: Sequence[Chosen] | Mapping[str, Chosen]) -> dict[str, Cho
 def _label(one: Chosen) -> str:
     if isinstance(one, Method):
         return one.name
+    if isinstance(one, MetaOptions):
+        return f"{META} of {one.made.name}"
     if isinstance(one, str):
         return one
     if not isinstance(one, tuple) or len(one) != 2:
@@ -167,5 +171,5 @@ def _compiled(model: nn.Module, one: Chosen, settings: Mapping[str, Any]) -> Exp
 
 
 def _title(one: Chosen) -> str:
-    name = one[0] if isinstance(one, tuple) else one
+    name = META if isinstance(one, MetaOptions) else one[0] if isinstance(one, tuple) else one
     return REGISTRY[name].title if isinstance(name, str) else ""
