@@ -94,12 +94,15 @@ def meaning(entry: Entry) -> str:
         ("hands on relevance", yes(properties.attribution)),
         ("tells classes apart by its making", yes(properties.class_specific)),
         ("has the resolution of the image", yes(properties.reaches_input)),
-        ("can be exported", f"no: it {method.points.unwritable}" if _unwritable(method) else "yes"),
+        ("can be exported", f"no: it {_unwritable(method)}" if _unwritable(method) else "yes"),
     ]
     return table(("", ""), rows)
 
 
 def _unwritable(method: Any) -> str:
+    """What it does that no file can hold."""
+    if method.step is not None:
+        return "moves the weights by a gradient"
     return method.points.unwritable if method.points is not None else ""
 
 
@@ -138,7 +141,10 @@ def evidence(name: str, measured: dict[str, Any]) -> str:
 def options(entry: Entry) -> str:
     """The options with their defaults."""
     descriptions = documented(entry.options)
-    rows = [(f"`{name}`", f"`{value}`", descriptions.get(name, "")) for name, value in plain(entry.options()).items()]
+    rows = [
+        (f"`{name}`", f"`{value}`", descriptions.get(name, "").replace("``", "`"))
+        for name, value in plain(entry.options()).items()
+    ]
     return table(("option", "default", ""), rows) if rows else "None."
 
 
@@ -190,8 +196,8 @@ def overview(notes: dict[str, Any], measured: dict[str, Any]) -> str:
 
 def draw(names: list[str]) -> None:
     """Write the pictures: a mosaic beside its maps for two classes."""
-    import warnings
-
+    import torch
+    from method_evidence import Mosaics, explained
     from method_evidence import options as measured_options
     from PIL import Image
     from write_photographs import MOSAIC
@@ -204,13 +210,12 @@ def draw(names: list[str]) -> None:
     loaded = agf_fx.load_model("efficientnet-lite0")
     pictures = {photograph.name: photograph.image() for photograph in sample_photographs()}
     image, shown = loaded.preprocessing.prepare(mosaic([pictures[name] for name in MOSAIC]))
-    target = [[class_index(name, loaded.class_names) for name in CLASSES]]
+    target = torch.tensor([[class_index(name, loaded.class_names) for name in CLASSES]])
+    several = Mosaics().images  # to fit patterns to
     (FOLDER / "images").mkdir(exist_ok=True)
     for name in names:
-        chosen = measured_options(name, loaded.model, image[None].expand(4, -1, -1, -1))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            maps = agf_fx.compile(loaded.model, method=name, options=chosen)(image[None], target)[0].detach()
+        chosen = measured_options(name, loaded.model, several)
+        (maps,) = explained(loaded.model, name, chosen, image[None], target)
         panels = [
             Panel(text, map_panel(shown, one.numpy(), min_side=1)) for text, one in zip(CLASSES, maps, strict=True)
         ]
