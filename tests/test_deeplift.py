@@ -65,24 +65,24 @@ def rows_of(op):
 
 @functools.cache
 def on_operation(op):
-    """All uses of an operation in one network, its logits and DeepLIFT's maps, rule by rule and as one program."""
+    """All uses of an operation in one network, images and a baseline, and its analysed graph."""
     torch.manual_seed(0)
     model = Sum(rows_of(op)).to(DTYPE).eval()
     images, baseline = (torch.randn(count, 3, HEIGHT, WIDTH, dtype=DTYPE) for count in (3, 1))
-    return model, images, baseline
+    return model, images, baseline, analyse(capture(model, images[:1]))
 
 
 def multiplied(op, images, baseline, target):
-    model = on_operation(op)[0]
+    model, _, _, captured = on_operation(op)
     method = REGISTRY["deeplift"].make(REGISTRY["deeplift"].options(baseline))
-    canonical = canonise(analyse(capture(model, images[:1])), method)
+    canonical = canonise(captured, method)
     found = interpret(canonical, method, images, target, weights(canonical, model))
     return canonical, method, found
 
 
 @pytest.mark.parametrize("op", dict.fromkeys(row.op for row in ROWS if not reads_steps(row)), ids=op_name)
 def test_differences_are_handed_on_whole_by_every_operation(op):
-    model, images, baseline = on_operation(op)
+    model, images, baseline, _ = on_operation(op)
     target = torch.tensor([[0, 1], [2, 0], [1, 2]])
     canonical, method, found = multiplied(op, images, baseline, target)
     alone = interpret(canonical, method, baseline, target[:1], weights(canonical, model))
@@ -93,14 +93,12 @@ def test_differences_are_handed_on_whole_by_every_operation(op):
     program = Program(canonical, lower(canonical, method, verify_step))
     maps, _ = program.run(images, target, program.inputs(model))
     torch.testing.assert_close(maps, found.maps, rtol=1e-9, atol=1e-11 * float(found.maps.abs().max()))
+    if op not in (torch.ops.aten.to.dtype, torch.ops.aten.remainder.Tensor, torch.ops.aten.fmod.Tensor):
+        multipliers_near_the_baseline_are_the_gradient(op, model, images[:1])  # no steps, no single precision
 
 
-@pytest.mark.parametrize("op", dict.fromkeys(row.op for row in ROWS if not reads_steps(row)), ids=op_name)
-def test_multipliers_near_the_baseline_are_the_gradient(op):
-    model, images, _ = on_operation(op)
-    if op in (torch.ops.aten.to.dtype, torch.ops.aten.remainder.Tensor, torch.ops.aten.fmod.Tensor):
-        pytest.skip("rounds to single precision, or is piecewise constant in one operand")
-    image, target = images[:1], torch.tensor([[0, 1]])
+def multipliers_near_the_baseline_are_the_gradient(op, model, image):
+    target = torch.tensor([[0, 1]])
     canonical, _, found = multiplied(op, image, image + 1e-7 * torch.randn_like(image), target)
     plain = REGISTRY["gradient"].make(REGISTRY["gradient"].options())
     gradient = interpret(canonical, plain, image, target, weights(canonical, model)).gradient
