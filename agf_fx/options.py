@@ -160,13 +160,26 @@ def require_whole(name: str, value: object, least: int) -> None:
         raise OptionsError(f"{name} is {value!r}; give a whole number of {least} or more.")
 
 
-def require_number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> None:
-    """Raise an OptionsError unless ``value`` is a finite number, ``least`` or more, and more than ``above``."""
+def require_number(
+    name: str,
+    value: object,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raise an OptionsError unless ``value`` is a finite number, from ``least`` to ``most``, and between the others."""
     known = is_number(value) and math.isfinite(value)
-    if not known or value < least or value <= above:
-        bounds = ((least, f"a number of {least:g} or more"), (above, f"a number above {above:g}"))
-        stated = next((text for bound, text in bounds if bound > -math.inf), "a finite number")
-        raise OptionsError(f"{name} is {value!r}; give {stated}.")
+    if not known or not (least <= value <= most and above < value < below):
+        bounds = {
+            f"of {least:g} or more": least,
+            f"above {above:g}": above,
+            f"of {most:g} or less": most,
+            f"below {below:g}": below,
+        }
+        stated = " and ".join(text for text, bound in bounds.items() if math.isfinite(bound))
+        raise OptionsError(f"{name} is {value!r}; give {f'a number {stated}' if stated else 'a finite number'}.")
 
 
 def is_number(value: object) -> bool:

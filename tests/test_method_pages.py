@@ -31,8 +31,9 @@ def test_every_method_has_words_figures_and_a_picture():
         assert min(len(said[part]) for part in ("formula", "good", "bad")) > 8
         assert said.get("family") is None or said["family"] in notes["families"]
     measured = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
-    assert {*measured} == {*REGISTRY}
-    for name in REGISTRY:
+    quick = [name for name, entry in REGISTRY.items() if entry.make(entry.options()).search is None]
+    assert {*measured} == {*quick}
+    for name in quick:
         width, height = Image.open(FOLDER / "images" / f"{name}.jpg").size
         assert width > 3 * 224 > height
 
@@ -41,6 +42,7 @@ def test_a_page_that_is_out_of_date_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(method_pages, "FOLDER", tmp_path)
     for name in ("notes.toml", "measured.json"):
         (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
+    (tmp_path / "images").mkdir()
     monkeypatch.setattr(sys, "argv", ["method_pages.py"])
     assert method_pages.main() == 0
     monkeypatch.setattr(sys, "argv", ["method_pages.py", "--check"])

@@ -24,7 +24,7 @@ from agf_fx.rules.rule import Promise, Rule
 load = functools.cache(load_golden)
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
 TARGETS = torch.tensor([[0, 1], [2, 3], [4, 0]])
-COMPARING = ("agf", "clrp", "sglrp", "rise", "meta")
+COMPARING = ("agf", "clrp", "sglrp", "rise", "meaningful-perturbation", "meta")
 
 
 @functools.cache
@@ -53,9 +53,10 @@ def in_single_precision(name, model=None):
 
 
 def is_unwritable(name):
-    """Whether a method draws points at random, or moves weights, so that no file holds it; see tests/test_noise.py."""
+    """Whether a method draws points at random, searches, or moves weights, so that no file holds it."""
     method = REGISTRY[name].make(REGISTRY[name].options())
-    return method.step is not None or (method.points is not None and bool(method.points.unwritable))
+    moving = method.step is not None or method.search is not None
+    return moving or (method.points is not None and bool(method.points.unwritable))
 
 
 def difference(found, expected):

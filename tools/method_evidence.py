@@ -32,6 +32,7 @@ from agf_fx.methods.patterns import PatternOptions
 from agf_fx.models.digits import DIGITS_MEAN, DIGITS_STD
 
 MOST_SAMPLES = 500  # of methods that draw more by default
+MOST_STEPS = 200  # of methods that search for longer by default
 SCENES, SEED = 100, 2
 OUT = Path(__file__).resolve().parents[1] / "docs" / "methods" / "measured.json"
 Row = dict[str, Any]
@@ -116,12 +117,13 @@ class Scenes:
 
 
 def options(method: str, model: nn.Module, images: Tensor) -> Row:
-    """Patterns of the images where they are needed, and few samples where many are drawn."""
+    """Patterns of the images where they are needed, and few samples or steps where there are many."""
     known = REGISTRY[method].options
     if issubclass(known, PatternOptions):
         return {"patterns": agf_fx.fit_patterns(model, images.split(25))}
-    many = any(field.name == "samples" and field.default > MOST_SAMPLES for field in fields(known))
-    return {"samples": MOST_SAMPLES} if many else {}
+    most = {"samples": MOST_SAMPLES, "steps": MOST_STEPS}
+    defaults = {field.name: field.default for field in fields(known) if field.name in most}
+    return {name: most[name] for name, default in defaults.items() if default > most[name]}
 
 
 def explained(model: nn.Module, method: str, chosen: Row, images: Tensor, target: Tensor) -> Tensor:

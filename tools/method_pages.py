@@ -62,7 +62,7 @@ def page(entry: Entry, notes: dict[str, Any], measured: dict[str, Any]) -> str:
     parts = [
         f"# {entry.name}",
         f"{capital(entry.title)}. {entry.citation}.",
-        f"![A picture of four photographs, and its maps for {' and for '.join(CLASSES)}](images/{entry.name}.jpg)",
+        *picture(entry.name),
         f"**What it computes**: {said['formula']}",
         *([family] if family else []),
         f"**Good at**: {said['good']}",
@@ -77,6 +77,13 @@ def page(entry: Entry, notes: dict[str, Any], measured: dict[str, Any]) -> str:
         "---\n\n[All methods](README.md); written by `tools/method_pages.py`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def picture(name: str) -> list[str]:
+    """The picture, where it has been drawn: a search takes minutes on a CPU."""
+    if not (FOLDER / "images" / f"{name}.jpg").exists():
+        return []
+    return [f"![A picture of four photographs, and its maps for {' and for '.join(CLASSES)}](images/{name}.jpg)"]
 
 
 def capital(text: str) -> str:
@@ -103,6 +110,8 @@ def _unwritable(method: Any) -> str:
     """What it does that no file can hold."""
     if method.step is not None:
         return "moves the weights by a gradient"
+    if method.search is not None:
+        return "searches step by step"
     return method.points.unwritable if method.points is not None else ""
 
 
@@ -128,7 +137,7 @@ def figures(name: str, measured: dict[str, Any]) -> list[str]:
 def evidence(name: str, measured: dict[str, Any]) -> str:
     """The figures, and what they are of."""
     if name not in measured:
-        return "Not measured."
+        return "Not measured: hours of searching on a CPU."
     refused = [f"{subject}: {row}" for subject, row in measured[name].items() if isinstance(row, str)]
     what = (
         "Share of the positive values that lies on the explained object, and how often the largest one does: in "
@@ -187,7 +196,8 @@ def overview(notes: dict[str, Any], measured: dict[str, Any]) -> str:
         "mosaics of four photographs, each explained for what each of its four shows (EfficientNet-Lite0 with ImageNet "
         "weights; 0.25 is chance), and in 100 scenes of two digits by writers that the network has not seen "
         "(`digits-resnet`; 0.5 is chance). Cost of one class of one mosaic, in forward passes of the network, on one "
-        "thread. Defaults throughout, but for 500 samples of RISE and patterns of the images themselves. That a method "
+        "thread. Defaults throughout, but for 500 samples of RISE and patterns of the images themselves; searches for "
+        "masks are not measured. That a method "
         "tells objects apart does not make it faithful, and one network of each kind is not all networks. "
         "`python tools/method_evidence.py` measures it.",
     ]

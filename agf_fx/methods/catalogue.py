@@ -10,9 +10,11 @@ from agf_fx.methods import (
     contrast,
     deeplift,
     extract,
+    extremal_perturbation,
     fullgrad,
     gradient,
     lrp,
+    meaningful_perturbation,
     meta,
     noise,
     path,
@@ -39,6 +41,8 @@ REGISTRY = Registry(
         *noise.ENTRIES,
         *deeplift.ENTRIES,
         *perturbation.ENTRIES,
+        *meaningful_perturbation.ENTRIES,
+        *extremal_perturbation.ENTRIES,
         *meta.ENTRIES,
     ]
 )

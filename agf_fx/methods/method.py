@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -144,6 +145,68 @@ class Points:
         return self.points if isinstance(self.points, tuple) else self.points(canonical, channel_dim)
 
 
+class Seeker(ABC):
+    """Searches side by side, one in each row: R images, each with its one target. Rows know nothing of each other.
+
+    Attributes:
+        state: all that changes from step to step, or belongs to single rows, by name: tensors (R, ...).
+    """
+
+    state: dict[str, Tensor]
+
+    @abstractmethod
+    def images(self, step: int) -> Tensor:
+        """The images (R, *image) at which step ``step`` = 0, 1, ... looks."""
+
+    @abstractmethod
+    def advance(self, step: int, score: Tensor, gradient: Tensor) -> Tensor:
+        """Make a step.
+
+        Args:
+            step: its number.
+            score: of the images of this step, (R,).
+            gradient: of the score at these images, (R, *image).
+
+        Returns:
+            What is to become small, as it was before the step, (R,).
+        """
+
+    @abstractmethod
+    def maps(self) -> Tensor:
+        """The heat maps (R, *spatial) of the rows as they are now."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows alone, int64."""
+        self.state = {name: values[rows] for name, values in self.state.items()}
+
+
+@dataclass(frozen=True)
+class Search:
+    """For methods that search step by step, for every image and target, by a gradient at the images.
+
+    The method's own graph has the gradient: its read-out is that at the images, (K, N, *image). Classes are chosen by
+    the logits of the images themselves.
+
+    Attributes:
+        begin: trace, of R images and the baseline alone, and which of its ``runs`` a row is, (R,) int64 -> what seeks.
+        score: (logits (R, classes), target classes (R, 1)) -> what the gradient is of, (R,).
+        steps: the most.
+        tolerance: a row stops once what is to become small has not done so by this share of its size within
+            ``patience`` steps; None: never.
+        patience: see there.
+        runs: searches for every image and target, whose maps are added.
+        held: sizes of an image that a row takes at most, besides what the graph does.
+    """
+
+    begin: Callable[[Trace, Tensor], Seeker]
+    score: Callable[[Tensor, Tensor], Tensor]
+    steps: int
+    tolerance: float | None = None
+    patience: int = 1
+    runs: int = 1
+    held: int = 8
+
+
 @dataclass(frozen=True)
 class Step:
     """One plain step of gradient descent: θ' = θ - lr · sign · ∇_θ CE(f_θ(x), t), for each image x and target t alone.
@@ -171,6 +234,7 @@ class Method:
         channel_dim: the images' dimension that maps sum over, or None for none; ``"auto"``: as the model reads them.
         accepts: what it asks of the weights, whenever they have changed; None: nothing.
         points: where it looks besides at the images; None: at the images.
+        search: how it searches for maps step by step; None: it does not.
         blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
         rounding: what else to do than to compute in float64 where rounding moves maps.
         baseline: what it compares images with. Maps are the mean over baselines, where there are several and no points.
@@ -187,6 +251,7 @@ class Method:
     channel_dim: int | str | None = "auto"
     accepts: Acceptance | None = None
     points: Points | None = None
+    search: Search | None = None
     blank: str = ""
     rounding: str = ""
     baseline: Baseline | None = None

@@ -15,6 +15,7 @@ from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
+from agf_fx.methods.hiding import spatial_sizes
 from agf_fx.methods.method import Method, Point, Points, Stream, Trace
 from agf_fx.methods.needs import several_classes
 from agf_fx.methods.noise import require_seed
@@ -110,11 +111,6 @@ def _of_target(trace: Trace, values: Value) -> Value:
     return torch.reshape(found, [trace.targets, -1, *[1] * (trace.rank - 1)])
 
 
-def _spatial(canonical: CanonicalGraph, channel_dim: int | None) -> tuple[int, ...]:
-    """The sizes of the images' dimensions that a map has."""
-    return tuple(size for dim, size in enumerate(canonical.image_type.shape) if dim not in (0, channel_dim))
-
-
 def _on_images(mask: Tensor, trace: Trace) -> Tensor:
     """A mask (*spatial) in the dtype and on the device of the images, so that it broadcasts with them."""
     shape = list(trace.images.shape)
@@ -187,7 +183,7 @@ def occlusion(options: OcclusionOptions) -> Method:
     start = _start(options.baseline)
 
     def points(canonical: CanonicalGraph, channel_dim: int | None) -> tuple[Point, ...]:
-        windows = _Windows.of(options, _spatial(canonical, channel_dim))
+        windows = _Windows.of(options, spatial_sizes(canonical, channel_dim))
         coverage = windows.coverage()
 
         def hidden(place: tuple[int, ...]) -> Point:
@@ -242,7 +238,7 @@ def rise(options: RISEOptions) -> Method:
     start = _start(options.baseline)
 
     def points(canonical: CanonicalGraph, channel_dim: int | None) -> tuple[Point, ...]:
-        sizes = _spatial(canonical, channel_dim)
+        sizes = spatial_sizes(canonical, channel_dim)
         if len(sizes) not in _INTERPOLATION:
             raise OptionsError(f"RISE is for images of 1 to 3 dimensions, and these have {len(sizes)}.")
 

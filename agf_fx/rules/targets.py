@@ -101,3 +101,18 @@ def explained_classes(logits: Value, target: Value) -> Value:
     if logits.dim() > 2:
         target, logits = class_of(target, logits.shape[1]), mean_logits(logits)
     return torch.transpose(chosen_classes(logits, target), 0, 1)
+
+
+def logits_looked_at(logits: Value, target: Value) -> Value:
+    """The logits at which each target looks.
+
+    Args:
+        logits: (N, classes, *positions).
+        target: (N, K) int64, as at the top of this page.
+
+    Returns:
+        (K, N, classes).
+    """
+    if logits.dim() == 2:
+        return each_target(logits, torch.transpose(target, 0, 1))
+    return weighted_logits(logits, position_weights(logits, target, logits.shape[1:]))

@@ -46,7 +46,15 @@ def export(
         fingerprint, options: for the metadata.
         precision: of products in the reverse walk, as in `agf_fx.compile`.
         class_names, preprocessing: for the metadata.
+
+    Raises:
+        ExportError: no file can hold the method.
     """
+    if method.search is not None:
+        raise ExportError(
+            f"{method.name} searches for its maps step by step, which no file holds; export a method of one pass, or "
+            'what this one looks at: "gradient".'
+        )
     format = format_of(path, format)
     if method.step is not None:
         raise ExportError(

@@ -34,7 +34,7 @@ def layer_outputs(
     layers = layers if isinstance(layers, str) else tuple(layers)
     if isinstance(layers, str) or not all(isinstance(layer, str) for layer in layers):
         raise OptionsError(f'layers is {layers!r}; give a list of module paths, such as ["layer4"].')
-    if method.points is not None:
+    if method.points is not None or method.search is not None:
         raise OptionsError(f"{method.name} looks at many points for each image, and has nothing to say of layers.")
     if method.step is not None and "value" in (quantities or ()):
         raise OptionsError(

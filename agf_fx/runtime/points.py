@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, fx
 
 from agf_fx.errors import ExportError
@@ -19,34 +15,13 @@ from agf_fx.methods.method import Method, Points, Trace
 from agf_fx.rules.notation import scope
 from agf_fx.rules.targets import chosen_classes, class_of, explained_classes, mean_logits
 from agf_fx.runtime.program import Program
+from agf_fx.runtime.progress import Follow, followed, unfollowed
+from agf_fx.runtime.search import searched
 from agf_fx.tracer import RuleTracer
 
 aten = torch.ops.aten
 
 AT_ONCE = 32  # points times images: enough to fill a processor; what one run takes in pieces is the program's to know
-LONG = 5.0  # seconds left from which a run says how far it is, on a terminal
-
-Follow = Callable[[range, int, str], Iterator[int]]
-"""Goes through the starts of pieces of so many things, which are called so, and may say how far it is."""
-
-
-def followed(starts: range, total: int, what: str) -> Iterator[int]:
-    """The starts of pieces of a whole, and a bar on a terminal of how many are done, where it takes long."""
-    began = monotonic()
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = None
-        for first in starts:
-            yield first
-            done = min(first + starts.step, total)
-            if bar is None and (monotonic() - began) / done * (total - done) > LONG:
-                bar = progress.add_task(what, total=total)
-            if bar is not None:
-                progress.update(bar, completed=done)
-
-
-def unfollowed(starts: range, total: int, what: str) -> Iterator[int]:
-    """The starts of pieces of a whole, of which somebody else says how many are done."""
-    return iter(starts)
 
 
 def explained(
@@ -75,7 +50,7 @@ def explained(
     """
     canonical = program.canonical
     baselines = None if method.baseline is None else method.baseline.images(canonical.image_type).to(images.device)
-    if method.points is None:
+    if method.points is None and method.search is None:
         several = baselines is not None and len(baselines) > 1
         if several:
             return _mean(program, images, target, baselines, prepare, follow)
@@ -86,6 +61,8 @@ def explained(
     values = {canonical.images.name: images}
     values |= {} if baselines is None else {BASELINE: program.placement.cast(baselines)}
     trace = Trace(canonical, values, {}, method.channels_of(canonical), target.shape[1])
+    if method.search is not None:
+        return searched(program, method.search, trace, classes, inputs, silent=follow is unfollowed), logits
     sums = _weighted_sums(program, method.points, trace, classes, inputs, follow)
     maps = method.points.read_out(trace, *(total.transpose(0, 1) for total in sums))
     return maps.transpose(0, 1).contiguous(), logits

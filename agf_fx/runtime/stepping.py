@@ -20,8 +20,9 @@ from agf_fx.ir.text import op_name
 from agf_fx.methods.method import Method, Step
 from agf_fx.rules.targets import class_of, explained_classes, position_weights, weighted_logits
 from agf_fx.runtime.chunks import out_of_memory
-from agf_fx.runtime.points import explained, followed, unfollowed
+from agf_fx.runtime.points import explained
 from agf_fx.runtime.program import Program
+from agf_fx.runtime.progress import followed, unfollowed
 from agf_fx.runtime.weights import Placement, WeightInputs
 
 _DIFFERENTIABLE = ("Autograd", "AutogradCPU", "AutogradCUDA", "CompositeImplicitAutograd")

@@ -127,19 +127,20 @@ def _own(name: str, model: nn.Module, images: Tensor, target: Tensor) -> Run:
     options: dict[str, object] | None = None
     if issubclass(REGISTRY[name].options, PatternOptions):
         options = {"patterns": agf_fx.fit_patterns(model, [torch.cat([images, -images])])}
-    elif _draws_many(name):
-        options = {"samples": MOST_SAMPLES}
+    elif _counted(name):
+        options = {_counted(name): MOST_SAMPLES}
     explainer = agf_fx.compile(model, images, method=name, options=options)
     return lambda classes=target: explainer(images, classes)
 
 
-def _draws_many(name: str) -> bool:
-    known = REGISTRY[name].options
-    return any(field.name == "samples" and field.default > MOST_SAMPLES for field in fields(known))
+def _counted(name: str) -> str:
+    """The option of a method that says how often it looks, where that is very often; else ""."""
+    defaults = {field.name: field.default for field in fields(REGISTRY[name].options)}
+    return next((option for option in ("samples", "steps") if defaults.get(option, 0) > MOST_SAMPLES), "")
 
 
 def _called(name: str) -> str:
-    return f"agf-fx {name}, {MOST_SAMPLES} samples" if _draws_many(name) else f"agf-fx {name}"
+    return f"agf-fx {name}, {MOST_SAMPLES} {_counted(name)}" if _counted(name) else f"agf-fx {name}"
 
 
 def _captum(name: str, arguments: Mapping[str, object], model: nn.Module, images: Tensor, target: Tensor) -> Run:

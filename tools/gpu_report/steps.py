@@ -36,7 +36,7 @@ from agf_fx.runtime.precision import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = "efficientnet-lite0"  # with its ImageNet weights and photographs, where agf-fx[photos] is installed
-MOST_SAMPLES = 64  # of RISE, whose 4,000 tell no more of a device
+MOST_SAMPLES = 64  # or steps: thousands tell no more of a device
 Row = dict[str, Any]
 
 
@@ -171,8 +171,8 @@ def _options(method: str, model: nn.Module, images: Tensor) -> dict[str, Any] | 
     known = REGISTRY[method].options
     if issubclass(known, PatternOptions):
         return {"patterns": agf_fx.fit_patterns(model, [images])}
-    many = any(field.name == "samples" and field.default > MOST_SAMPLES for field in fields(known))
-    return {"samples": MOST_SAMPLES} if many else None
+    looks = [field for field in fields(known) if field.name in ("samples", "steps")]
+    return {field.name: MOST_SAMPLES for field in looks if field.default > MOST_SAMPLES} or None
 
 
 def step_eager(run: Run) -> None:
