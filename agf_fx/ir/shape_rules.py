@@ -145,6 +145,11 @@ def _pooled(
     return TensorType(shape, x.dtype), TensorType(shape, torch.int64)
 
 
+def _pooled_as_stated(*args: Any) -> tuple[TensorType, TensorType] | None:
+    """Where all settings are stated, as in canonical graphs; a read-out may leave some out."""
+    return _pooled(*args) if len(args) == 6 else None
+
+
 def _resized(x: TensorType, sizes: Sequence[int], *_: Any) -> TensorType:
     return TensorType((*x.shape[: x.rank - len(sizes)], *sizes), x.dtype)
 
@@ -326,12 +331,13 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor), _comparison),
     aten.signbit.default: lambda x: TensorType(x.shape, torch.bool),
     aten.where.self: lambda mask, a, b: _broadcast(_broadcast(a, b), TensorType(mask.shape, a.dtype)),
-    **dict.fromkeys((aten.mul.Scalar, aten.sub.Scalar), _scaled),
+    aten.mul.Scalar: _scaled,
+    aten.sub.Scalar: lambda x, other, *_: _scaled(x, other) if isinstance(x, TensorType) else None,
     aten.div.Scalar: lambda x, _: x if x.dtype.is_floating_point else None,
-    aten.sort.stable: lambda x: (x, TensorType(x.shape, torch.int64)),
+    aten.sort.stable: lambda x, *_: (x, TensorType(x.shape, torch.int64)),
     aten.scatter.value: _same,
     aten.gather.default: lambda x, _, index: TensorType(index.shape, x.dtype),
-    **dict.fromkeys((aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default), _pooled),
+    **dict.fromkeys((aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default), _pooled_as_stated),
     **dict.fromkeys((aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default), _resized),
     **dict.fromkeys((aten.upsample_bilinear2d.default, aten.upsample_trilinear3d.default), _resized),
     aten.upsample_linear1d.default: _resized,
