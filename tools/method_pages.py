@@ -1,7 +1,7 @@
 """Write the pages of docs/methods, one for each method, from code, measurements and notes.
 
     python tools/method_pages.py               the pages
-    python tools/method_pages.py --pictures    and the pictures, which needs agf-fx[photos]
+    python tools/method_pages.py --pictures    and the pictures, which needs agf-fx[photos]; --device cuda for searches
     python tools/method_pages.py --check       writes nothing; the exit status is 1 if a page is out of date
 
 Options, rules, promises and properties come from the registry, the figures from docs/methods/measured.json
@@ -32,9 +32,10 @@ def main() -> int:
     parser.add_argument(
         "--pictures", nargs="*", metavar="NAME", help="draw pictures: of all methods, or of those named"
     )
+    parser.add_argument("--device", default="cpu", help="of the pictures")
     arguments = parser.parse_args()
     if arguments.pictures is not None:
-        draw(arguments.pictures or list(REGISTRY))
+        draw(arguments.pictures or list(REGISTRY), arguments.device)
     stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     known = {*pages(), FOLDER / "README.md"}
     stale += [path for path in FOLDER.glob("*.md") if path not in known]
@@ -204,7 +205,7 @@ def overview(notes: dict[str, Any], measured: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(names: list[str]) -> None:
+def draw(names: list[str], device: str) -> None:
     """Write the pictures: a mosaic beside its maps for two classes."""
     import torch
     from method_evidence import Mosaics, explained
@@ -221,11 +222,12 @@ def draw(names: list[str]) -> None:
     pictures = {photograph.name: photograph.image() for photograph in sample_photographs()}
     image, shown = loaded.preprocessing.prepare(mosaic([pictures[name] for name in MOSAIC]))
     target = torch.tensor([[class_index(name, loaded.class_names) for name in CLASSES]])
-    several = Mosaics().images  # to fit patterns to
+    several = Mosaics(torch.device(device)).images  # to fit patterns to
+    model = loaded.model.to(device)
     (FOLDER / "images").mkdir(exist_ok=True)
     for name in names:
-        chosen = measured_options(name, loaded.model, several)
-        (maps,) = explained(loaded.model, name, chosen, image[None], target)
+        chosen = measured_options(name, model, several)
+        (maps,) = explained(model, name, chosen, image[None].to(device), target.to(device)).cpu()
         panels = [
             Panel(text, map_panel(shown, one.numpy(), min_side=1)) for text, one in zip(CLASSES, maps, strict=True)
         ]
