@@ -29,7 +29,8 @@ class ExtremalPerturbationOptions(HidingOptions):
     """Options of extremal perturbations. None stands for a length in 224 pixels, in proportion to the image.
 
     Attributes:
-        areas: which part of the image is seen, between 0 and 1; masks of several areas are added.
+        areas: how much is seen, as a part of the image between 0 and 1; masks of several areas are added. What a mask
+            would show beyond the edges of the image counts too, so that places at the edges cost no less.
         steps: of gradient descent with momentum, at most.
         learning_rate: of these.
         cells: how many cells the mask has in each dimension; None for cells of 7 pixels in 224.
@@ -89,20 +90,22 @@ class _Showing(Seeker):
 
     def images(self, step: int) -> Tensor:
         self.mask = self.masks.enlarged(self.state["mask"])
-        images, self.change = blended(self.state["levels"], 1 - self.mask, self.trace.channel_dim)
+        seen = self.masks.inside(self.mask)
+        images, self.change = blended(self.state["levels"], 1 - seen, self.trace.channel_dim)
         return images
 
     def advance(self, step: int, score: Tensor, gradient: Tensor) -> Tensor:
         options = self.options
         weight = options.area_weight * options.growth**step
         off = self.mask - ranked(self.mask, self.state["seen"])
-        down = off * (2 * weight / off[0].numel()) + self.trace.over_channels((gradient * self.change)[None])[0]
+        down = off * (2 * weight / math.prod(self.masks.sizes))
+        self.masks.inside(down).add_(self.trace.over_channels((gradient * self.change)[None])[0])
         down = self.masks.adjoint(self.state["mask"], down)
         heavy_ball(self.state, "mask", down, options.learning_rate, _MOMENTUM)
-        return weight * (off * off).flatten(1).mean(1) - score
+        return weight * (off * off).flatten(1).sum(1) / math.prod(self.masks.sizes) - score
 
     def maps(self) -> Tensor:
-        return self.masks.enlarged(self.state["mask"])
+        return self.masks.inside(self.masks.enlarged(self.state["mask"])).contiguous()
 
 
 def ranked(mask: Tensor, seen: Tensor) -> Tensor:

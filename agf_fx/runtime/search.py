@@ -90,7 +90,8 @@ def _sought(
         seeker.keep(going.nonzero()[:, 0])
         if not len(rows):
             break
-    stopped.append((rows, seeker.maps()))
+    else:
+        stopped.append((rows, seeker.maps()))
     order, maps = (torch.cat(parts) for parts in zip(*stopped, strict=True))
     return maps[order.argsort()]
 
