@@ -71,6 +71,22 @@ class ImageError(AgfFxError):
     """An image file is missing, empty, truncated, not an image, or too large."""
 
 
+class DatasetError(AgfFxError):
+    """A dataset's files are missing, damaged, or not laid out as its kind is."""
+
+
+class ExampleError(DatasetError):
+    """One example of a dataset cannot be read; the others can.
+
+    Attributes:
+        name: the example's name in its dataset.
+    """
+
+    def __init__(self, message: str, *, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
 class ModelLoadError(AgfFxError):
     """A model could not be found, built or downloaded."""
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from agf_fx.errors import ImageError, OptionsError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from agf_fx.errors import ImageError, InputError, OptionsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -114,12 +112,35 @@ class Preprocessing:
         Raises:
             ImageError: the picture is so long and thin that resizing its shorter side makes it huge.
         """
-        seen = self._crop(self._resize(image if self.channels == 3 else image.convert("L")))
+        seen = self._cut(image if self.channels == 3 else image.convert("L"), self.interpolation)
         pixels = np.array(seen.convert("RGB"), dtype=np.uint8)
         tensor = F.convert_image_dtype(F.pil_to_tensor(seen), torch.float32)
         return F.normalize(tensor, mean=list(self.mean), std=list(self.std)), pixels
 
-    def _resize(self, image: Image.Image) -> Image.Image:
+    def prepare_masks(self, masks: np.ndarray) -> torch.Tensor:
+        """Resize and crop masks of a picture as `prepare` does the picture, without mixing pixels: nearest neighbour.
+
+        Args:
+            masks: bool (K, H, W) of pixels of the picture, K zero or more.
+
+        Returns:
+            Bool (K, h, w), of the prepared picture's size; what is padded around the picture is False.
+
+        Raises:
+            InputError: ``masks`` is not of that shape.
+            ImageError: the picture is so long and thin that resizing its shorter side makes it huge.
+        """
+        masks = np.asarray(masks)
+        if masks.ndim != 3 or 0 in masks.shape[1:] or masks.dtype != bool:
+            raise InputError(f"masks {masks.shape} of {masks.dtype} must be bool (K, H, W); give one mask an object")
+        seen = [self._cut(Image.fromarray(mask), "nearest") for mask in masks]
+        size = seen[0].size if seen else self._cut(Image.new("1", masks.shape[:0:-1]), "nearest").size
+        return torch.from_numpy(np.array(seen, dtype=bool).reshape(-1, *size[::-1]))
+
+    def _cut(self, image: Image.Image, interpolation: str) -> Image.Image:
+        return self._crop(self._resize(image, interpolation))
+
+    def _resize(self, image: Image.Image, interpolation: str) -> Image.Image:
         if self.resize is None:
             return image
         short, long = sorted(image.size)
@@ -128,7 +149,7 @@ class Preprocessing:
                 f"{image.width}x{image.height} pixels is too long and thin to resize the shorter side to "
                 f"{self.resize}; crop it first"
             )
-        return F.resize(image, [self.resize], interpolation=InterpolationMode(self.interpolation))
+        return F.resize(image, [self.resize], interpolation=InterpolationMode(interpolation))
 
     def _crop(self, image: Image.Image) -> Image.Image:
         return image if self.crop is None else F.center_crop(image, list(self.crop))

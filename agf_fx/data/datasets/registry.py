@@ -1,0 +1,63 @@
+"""Datasets by the name of their kind."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from types import MappingProxyType
+from typing import Any
+
+from agf_fx.data.datasets.coco import COCO
+from agf_fx.data.datasets.example import Dataset
+from agf_fx.data.datasets.folder import Folder
+from agf_fx.data.datasets.imagenet import ImageNet
+from agf_fx.data.datasets.imagenet_segmentation import ImageNetSegmentation
+from agf_fx.data.datasets.table import Table
+from agf_fx.data.datasets.voc import VOC2012
+from agf_fx.errors import OptionsError
+
+KINDS = MappingProxyType(
+    {
+        "imagenet": ImageNet,
+        "imagenet-segmentation": ImageNetSegmentation,
+        "voc2012": VOC2012,
+        "coco": COCO,
+        "folder": Folder,
+        "table": Table,
+    }
+)
+"""Every kind of dataset, with its class, called with a path and options."""
+
+
+def open_dataset(kind: str, path: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Open a dataset: look at its layout, lists and labels, but at no image.
+
+    Args:
+        kind: one of `KINDS`.
+        path: the file or folder that the kind expects.
+        **options: those of the kind's class.
+
+    Raises:
+        OptionsError: there is no such kind, or it has no such option.
+        DatasetError: files are missing, damaged or laid out in another way.
+        MissingDependencyError: a package that the kind needs is not installed.
+    """
+    if kind not in KINDS:
+        raise OptionsError(f"unknown kind of dataset {kind!r}; choose from {', '.join(KINDS)}")
+    known = [name for name in inspect.signature(KINDS[kind]).parameters if name != "path"]
+    if unknown := [name for name in options if name not in known]:
+        advice = f"it has {', '.join(known)}" if known else "it has none"
+        raise OptionsError(f"the kind {kind} has no option {unknown[0]!r}; {advice}")
+    return KINDS[kind](path, **options)
+
+
+def parse_dataset(text: str) -> tuple[str, str]:
+    """Kind and path of ``kind:path``, as a command line has it: ``voc2012:/data/VOCdevkit``.
+
+    Raises:
+        OptionsError: it is not of that form, or there is no such kind.
+    """
+    kind, _, path = text.partition(":")
+    if kind not in KINDS or not path:
+        raise OptionsError(f"{text!r} is no dataset; write kind:path, with one of {', '.join(KINDS)}")
+    return kind, os.path.expanduser(path)  # a shell expands ~ at the beginning of a word only
