@@ -10,6 +10,7 @@ from torch import nn
 import agf_fx
 from agf_fx.errors import OptionsError
 from agf_fx.ir.feature_maps import last_feature_map, last_of_each_size
+from agf_fx.ir.positions import positions
 from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)).double()
@@ -223,3 +224,196 @@ def test_eigencam_is_the_first_singular_vector(layer, centre):
     expected = (rows @ vector * sign).unflatten(1, SIZES)[..., 0][:, None].expand(-1, 2, -1, -1)
     options = RAW | {"layer": layer, "centre": centre}
     assert relative(agf_fx.compile(model, method="eigencam", options=options)(IMAGES, TARGETS), expected) <= 1e-9
+
+
+class Moved(nn.Module):
+    """Tokens that ``there`` moves before a layer ``mark``."""
+
+    def __init__(self, there):
+        super().__init__()
+        self.patches, self.block, self.mark = nn.Conv2d(3, 8, 4, 4), Block(8), nn.Tanh()
+        self.there, self.head = there, nn.Linear(8, 5)
+
+    def forward(self, images):
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        return self.head(self.mark(self.block(self.there(x))).flatten(1, -2).mean(1))
+
+
+ORDER = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+MOVES = {
+    "flip": lambda x: x.flip(1),
+    "roll": lambda x: x.roll(5, 1),
+    "permutation": lambda x: x[:, ORDER],
+    "index_select": lambda x: x.index_select(1, ORDER),
+    "permutation by a product": lambda x: torch.eye(24, dtype=x.dtype)[ORDER] @ x,
+    "columns first": lambda x: x.unflatten(1, SIZES).transpose(1, 2).flatten(1, 2),
+    "halves swapped": lambda x: torch.cat([x[:, 12:], x[:, :12]], 1),
+    "twice": lambda x: torch.cat([x, 2 * x], 1),
+    "windows": lambda x: x.reshape(-1, 2, 2, 3, 2, 8).transpose(2, 3).reshape(-1, 24, 8),
+    "every second row turned": lambda x: torch.cat([x[:, :6], x[:, 6:12].flip(1), x[:, 12:]], 1),
+    "read as something else": lambda x: x.reshape(-1, 8, 24).transpose(1, 2),
+    "added to itself elsewhere": lambda x: x + x.roll(7, 1),
+    "a part": lambda x: x[:, :12],
+}
+BACK = {
+    "windows and back": lambda x: (
+        x.reshape(-1, 2, 2, 3, 2, 8).transpose(2, 3).tanh().transpose(2, 3).reshape(-1, 24, 8)
+    ),
+    "rolled and back": lambda x: x + x.roll(5, 1).tanh().roll(-5, 1),
+    "halves swapped twice": lambda x: MOVES["halves swapped"](MOVES["halves swapped"](x)),
+}
+
+
+def first_choice(model):
+    canonical = agf_fx.compile(model, IMAGES, method="gradient").graph.canonical
+    return last_feature_map(canonical).node.meta["module"]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_tokens_in_another_order_are_no_map(move):
+    torch.manual_seed(0)
+    model = Moved(MOVES[move]).eval().double()
+    for method, options in (("gradcam", {"layer": "mark"}), ("normgrad", {"layers": ["mark"]})):
+        with pytest.raises(OptionsError, match="lie as in the images"):
+            agf_fx.compile(model, IMAGES, method=method, options=options)
+    assert first_choice(model) in ("", "patches")  # before they are moved
+
+
+@pytest.mark.parametrize("move", BACK)
+def test_tokens_that_are_put_back_are_a_map(move):
+    torch.manual_seed(0)
+    model = Moved(BACK[move]).eval().double()
+    value, gradient = at(model, "mark")
+    expected = (as_map(value, 0) * as_map(gradient, 0).mean((-1, -2), keepdim=True)).sum(2).transpose(0, 1)
+    found = agf_fx.compile(model, method="gradcam", options={"layer": "mark"} | RAW)
+    assert relative(found.explain(IMAGES, TARGETS).maps, expected) <= 1e-10
+
+
+def picture(turn):
+    """A network of pictures that ``turn`` changes before a layer ``2``."""
+
+    class Turned(nn.Module):
+        def forward(self, x):
+            return turn(x)
+
+    torch.manual_seed(0)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    return nn.Sequential(Turned(), nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.ReLU(), *head).eval().double()
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: x.transpose(2, 3),
+        lambda x: x.flip(3),
+        lambda x: torch.rot90(x, 1, (2, 3)),
+        lambda x: x[:, :, 4:12, 8:16],
+        lambda x: x[:, :, :, :8],
+        lambda x: x.roll(8, 3),
+    ],
+)
+def test_pictures_that_are_turned_or_cut_are_no_map(turn):
+    with pytest.raises(OptionsError, match="lie as in the images"):
+        agf_fx.compile(picture(turn), IMAGES, method="gradcam", options={"layer": "2"})
+    with pytest.raises(OptionsError, match="no value of"):
+        agf_fx.compile(picture(turn), IMAGES, method="gradcam")
+
+
+def test_coordinates_are_those_of_what_was_seen():
+    """The middle of the pixels that have a gradient, where nothing is cut off by an edge."""
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv2d(3, 4, 5, 2, 2),
+        nn.Conv2d(4, 4, 4, 2, 1),
+        nn.AvgPool2d(2, 1),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+    )
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3)).double()
+    images = torch.randn(1, 3, 48, 40, dtype=torch.float64)
+    model(images)
+    canonical = agf_fx.compile(model.eval(), images, method="gradient").graph.canonical
+    node = next(node for node in canonical.calls if node.meta["module"] == "3")
+    shape = model[:4](images).shape[2:]
+    middle = shape[0] // 2, shape[1] // 2
+    x = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model[:4](x)[0, 1][middle], x)
+    seen = slope[0].abs().sum(0).nonzero().double()
+    for dim in (0, 1):
+        found = positions(canonical, dim + 2)[node][0, 2]
+        assert found.shape == shape
+        assert float(found[middle]) == (seen[:, dim].min() + seen[:, dim].max()) / 2
+        line = found.movedim(dim, 0)[:, 0]
+        assert torch.allclose(line.diff(), torch.full_like(line[1:], 4.0))  # also at the edges
+
+
+class Mlp(nn.Module):
+    """Layers along rows and along columns, each beside a shortcut, which make a dimension of positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.across, self.down = nn.Conv2d(3, 8, 4, 4), nn.Linear(6, 6), nn.Linear(4, 4)
+        self.mark, self.head = nn.Tanh(), nn.Linear(8, 5)
+
+    def forward(self, images):
+        x = self.patches(images)
+        x = torch.relu(self.across(x) + x)
+        return self.head(self.mark(self.down(x.transpose(2, 3)).transpose(2, 3) + x).mean((2, 3)))
+
+
+class Grey(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches, self.block, self.mark = nn.Conv2d(1, 8, 4, 4), Block(8), nn.Tanh()
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images):
+        return self.head(self.mark(self.block(self.patches(images[:, None]).flatten(2).transpose(1, 2))).mean(1))
+
+
+@pytest.mark.parametrize("case", ["layers along positions", "grey images"])
+def test_layers_along_positions_and_grey_images(case):
+    torch.manual_seed(0)
+    model, images = (Mlp(), IMAGES) if case == "layers along positions" else (Grey(), IMAGES[:, 0])
+    value, gradient = at(model.eval().double(), "mark", images)
+    if case == "grey images":
+        value, gradient = as_map(value, 0), as_map(gradient, 0)
+    expected = (value * gradient.mean((-1, -2), keepdim=True)).sum(2).transpose(0, 1)
+    for layer in ("mark", None):
+        found = agf_fx.compile(model, method="gradcam", options={"layer": layer} | RAW)
+        assert relative(found.explain(images, TARGETS).maps, expected) <= 1e-10
+
+
+def test_images_that_are_moved_or_normalised_are_no_inner_layer():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh(), nn.Conv2d(6, 6, 3, 2, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, 5)).eval().double()
+    expected = agf_fx.compile(model, method="normgrad")(IMAGES, TARGETS)
+
+    class Changed(nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.model, self.change = model, change
+
+        def forward(self, images):
+            return self.model(self.change(images))
+
+    last = agf_fx.compile(Changed(lambda x: x.permute(0, 3, 1, 2)).eval(), method="normgrad")
+    assert relative(last(IMAGES.permute(0, 2, 3, 1).contiguous(), TARGETS), expected) <= 1e-10
+    scaled = agf_fx.compile(Changed(lambda x: (x - 0.5) / 2).eval(), method="normgrad")
+    assert relative(scaled(IMAGES * 2 + 0.5, TARGETS), expected) <= 1e-10
+
+
+@pytest.mark.parametrize("method", ["gradcam", "normgrad", "guided-gradcam", "fullgrad"])
+def test_maps_of_positions_have_no_channels(method):
+    with pytest.raises(OptionsError, match="channel_dim is None"):
+        agf_fx.compile(Mlp().eval().double(), IMAGES, method=method, channel_dim=None)
+
+
+def test_windows_are_no_rows_and_columns():
+    torch.manual_seed(0)
+    model = torchvision.models.maxvit.MaxVit(
+        input_size=(64, 64), stem_channels=8, partition_size=2, block_channels=[8, 16], block_layers=[1, 1], head_dim=4,
+        stochastic_depth_prob=0.0, num_classes=5,
+    )  # fmt: skip
+    canonical = agf_fx.capture(model.eval(), torch.randn(2, 3, 64, 64))
+    assert [found.sizes for found in last_of_each_size(canonical)] == [(32, 32), (16, 16), (8, 8)]

@@ -51,6 +51,16 @@ def test_occlusion_is_captums(window, stride, baseline):
         close(found[:, column], expected[:, 0].detach().double())  # the same for every channel
 
 
+def test_what_all_windows_share_does_not_count():
+    options = {"window": (5, 4), "stride": (2, 3)}
+    network = model()
+    before = agf_fx.compile(network, method="occlusion", options=options)(IMAGES, 1)
+    with torch.no_grad():
+        network[-1].bias[1] += 1e4
+    after = agf_fx.compile(network, method="occlusion", options=options)(IMAGES, 1)
+    assert (after - before).abs().max() <= 1e-9 * before.abs().max()
+
+
 def test_windows_without_options_fit_the_images():
     by_itself = agf_fx.compile(model(), method="occlusion")(IMAGES, 1)
     close(by_itself, agf_fx.compile(model(), method="occlusion", options={"window": (2, 1), "stride": 1})(IMAGES, 1))

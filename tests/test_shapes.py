@@ -10,7 +10,7 @@ from networks import basic_resnet, load_golden, reuse, small_vgg
 
 import agf_fx
 from agf_fx.ir import shapes
-from agf_fx.ir.shape_rules import result_type
+from agf_fx.ir.shape_rules import RULES, result_type
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.methods.agf import attribution_guided_factorization
 from agf_fx.options import AGFOptions
@@ -105,3 +105,36 @@ def test_rows_of_single_operations(name, arguments):
     pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
     for kind, value in pairs:
         assert kind == TensorType(tuple(value.shape), value.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.int32])
+def test_operations_of_integers_are_typed_as_pytorch_types_them(dtype):
+    x, checked = torch.ones(2, 5, 3, 4, dtype=dtype), 0
+    for target, args in itertools.product(RULES, [(x,), (x, x), (x, x.float()), (x, 2), (x, 2.5), (x, [1], True)]):
+        if not isinstance(target, torch._ops.OpOverload) or target is torch.ops.aten.to.dtype:
+            continue
+        given = [TensorType(tuple(a.shape), a.dtype) if isinstance(a, torch.Tensor) else a for a in args]
+        try:
+            value, found = target(*args), result_type(target, given)
+        except (RuntimeError, TypeError):  # not such arguments, no integers, or settings left out
+            continue
+        if isinstance(value, torch.Tensor) and found is not None:
+            assert found == TensorType(tuple(value.shape), value.dtype), f"{target} of {given}"
+            checked += 1
+    assert checked > 50
+
+
+def test_a_share_of_counts_is_a_number():
+    class Share(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.Linear(6, 5)
+
+        def forward(self, images):
+            h = torch.cat([torch.empty(0), self.layer(images)], 1)
+            return self.head(h.mean((2, 3)) * ((h > 0).sum((2, 3)) / 80))
+
+    model, images = Share().eval(), torch.randn(2, 3, 8, 10).requires_grad_()
+    (expected,) = torch.autograd.grad(model(images)[:, 2].sum(), images)
+    found = agf_fx.compile(model, method="gradient")(images.detach(), 2)
+    assert torch.allclose(found, expected.sum(1), atol=1e-6)

@@ -1,7 +1,7 @@
 """Feature maps: which values have positions and channels, and which dimensions hold them.
 
 Most are of the shape (N, C, *sizes) or (N, *sizes, C). A vision transformer has tokens (N, T, C): the positions,
-row by row, and often a few others, such as a class token, which `agf_fx.ir.axes` tells apart.
+row by row, and often a few others, such as a class token, which `agf_fx.ir.positions` tells apart.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 from torch import fx
 
 from agf_fx.errors import OptionsError
-from agf_fx.ir.axes import Dimension, axes, sources
 from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.places import Places
 from agf_fx.ir.types import TensorType, carried_type
-from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images, signals
+from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images, is_parametrised, signals
 
 aten = torch.ops.aten
 
@@ -52,25 +52,18 @@ class FeatureMap(NamedTuple):
         return len(self.shape) + 1
 
 
-class _Grid(NamedTuple):
-    """Where the positions are among tokens: how many come before, and how many there are along each dimension."""
-
-    first: int
-    sizes: tuple[int, ...]
-
-
 def feature_map(canonical: CanonicalGraph, node: fx.Node) -> FeatureMap:
     """What ``node`` is as a feature map.
 
     Raises:
-        OptionsError: it is none: it has not the dimensions of the images, its channels are not known, or its tokens are
-            not positions of the images.
+        OptionsError: it is none: it has not the dimensions of the images, its channels are not known, or its positions
+            do not lie as in the images.
     """
-    found = _feature_map(canonical, node, _grids(canonical))
+    found = _feature_map(canonical, node, Places(canonical))
     if found is None:
         raise OptionsError(
             f"layer {node.meta['module']!r} of {canonical.name} puts out {node.meta['type']}, which is no feature map "
-            f"of {canonical.image_type.rank - 2} dimensions; name another layer."
+            f"of {canonical.image_type.rank - 2} dimensions whose positions lie as in the images; name another layer."
         )
     return found
 
@@ -89,18 +82,18 @@ def last_feature_map(canonical: CanonicalGraph) -> FeatureMap:
 def last_of_each_size(canonical: CanonicalGraph) -> list[FeatureMap]:
     """Of the feature maps that everything behind them is computed from, the last of each size; in order of execution.
 
-    Such are the outputs of a network's stages.
+    Such are the outputs of a network's stages. The images themselves, normalised or moved, are none.
 
     Raises:
         OptionsError: there is none.
     """
-    grids = _grids(canonical)
+    places, inner = Places(canonical), _behind_layers(canonical)
     found: dict[tuple[int, ...], FeatureMap] = {}
     for node in reversed(canonical.calls):
-        each = _feature_map(canonical, node, grids)
+        each = _feature_map(canonical, node, places) if node in inner else None
         if each is None or each.sizes in found or max(each.sizes) == 1:
             continue
-        if _decides(canonical, node) and (each.first is None or _several_are_read(node, grids)):
+        if _decides(canonical, node) and (each.first is None or _several_are_read(node, places)):
             found[each.sizes] = each
     if not found:
         raise OptionsError(
@@ -110,74 +103,22 @@ def last_of_each_size(canonical: CanonicalGraph) -> list[FeatureMap]:
     return list(reversed(found.values()))
 
 
-def _feature_map(canonical: CanonicalGraph, node: fx.Node, grids: dict[fx.Node, _Grid]) -> FeatureMap | None:
+def _feature_map(canonical: CanonicalGraph, node: fx.Node, places: Places) -> FeatureMap | None:
     kind = node.meta["type"]
     if not isinstance(kind, TensorType) or not kind.batched or not depends_on_images(node):
         return None
-    channel = channels_of(node) if kind.rank in (_TOKENS, canonical.image_type.rank) else None
-    if channel is None:
+    grid = places.grid(node)
+    if grid is not None and channels_of(node) == _TOKENS - 1:
+        return FeatureMap(node, len(grid.sizes) + 1, (*grid.sizes, kind.shape[-1]), grid.first)
+    if kind.rank != len(places.dims) + 2:
         return None
-    if kind.rank == _TOKENS and node in grids and channel == _TOKENS - 1:
-        first, sizes = grids[node]
-        return FeatureMap(node, len(sizes) + 1, (*sizes, kind.shape[-1]), first)
-    return FeatureMap(node, channel, tuple(kind.shape[1:])) if kind.rank == canonical.image_type.rank else None
+    likely = channels_of(node)  # where a dimension of positions has one entry, it could be that of channels
+    dims = sorted(range(1, kind.rank), key=lambda dim: dim != likely)
+    channel = next((dim for dim in dims if places.lie_as_in_images(node, dim)), None)
+    return None if channel is None else FeatureMap(node, channel, tuple(kind.shape[1:]))
 
 
-def _grids(canonical: CanonicalGraph) -> dict[fx.Node, _Grid]:
-    """Of the values (N, T, ...) whose tokens are positions of the images, with or without others, where these are."""
-    known, spatial = axes(canonical), range(2, canonical.image_type.rank)
-    if canonical.image_type.rank < _TOKENS:
-        return {}
-    found: dict[fx.Node, _Grid] = {}
-    for node, dimensions in known.items():
-        kind = node.meta["type"]
-        if isinstance(kind, TensorType) and kind.batched and kind.rank == _TOKENS:
-            grid = _grid_of(node, dimensions[1], [frozenset({dim}) for dim in spatial], found)
-            if grid is not None:
-                found[node] = grid
-    return found
-
-
-def _grid_of(node: fx.Node, tokens: Dimension, spatial: list[frozenset], found: dict[fx.Node, _Grid]) -> _Grid | None:
-    if sources(tokens) != frozenset().union(*spatial):
-        return None
-    if node.target is aten.cat.default:
-        return _beside_others(node, found)
-    if node.target is aten.slice.Tensor:
-        return _cut_out(node, found)
-    length = carried_type(node).shape[1]
-    alike = [source for source in signals(node) if source in found and carried_type(source).shape[1] == length]
-    if alike:
-        return found[alike[0]]
-    exact = [axis.sources for axis in tokens] == spatial
-    return _Grid(0, tuple(axis.size for axis in tokens)) if exact else None
-
-
-def _beside_others(node: fx.Node, found: dict[fx.Node, _Grid]) -> _Grid | None:
-    """Tokens put beside others, such as a class token."""
-    parts, dim = node.args
-    if dim % _TOKENS != 1:
-        return found.get(parts[0])
-    before = 0
-    for part in parts:
-        if part in found:
-            return _Grid(before + found[part].first, found[part].sizes)
-        before += part.meta["type"].shape[1]
-    return None
-
-
-def _cut_out(node: fx.Node, found: dict[fx.Node, _Grid]) -> _Grid | None:
-    """Some of the tokens, if all positions are among them."""
-    source, dim, start, end, step = node.args
-    if source not in found or step != 1:
-        return None
-    first, sizes = found[source]
-    if dim % _TOKENS != 1:
-        return found[source]
-    return _Grid(first - start, sizes) if start <= first and end >= first + torch.Size(sizes).numel() else None
-
-
-def _several_are_read(node: fx.Node, grids: dict[fx.Node, _Grid]) -> bool:
+def _several_are_read(node: fx.Node, places: Places) -> bool:
     """Whether more than one token is read behind functions of single tokens."""
     pending, seen = [node], {node}
     while pending:
@@ -186,7 +127,7 @@ def _several_are_read(node: fx.Node, grids: dict[fx.Node, _Grid]) -> bool:
             if reader in seen or reader.op != "call_function":
                 continue
             seen.add(reader)
-            if reader in grids and not (reader.target is aten.matmul.default and len(signals(reader)) > 1):
+            if places.grid(reader) and not (reader.target is aten.matmul.default and len(signals(reader)) > 1):
                 pending.append(reader)
             elif not (reader.target in (aten.select.int, aten.slice.Tensor) and reader.args[1] % _TOKENS == 1):
                 return True
@@ -262,3 +203,12 @@ def _decides(canonical: CanonicalGraph, node: fx.Node) -> bool:
             seen.add(reading)
             pending.extend(source for source in reading.all_input_nodes if depends_on_images(source))
     return True
+
+
+def _behind_layers(canonical: CanonicalGraph) -> set[fx.Node]:
+    """What is computed by a layer with parameters, or from what one has computed."""
+    found: set[fx.Node] = set()
+    for node in filter(depends_on_images, canonical.calls):
+        if is_parametrised(node) or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found

@@ -32,7 +32,16 @@ def result_type(target: Callable[..., Any], args: Sequence[Any]) -> Any:
     if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
         return args[0]
     rule = RULES.get(target)
-    return rule(*args) if rule else None
+    if rule is None or (target not in _OF_INTEGERS and _whole_numbers(args)):
+        return None
+    return rule(*args)
+
+
+def _whole_numbers(args: Sequence[Any]) -> bool:
+    """Whether all tensors that are read are integers or masks, of which many operations make floating-point numbers."""
+    kinds = [item for arg in args for item in (arg if isinstance(arg, list | tuple) else (arg,))]
+    kinds = [kind for kind in kinds if isinstance(kind, TensorType)]
+    return bool(kinds) and not any(kind.dtype.is_floating_point for kind in kinds)
 
 
 def _same(x: TensorType, *_: Any) -> TensorType:
@@ -67,7 +76,7 @@ def _reduced(x: TensorType, dims: Sequence[int], keepdim: bool = False, **_: Any
 
 def _summed(x: TensorType, dims: Sequence[int], keepdim: bool = False) -> TensorType:
     shape = _reduced(x, dims, keepdim).shape
-    return TensorType(shape, x.dtype if x.dtype is not torch.bool else torch.int64)
+    return TensorType(shape, x.dtype if x.dtype.is_floating_point else torch.int64)
 
 
 def _flattened(x: TensorType, start: int, end: int) -> TensorType:
@@ -270,7 +279,6 @@ RULES: dict[Callable[..., Any], Rule] = {
             aten.mish.default,
             aten.pow.Tensor_Scalar,
             aten.prelu.default,
-            aten.logical_not.default,
             aten.reciprocal.default,
             aten.roll.default,
             aten.silu.default,
@@ -329,7 +337,7 @@ RULES: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((aten.eq.Scalar, aten.ne.Scalar, aten.eq.Tensor, aten.ne.Tensor), _comparison),
     **dict.fromkeys((aten.lt.Scalar, aten.le.Scalar, aten.gt.Scalar, aten.ge.Scalar), _comparison),
     **dict.fromkeys((aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor), _comparison),
-    aten.signbit.default: lambda x: TensorType(x.shape, torch.bool),
+    **dict.fromkeys((aten.signbit.default, aten.logical_not.default), lambda x: TensorType(x.shape, torch.bool)),
     aten.where.self: lambda mask, a, b: _broadcast(_broadcast(a, b), TensorType(mask.shape, a.dtype)),
     aten.mul.Scalar: _scaled,
     aten.sub.Scalar: lambda x, other, *_: _scaled(x, other) if isinstance(x, TensorType) else None,
@@ -384,4 +392,18 @@ RULES: dict[Callable[..., Any], Rule] = {
     aten.new_zeros.default: lambda x, sizes: TensorType(tuple(sizes), x.dtype),
     aten.index_add.default: _same,
     getitem: lambda items, index: items[index],
+}
+
+# Of integers and masks alone, what these give has the type that the table says.
+_OF_INTEGERS = {
+    *(aten.eq.Scalar, aten.ne.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.gt.Scalar, aten.ge.Scalar),
+    *(aten.eq.Tensor, aten.ne.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor),
+    *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.sub.Scalar, aten.div.Scalar),
+    *(aten.where.self, aten.maximum.default, aten.minimum.default, aten.amax.default, aten.amin.default),
+    *(aten.sum.dim_IntList, aten.to.dtype, aten.cat.default, aten.sym_size.int, aten.roll.default, aten.neg.default),
+    *(aten.new_ones.default, aten.new_zeros.default, aten.new_empty.default, aten.zeros_like.default),
+    *(aten.ones_like.default, aten.logical_not.default, aten.sign.default, aten.chunk.default, getitem),
+    *(aten.flatten.using_ints, aten.reshape.default, aten.expand.default, aten.slice.Tensor, aten.select.int),
+    *(aten.narrow.default, aten.constant_pad_nd.default, aten.index_select.default, aten.transpose.int),
+    *(aten.permute.default, aten.unsqueeze.default, aten.gather.default),
 }

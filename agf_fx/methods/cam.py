@@ -14,6 +14,7 @@ from agf_fx.errors import OptionsError
 from agf_fx.ir.feature_maps import FeatureMap, feature_map, last_feature_map
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.layers import output_of
+from agf_fx.ir.places import image_channel
 from agf_fx.methods.gradient import GUIDED_RELUS, target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -269,7 +270,17 @@ def finished(found: Value, trace: Trace, options: GradCAMOptions) -> Value:
 
 
 def resized(maps: Value, trace: Trace, targets: Value) -> Value:
-    """Maps (K, N, *small) at the size of the images, by (bi)linear interpolation: (K, N, *spatial)."""
+    """Maps (K, N, *small) at the size of the images, by (bi)linear interpolation: (K, N, *spatial).
+
+    Raises:
+        OptionsError: maps of the images sum over another dimension than that which inner layers have as channels.
+    """
+    channel = image_channel(trace.canonical)
+    if trace.channel_dim != channel:
+        raise OptionsError(
+            f"channel_dim is {trace.channel_dim}, and the positions of inner layers are all dimensions of the images "
+            f"{trace.canonical.image_type} but {channel}; leave channel_dim out, or take a method that reaches them."
+        )
     sizes = [size for dim, size in enumerate(trace.canonical.image_type.shape) if dim not in (0, trace.channel_dim)]
     rows = torch.unsqueeze(merge_targets(maps), 1)
     scales = [None] * len(sizes)

@@ -161,13 +161,13 @@ class _Windows:
 
     def mask(self, place: tuple[int, ...]) -> Tensor:
         """1 in the window at a place, 0 elsewhere; cut off at the border."""
-        mask = torch.zeros(self.sizes)
+        mask = torch.zeros(self.sizes, dtype=torch.float64)
         mask[tuple(slice(begin, begin + side) for begin, side in zip(place, self.sides, strict=True))] = 1
         return mask
 
     def coverage(self) -> Tensor:
         """How many windows cover each pixel: 1 or more."""
-        return sum(map(self.mask, self.places), torch.zeros(self.sizes))
+        return sum(map(self.mask, self.places), torch.zeros(self.sizes, dtype=torch.float64))
 
 
 def _for_each(name: str, value: int | tuple[int, ...] | None, default: list[int]) -> tuple[int, ...]:

@@ -44,7 +44,8 @@ def _permute(node: fx.Node) -> None:
 
 def _cat(node: fx.Node) -> None:
     tensors, dim = node.args
-    become(node, aten.cat.default, list(tensors), dim % kind_of(node).rank)
+    tensors = [item for item in tensors if kind_of(item).rank == kind_of(node).rank]  # (0,) is nothing to PyTorch
+    become(node, aten.cat.default, tensors, dim % kind_of(node).rank)
     if len(tensors) == 1:
         give_way(node, tensors[0])
 
