@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from agf_fx.errors import OptionsError
+from agf_fx.errors import AgfFxError, OptionsError
 from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, LayerOutput, class_name
 from agf_fx.ir.layers import output_of
 from agf_fx.ir.reach import calls_on_images, counts_images_alone
@@ -229,6 +229,24 @@ class Walk:
     rules: dict[str, dict[str, Rule]]
 
 
+def _applied(rule: Rule, site: Site, message: Value) -> Sequence[Value | None]:
+    """What a rule hands on.
+
+    Raises:
+        OptionsError: the rule is not for such a call, which a table of the user's own says it is.
+    """
+    try:
+        return rule(site, message)
+    except AgfFxError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise OptionsError(
+            f"rule {rule} cannot be applied to %{site.node.name}, a call of {site.node.target} "
+            f"({type(error).__name__}: {error}). In a table of your own, let the entry hold of calls that the rule is for, such as "
+            "depth(0, 0.5) & family(Family.CONVOLUTION, Family.LINEAR)."
+        ) from error
+
+
 def propagate(
     canonical: CanonicalGraph,
     method: Method,
@@ -248,7 +266,7 @@ def propagate(
             if rule is None:
                 continue
             with scope(stream=stream.name, rule=str(rule), layer=node.meta["module"], site=node.name):
-                handed = rule(sites[node], message)
+                handed = _applied(rule, sites[node], message)
             sites[node].sent[stream.name] = Sent(message, handed)
             walk.handed[stream.name][node.name], walk.rules[stream.name][node.name] = handed, rule
             for operand, value in zip(operands(node), handed, strict=True):

@@ -73,6 +73,20 @@ def test_labels_and_targets(model, images):
     )
 
 
+def test_maps_of_another_size_are_on_no_sheet(model, images, tmp_path):
+    small = "gradcam", {"resize": False}
+    for order in ([small, "gradient"], ["gradient", small]):
+        result = agf_fx.compare(model, images, order)
+        assert list(result.explanations) == ["gradient"]
+        assert "not those of the images" in str(result.failed["gradcam (resize=False)"])
+        result.save(tmp_path / "sheet.html")
+
+
+def test_labels_say_the_shape_of_tensors(model, images):
+    result = agf_fx.compare(model, images, [("deeplift", {"baseline": torch.zeros(images.shape[1:])})])
+    assert list(result.explanations) == [f"deeplift (baseline=Tensor {tuple(images.shape[1:])})"]
+
+
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
@@ -81,6 +95,7 @@ def test_labels_and_targets(model, images):
         (["agf", "agf"], "asked for twice; give labels"),
         (["gradcan"], "gradcam"),
         ([3], "3 is no method"),
+        (agf_fx.meta("gradient"), "give a list"),
         ([("agf", {"epsilon": 1})], "epsilon"),
     ],
 )

@@ -152,6 +152,8 @@ def test_combinations_are_geometric_means():
     torch.testing.assert_close(found["linear"], alone[0] ** (1 / 6) * alone[1] ** (2 / 6) * alone[2] ** (3 / 6))
     given = maps(golden, "top1", layers=layers, weights=(0, 0.5, 1))
     torch.testing.assert_close(given, alone[1] ** 0.5 * alone[2])
+    torch.testing.assert_close(maps(golden, "top1", layers=layers[::-1], combine="linear"), found["linear"])
+    torch.testing.assert_close(maps(golden, "top1", layers=layers[:1], weights=(2.0,)), alone[0] ** 2)
 
 
 def test_layers_are_found_from_the_graph():

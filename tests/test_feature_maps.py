@@ -417,3 +417,50 @@ def test_windows_are_no_rows_and_columns():
     )  # fmt: skip
     canonical = agf_fx.capture(model.eval(), torch.randn(2, 3, 64, 64))
     assert [found.sizes for found in last_of_each_size(canonical)] == [(32, 32), (16, 16), (8, 8)]
+
+
+class Columns(nn.Module):
+    """The same with the batch second, as PyTorch's own transformers have it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        for block in model.blocks:
+            block.attention.batch_first = False
+
+    def forward(self, images):
+        model = self.model
+        x = torch.cat([model.before.expand(len(images), -1, -1), model.patches(images).flatten(2).transpose(1, 2)], 1)
+        x = x.transpose(0, 1)
+        for block in model.blocks:
+            x = block(x)
+        return model.head(model.norm(x)[0])
+
+
+def test_tokens_with_the_batch_second_have_the_same_maps():
+    first, second = made(), Columns(made()).eval()
+    assert relative(second(IMAGES), first(IMAGES)) <= 1e-12
+    for method in ("gradcam", "gradcam++", "eigencam", "normgrad"):
+        maps = [agf_fx.compile(model, method=method)(IMAGES, TARGETS) for model in (first, second)]
+        assert relative(maps[1], maps[0]) <= 1e-10
+    named = [
+        agf_fx.compile(model, method="normgrad", options={"layers": [layer], "resize": False})(IMAGES, TARGETS)
+        for model, layer in ((first, "blocks.1"), (second, "model.blocks.1"))
+    ]
+    assert relative(named[1], named[0]) <= 1e-10
+
+
+@pytest.mark.parametrize("method", ["gradcam", "hirescam", "linear-approx"])
+def test_what_speaks_against_a_class_alone_stays_negative(method):
+    torch.manual_seed(0)
+    pool = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sigmoid(), *pool).double().eval()
+    with torch.no_grad():
+        model[4].weight[1] = -model[4].weight[1].abs()
+    raw, scaled = (
+        agf_fx.compile(model, method=method, options={"relu": False, "normalise": scale})(IMAGES, 1)
+        for scale in (False, True)
+    )
+    assert float(scaled.max()) < 0
+    assert torch.allclose(scaled * (raw / scaled).mean((1, 2), keepdim=True), raw)  # one factor for each map
+    assert float(scaled.abs().max()) <= 1

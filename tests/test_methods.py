@@ -17,7 +17,7 @@ from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.vocabulary import Family
 from agf_fx.methods import REGISTRY
 from agf_fx.methods.lrp import LRPTwoSidedOptions, between_layers, epsilon_table, first_layer, relevance_method
-from agf_fx.methods.table import RuleTable, fact, family
+from agf_fx.methods.table import RuleTable, depth, fact, family
 from agf_fx.rules import lrp
 from agf_fx.rules.rule import Promise, Rule
 
@@ -433,6 +433,13 @@ def test_a_composite_of_ones_own_is_a_sum_of_tables():
     assert torch.equal(compiled(IMAGES, 1), explainer("epsilon-plus-flat")(IMAGES, 1))
     with pytest.raises(OptionsError, match="no options"):
         agf_fx.compile(vgg(), method=own, options={"epsilon": 1})
+
+
+@pytest.mark.parametrize("rule", [lrp.z_plus(), lrp.flat(), lrp.gamma_rule(), lrp.w_square(), lrp.epsilon_rule()])
+def test_a_rule_at_a_call_that_it_is_not_for_is_refused_with_advice(rule):
+    everywhere = relevance_method("mine", RuleTable.of([(depth(0, 1), rule)]) + epsilon_table(1e-6))
+    with pytest.raises(OptionsError, match=r"cannot be applied to %.*family\("):
+        agf_fx.compile(vgg(), IMAGES, method=everywhere)
 
 
 def returning(value):

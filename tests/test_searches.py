@@ -132,7 +132,7 @@ def extremal(model, image, target, area):
 
 @pytest.mark.parametrize(("jitter", "baseline"), [(0, None), (2, None), (0, torch.rand(3, 16, 16).double())])
 def test_meaningful_perturbation_is_that_of_autograd(jitter, baseline):
-    options = MEANINGFUL | {"jitter": jitter, "baseline": baseline}
+    options = MEANINGFUL | {"jitter": jitter} | ({} if baseline is None else {"baseline": baseline, "sigma": None})
     found = agf_fx.compile(vgg(), method="meaningful-perturbation", options=options)(IMAGES, TARGETS)
     for image, targets, maps in zip(IMAGES, TARGETS.tolist(), found, strict=True):
         for target, one in zip(targets, maps, strict=True):
@@ -205,6 +205,7 @@ def test_precision_signals_and_what_cannot_be(method, tmp_path):
     ("method", "options"),
     [
         ("meaningful-perturbation", {"steps": 0}),
+        ("meaningful-perturbation", {"sigma": 3.0, "baseline": 0.0}),
         ("meaningful-perturbation", {"beta": 0.5}),
         ("meaningful-perturbation", {"jitter": -1}),
         ("meaningful-perturbation", {"start": 2}),

@@ -138,7 +138,7 @@ def figures(name: str, measured: dict[str, Any]) -> list[str]:
 def evidence(name: str, measured: dict[str, Any]) -> str:
     """The figures, and what they are of."""
     if name not in measured:
-        return "Not measured: hours of searching on a CPU."
+        return "Not measured: it searches for hours on a CPU."
     refused = [f"{subject}: {row}" for subject, row in measured[name].items() if isinstance(row, str)]
     what = (
         "Share of the positive values that lies on the explained object, and how often the largest one does: in "
@@ -197,8 +197,8 @@ def overview(notes: dict[str, Any], measured: dict[str, Any]) -> str:
         "mosaics of four photographs, each explained for what each of its four shows (EfficientNet-Lite0 with ImageNet "
         "weights; 0.25 is chance), and in 100 scenes of two digits by writers that the network has not seen "
         "(`digits-resnet`; 0.5 is chance). Cost of one class of one mosaic, in forward passes of the network, on one "
-        "thread. Defaults throughout, but for 500 samples of RISE and patterns of the images themselves; searches for "
-        "masks are not measured. That a method "
+        "thread. Defaults throughout, but for 500 samples of RISE and patterns of the images themselves; what a dash "
+        "stands for is not measured. That a method "
         "tells objects apart does not make it faithful, and one network of each kind is not all networks. "
         "`python tools/method_evidence.py` measures it.",
     ]

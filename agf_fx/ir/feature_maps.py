@@ -1,7 +1,7 @@
 """Feature maps: which values have positions and channels, and which dimensions hold them.
 
-Most are of the shape (N, C, *sizes) or (N, *sizes, C). A vision transformer has tokens (N, T, C): the positions,
-row by row, and often a few others, such as a class token, which `agf_fx.ir.positions` tells apart.
+Most are of the shape (N, C, *sizes) or (N, *sizes, C). A vision transformer has tokens (N, T, C) or (T, N, C): the
+positions, row by row, and often a few others, such as a class token, which `agf_fx.ir.positions` tells apart.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class FeatureMap(NamedTuple):
         channel: the dimension of the channels, once tokens are laid out.
         shape: of one image's part, once tokens are laid out: (C, *sizes) or (*sizes, C).
         first: of tokens, how many come before the positions; None where positions have dimensions of their own.
+        batch: of tokens, the dimension of the batch: 0 in (N, T, C), 1 in (T, N, C).
     """
 
     node: fx.Node
     channel: int
     shape: tuple[int, ...]
     first: int | None = None
+    batch: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -105,12 +107,12 @@ def last_of_each_size(canonical: CanonicalGraph) -> list[FeatureMap]:
 
 def _feature_map(canonical: CanonicalGraph, node: fx.Node, places: Places) -> FeatureMap | None:
     kind = node.meta["type"]
-    if not isinstance(kind, TensorType) or not kind.batched or not depends_on_images(node):
+    if not isinstance(kind, TensorType) or not depends_on_images(node):
         return None
     grid = places.grid(node)
-    if grid is not None and channels_of(node) == _TOKENS - 1:
-        return FeatureMap(node, len(grid.sizes) + 1, (*grid.sizes, kind.shape[-1]), grid.first)
-    if kind.rank != len(places.dims) + 2:
+    if grid is not None:
+        return FeatureMap(node, len(grid.sizes) + 1, (*grid.sizes, kind.shape[-1]), grid.first, kind.batch_dim)
+    if kind.rank != len(places.dims) + 2 or not kind.batched:
         return None
     likely = channels_of(node)  # where a dimension of positions has one entry, it could be that of channels
     dims = sorted(range(1, kind.rank), key=lambda dim: dim != likely)
@@ -123,13 +125,14 @@ def _several_are_read(node: fx.Node, places: Places) -> bool:
     pending, seen = [node], {node}
     while pending:
         value = pending.pop()
+        tokens = 1 - carried_type(value).batch_dim
         for reader in value.users:
             if reader in seen or reader.op != "call_function":
                 continue
             seen.add(reader)
             if places.grid(reader) and not (reader.target is aten.matmul.default and len(signals(reader)) > 1):
                 pending.append(reader)
-            elif not (reader.target in (aten.select.int, aten.slice.Tensor) and reader.args[1] % _TOKENS == 1):
+            elif reader.target not in (aten.select.int, aten.slice.Tensor) or reader.args[1] % _TOKENS != tokens:
                 return True
     return False
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from agf_fx.ir.facts import UNCLEAR, facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.positions import positions
-from agf_fx.ir.types import TensorType
+from agf_fx.ir.types import BATCH, TensorType
 
 _APART = 0.6  # of the distance of neighbours: so far may windows at an edge be from where they would be elsewhere
 _ASIDE = 0.75  # of that distance: so far may their middle be from that of the image, as strides shift it
@@ -50,16 +50,18 @@ class Places:
         return self._regular([of[node][0].movedim(channel - 1, -1) for of in self._coordinates])
 
     def grid(self, node: fx.Node) -> Grid | None:
-        """Of tokens (N, T, ...), where the positions of the images are, row by row; None where they are not."""
+        """Of tokens (N, T, C) or (T, N, C), where the positions are, row by row; None where they are no positions."""
         if node not in self._grids:
             self._grids[node] = self._found(node)
         return self._grids[node]
 
     def _found(self, node: fx.Node) -> Grid | None:
         kind = node.meta.get("type")
-        if not isinstance(kind, TensorType) or kind.rank != 3 or not kind.batched or node not in self._coordinates[0]:
+        if not isinstance(kind, TensorType) or kind.rank != 3 or node not in self._coordinates[0]:
             return None
-        tokens = [of[node][0] for of in self._coordinates]
+        if kind.batch_dim not in (0, 1) or kind.shape[kind.batch_dim] != BATCH:
+            return None
+        tokens = [of[node].squeeze(kind.batch_dim) for of in self._coordinates]
         known = torch.stack([value.isfinite().all(1) for value in tokens]).all(0).nonzero()[:, 0]
         if not len(known) or int(known[-1] - known[0]) + 1 != len(known):
             return None

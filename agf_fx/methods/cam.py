@@ -149,13 +149,17 @@ def laid_out(value: Value, layer: FeatureMap, targets: Value | None = None) -> V
     """A value of the layer, or with ``targets`` a message to it, with a dimension for each of the image's.
 
     Args:
-        value: (N, *shape) or (K, N, *shape); of tokens, (..., T, C), those that are no positions are left out.
+        value: (N, *shape) or (K, N, *shape); of tokens, (N, T, C) or (T, N, C), those that are no positions are left
+            out.
         layer: where it is.
         targets: K, of a message.
     """
     if layer.first is None:
         return value
-    positions = torch.narrow(value, 1 if targets is None else 2, layer.first, math.prod(layer.sizes))
+    tokens = 1 if targets is None else 2
+    if layer.batch:
+        value = torch.transpose(value, tokens - 1, tokens)
+    positions = torch.narrow(value, tokens, layer.first, math.prod(layer.sizes))
     return torch.reshape(positions, [-1, *layer.shape] if targets is None else [targets, -1, *layer.shape])
 
 
@@ -265,7 +269,8 @@ def finished(found: Value, trace: Trace, options: GradCAMOptions) -> Value:
     """Maps (K, N, *small), as the options finish them."""
     found = torch.clamp_min(found, 0) if options.relu else found
     if options.normalise:
-        found = divide_or_zero(found, torch.amax(found, list(range(2 - trace.rank, 0)), True))
+        size = found if options.relu else torch.abs(found)  # by a negative maximum, signs would turn
+        found = divide_or_zero(found, torch.amax(size, list(range(2 - trace.rank, 0)), True))
     return resized(found, trace, trace.targets) if options.resize else found
 
 

@@ -192,7 +192,7 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
     """The map of a layer, or of several multiplied: (K, N, *spatial)."""
     layers = layers_of(trace.canonical, options, extract)
     found = [AGGREGATED[aggregate](contribution(trace, layer, extract)) for layer in layers]
-    if len(found) == 1:
+    if len(found) == 1 and options.weights is None:
         (alone,) = found
         larger = resized(alone, trace, trace.targets) if options.resize else alone
         return normalised(larger, trace) if options.normalise else larger
@@ -200,11 +200,18 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
         options.weights
         or {
             "uniform": [1 / len(found)] * len(found),
-            "linear": [2 * (depth + 1) / (len(found) * (len(found) + 1)) for depth in range(len(found))],
+            "linear": [2 * rank / (len(found) * (len(found) + 1)) for rank in _depths(trace, layers)],
             "product": [1.0] * len(found),
         }[options.combine]
     )
     return product([normalised(resized(each, trace, trace.targets), trace) for each in found], exponents)
+
+
+def _depths(trace: Trace, layers: Sequence[FeatureMap]) -> list[int]:
+    """The ranks 1, 2, ... of layers by when they run."""
+    calls = {node: place for place, node in enumerate(trace.canonical.calls)}
+    places = [calls[layer.node] for layer in layers]
+    return [1 + sorted(places).index(place) for place in places]
 
 
 @formula("map", "Π_l m_l^{w_l}")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.method import Trace
@@ -53,6 +54,8 @@ class HidingOptions:
         if self.sigma is not None:
             require_number("sigma", self.sigma, above=0)
         if self.baseline is not None:
+            if self.sigma is not None:
+                raise OptionsError("sigma is of the blur that a baseline stands in the place of; give one of them.")
             object.__setattr__(self, "baseline", checked_baseline(self.baseline))
         require_number("start", self.start, least=0, most=1)
         if self.tolerance is not None:

@@ -19,6 +19,8 @@ from agf_fx.runtime.explanation import Explanation
 Chosen = str | Method | MetaOptions | tuple[str, Any]
 """A method by name, a `Method`, ``agf_fx.meta(...)``, or a name with its options."""
 
+_LABEL = 40  # characters of an option's value
+
 STRONGEST = 2
 """Classes of each image that are compared unless others are named."""
 
@@ -128,18 +130,23 @@ def compare(
         if progress is not None:
             progress(label)
         try:
-            found[label] = explainers.pop(label).explain(images, **wanted)
+            result = explainers.pop(label).explain(images, **wanted)
         except AgfFxError as error:
             failed[label] = error
+            continue
+        wanted = {"target": result.target}
+        if _lies_on(result.maps, images):
+            found[label] = result
         else:
-            wanted = {"target": found[label].target}
+            size = "x".join(map(str, result.maps.shape[2:]))
+            failed[label] = OptionsError(f"its maps have {size} positions, not those of the images; leave out resize.")
     if not found:
         raise next(iter(failed.values()))
     return Comparison(found, failed, {label: _title(one) for label, one in chosen.items()})
 
 
 def _labelled(methods: Sequence[Chosen] | Mapping[str, Chosen]) -> dict[str, Chosen]:
-    if isinstance(methods, str | Method):
+    if isinstance(methods, str | Method | MetaOptions):
         raise OptionsError(f"methods is {methods!r}; give a list, such as ['agf', 'gradcam'].")
     labelled = [*methods.items()] if isinstance(methods, Mapping) else [(_label(one), one) for one in methods]
     if not labelled:
@@ -161,8 +168,24 @@ def _label(one: Chosen) -> str:
     if not isinstance(one, tuple) or len(one) != 2:
         raise OptionsError(f"{one!r} is no method; give a name, a Method, or (name, options).")
     name, options = one
-    given = ", ".join(f"{key}={value}" for key, value in options.items()) if isinstance(options, Mapping) else ""
+    given = (
+        ", ".join(f"{key}={_short(value)}" for key, value in options.items()) if isinstance(options, Mapping) else ""
+    )
     return f"{name} ({given})" if given else str(name)
+
+
+def _short(value: Any) -> str:
+    """A value in few words: of a tensor or an array its shape."""
+    shape, text = getattr(value, "shape", None), str(value)
+    if shape is not None:
+        return f"{type(value).__name__} {tuple(shape)}"
+    return text if len(text) <= _LABEL and text.isprintable() else f"{text[:_LABEL].splitlines()[0]}…"
+
+
+def _lies_on(maps: Tensor, images: Tensor) -> bool:
+    """Whether maps (N, K, *spatial) have the images' dimensions, but for one at most."""
+    sizes, whole = tuple(maps.shape[2:]), tuple(images.shape[1:])
+    return sizes in [whole, *(whole[:dim] + whole[dim + 1 :] for dim in range(len(whole)))]
 
 
 def _compiled(model: nn.Module, one: Chosen, settings: Mapping[str, Any]) -> Explainer:
