@@ -242,8 +242,8 @@ def _applied(rule: Rule, site: Site, message: Value) -> Sequence[Value | None]:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise OptionsError(
             f"rule {rule} cannot be applied to %{site.node.name}, a call of {site.node.target} "
-            f"({type(error).__name__}: {error}). In a table of your own, let the entry hold of calls that the rule is for, such as "
-            "depth(0, 0.5) & family(Family.CONVOLUTION, Family.LINEAR)."
+            f"({type(error).__name__}: {error}). In a table of your own, let the entry hold of calls that the rule is "
+            "for, such as depth(0, 0.5) & family(Family.CONVOLUTION, Family.LINEAR)."
         ) from error
 
 

@@ -32,8 +32,8 @@ def test_every_method_has_words_figures_and_a_picture():
         assert said.get("family") is None or said["family"] in notes["families"]
     measured = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
     quick = [name for name, entry in REGISTRY.items() if entry.make(entry.options()).search is None]
-    assert {*measured} == {*quick}
-    for name in quick:
+    assert {*quick} <= {*measured} <= {*REGISTRY}
+    for name in REGISTRY:
         width, height = Image.open(FOLDER / "images" / f"{name}.jpg").size
         assert width > 3 * 224 > height
 
