@@ -85,7 +85,7 @@ def test_objects_are_compared_with_their_own_masks():
     ]  # fmt: skip
     found = segmentation(MAPS[1], MASKS[1])
     assert [row["mean_iou"] for row in rows[2:4]] == pytest.approx(found.mean_iou.tolist())
-    positive = measured("segmentation", of=subject(signed=False))
+    positive = measured("segmentation", threshold="mean")
     mean = segmentation(MAPS[1], MASKS[1], threshold="mean")
     assert [row["pixel_accuracy"] for row in positive[2:4]] == pytest.approx(mean.pixel_accuracy.tolist())
     one = measured("pointing", part(targets=TARGETS[:, :0], masks=MASKS[:, :1]))

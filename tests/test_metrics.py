@@ -18,7 +18,7 @@ from agf_fx.evaluate.perturbation import deletion, insertion, perturbation, rank
 from agf_fx.evaluate.pointing import cell_shares, mask_shares, peaks_inside, rank_accuracy
 from agf_fx.evaluate.randomisation import randomised, sanity_check
 from agf_fx.evaluate.robustness import infidelity, max_sensitivity, sparseness
-from agf_fx.evaluate.segmentation import segmentation, threshold_of
+from agf_fx.evaluate.segmentation import segmentation
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -281,7 +281,9 @@ def test_segmentation_at_random_in_part_and_of_nothing():
     assert bool(empty.average_precision.isnan().all())
     perfect = segmentation(MASKS[:, 0].double() - 0.5, MASKS[:, 0])
     assert perfect.mean_iou.tolist() == perfect.both_average_precision.tolist() == [1, 1, 1]
-    assert (threshold_of(MAPS), threshold_of(MAPS.abs())) == (0.0, "mean")
+    both = torch.stack([MAPS[0, 0], MAPS[1, 0].abs()])
+    expected = [segmentation(both, MASKS[:2, 0], threshold=level).pixel_accuracy for level in (0.0, "mean")]
+    assert segmentation(both, MASKS[:2, 0]).pixel_accuracy.tolist() == [float(expected[0][0]), float(expected[1][1])]
     for wrong in ({"maps": MAPS}, {"maps": MAPS[:, 0] * math.inf}, {"masks": MAPS[:, 0]}):
         with pytest.raises(InputError):
             segmentation(**({"maps": MAPS[:, 0], "masks": MASKS[:, 0]} | wrong))

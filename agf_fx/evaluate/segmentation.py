@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agf_fx.errors import InputError, MissingDependencyError, OptionsError
 
-Threshold = float | Literal["mean"]
+Threshold = float | Literal["auto", "mean"]
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,27 @@ class Segmentations:
 
 
 def segmentation(
-    maps: Tensor, masks: Tensor, *, threshold: Threshold = 0.0, ignored: Tensor | None = None
+    maps: Tensor, masks: Tensor, *, threshold: Threshold = "auto", ignored: Tensor | None = None
 ) -> Segmentations:
     """Compare maps with masks.
 
     Args:
         maps: (M, H, W) floating, finite.
         masks: (M, H, W) bool; the object.
-        threshold: values above it are of the object: 0 for maps of both signs, ``"mean"``, the map's own, for maps
-            that are never negative (Gur et al. 2021, "Semantic segmentation metrics").
+        threshold: values above it are of the object: a number; ``"mean"``, the map's own; or ``"auto"``, 0 for maps
+            with negative values and the mean for others (Gur et al. 2021, "Semantic segmentation metrics").
         ignored: (M, H, W) bool; pixels that do not count, such as the borders in PASCAL VOC.
 
     Raises:
         InputError: shapes differ, or maps are not finite.
-        OptionsError: the threshold is neither a number nor ``"mean"``.
+        OptionsError: the threshold is neither a number nor one of these words.
         MissingDependencyError: scikit-learn is not installed.
     """
     _check(maps, masks, ignored)
-    if threshold != "mean" and isinstance(threshold, str):
-        raise OptionsError(f"threshold is {threshold!r}; give a number or 'mean'.")
+    if isinstance(threshold, str) and threshold not in ("auto", "mean"):
+        raise OptionsError(f"threshold is {threshold!r}; give a number, 'mean' or 'auto'.")
     counted = torch.ones_like(masks) if ignored is None else ~ignored
-    level = _mean(maps, counted) if threshold == "mean" else torch.tensor(float(threshold)).to(maps)
-    found = maps > level
+    found = maps > _levels(maps, counted, threshold)
 
     def share(part: Tensor, whole: Tensor) -> Tensor:
         top, below = ((values & counted).sum((1, 2)).double() for values in (part, whole))
@@ -77,13 +76,12 @@ def segmentation(
     )
 
 
-def threshold_of(maps: Tensor) -> Threshold:
-    """The threshold that the paper takes: 0 where a map has negative values, else the mean."""
-    return 0.0 if bool((maps < 0).any()) else "mean"
-
-
-def _mean(maps: Tensor, counted: Tensor) -> Tensor:
-    return ((maps * counted).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1))[:, None, None]
+def _levels(maps: Tensor, counted: Tensor, threshold: Threshold) -> Tensor:
+    """The threshold of each map, (M, 1, 1)."""
+    if not isinstance(threshold, str):
+        return maps.new_full((len(maps), 1, 1), threshold)
+    means = ((maps * counted).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1))[:, None, None]
+    return means if threshold == "mean" else means.masked_fill((maps < 0).flatten(1).any(1)[:, None, None], 0)
 
 
 def _precisions(values: Tensor, mask: Tensor, counted: Tensor) -> tuple[float, float]:

@@ -16,14 +16,14 @@ from agf_fx.evaluate.experiments.subject import (
     table,
 )
 from agf_fx.evaluate.pointing import cell_shares, mask_shares, peaks_inside, rank_accuracy
-from agf_fx.evaluate.segmentation import segmentation
+from agf_fx.evaluate.segmentation import Threshold, segmentation
 
 
-def _segmentation(subject: Subject, batch: BatchLike) -> list[Row]:
+def _segmentation(subject: Subject, batch: BatchLike, *, threshold: Threshold = "auto") -> list[Row]:
     target = classes_of(subject, batch)
     maps, masks = maps_of(subject, batch.images, target), masks_of(batch, target)
     ignored = None if batch.ignored is None else batch.ignored[:, None].expand(masks.shape).flatten(0, 1)
-    found = segmentation(maps.flatten(0, 1), masks.flatten(0, 1), threshold=subject.threshold, ignored=ignored)
+    found = segmentation(maps.flatten(0, 1), masks.flatten(0, 1), threshold=threshold, ignored=ignored)
     shape = target.shape
     return table(
         target,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from agf_fx.errors import InputError
 from agf_fx.evaluate.perturbation import Predict
-from agf_fx.evaluate.segmentation import Threshold
 
 Row = dict[str, Any]
 ExplainEach = Callable[[Tensor, Tensor], Tensor]
@@ -42,7 +41,6 @@ class Subject:
     Attributes:
         predict: images (M, C, H, W) -> logits (M, classes).
         explain: images (N, C, H, W) and classes (N, K) -> maps (N, K, H, W).
-        signed: whether the method's maps have both signs: its segmentations are what is above 0, else above the mean.
         black: black in the units of the images, one number for each channel.
         multi_label: whether probabilities are sigmoids.
         model: the network, where an experiment draws its weights anew.
@@ -51,16 +49,10 @@ class Subject:
 
     predict: Predict
     explain: ExplainEach
-    signed: bool = True
     black: tuple[float, ...] = (0.0,)
     multi_label: bool = False
     model: nn.Module | None = None
     bind: Callable[[nn.Module], ExplainEach] | None = None
-
-    @property
-    def threshold(self) -> Threshold:
-        """Above which a map's pixels are of the object."""
-        return 0.0 if self.signed else "mean"
 
 
 @dataclass(frozen=True)
