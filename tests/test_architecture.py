@@ -34,6 +34,8 @@ LAYERS = {
     "store": 3,
     "inspect": 8,
     "runtime": 9,
+    "captum": 10,
+    "quantus": 10,
     "runs": 10,
     "cli": 11,
     "__main__": 11,

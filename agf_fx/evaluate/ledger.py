@@ -1,0 +1,85 @@
+"""What an evaluation has found, on disk as it goes: a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agf_fx.atomic import save_json
+from agf_fx.errors import OptionsError
+
+Row = dict[str, Any]
+
+
+class Ledger:
+    """Rows of methods and images in a folder.
+
+    ``experiment.json`` says what is measured of what; ``rows.jsonl`` has one line for each batch and method, which is
+    written as a whole: a line that was cut off is not there.
+    """
+
+    def __init__(self, folder: Path, experiment: Mapping[str, Any]) -> None:
+        """Open a folder, or make it.
+
+        Args:
+            folder: where to keep rows.
+            experiment: what makes rows comparable: experiment, options, model, data; as JSON has it.
+
+        Raises:
+            OptionsError: the folder holds rows of something else.
+        """
+        self.path = folder / "rows.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        about, said = folder / "experiment.json", json.loads(json.dumps(experiment))
+        if about.exists():
+            _same(folder, json.loads(about.read_text(encoding="utf-8")), said)
+        else:
+            save_json(about, said)
+        self._lines = list(self._read())
+        self._done = {(line["method"], name) for line in self._lines for name in line["images"]}
+        failures = {(line["method"], name): why for line in self._lines for name, why in line["failures"].items()}
+        self.failures = {key: why for key, why in failures.items() if key not in self._done}
+
+    def has(self, method: str, image: str) -> bool:
+        """Whether the rows of a method and an image are there."""
+        return (method, image) in self._done
+
+    def add(self, method: str, images: Iterable[str], rows: Iterable[Row], failures: Mapping[str, str]) -> None:
+        """Keep the rows of some images, and why others have none; those are tried again by a later run."""
+        line = {"method": method, "images": [*images], "rows": [*rows], "failures": dict(failures)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines.append(line)
+        self._done |= {(method, name) for name in line["images"]}
+        for name in line["images"]:
+            self.failures.pop((method, name), None)
+        self.failures |= {(method, name): why for name, why in failures.items()}
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, each with its ``method``."""
+        return [{"method": line["method"], **row} for line in self._lines for row in line["rows"]]
+
+    def _read(self) -> Iterator[Row]:
+        """The lines that are whole; a part of one at the end is taken off the file."""
+        if not self.path.exists():
+            return
+        text = self.path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        for line in whole.splitlines():
+            yield json.loads(line)
+
+
+def _same(folder: Path, there: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    differs = sorted(key for key in {*there, *said} if there.get(key) != said.get(key))
+    if differs:
+        told = "; ".join(f"{key}: {there.get(key)!r} there, {said.get(key)!r} now" for key in differs)
+        raise OptionsError(f"{folder} holds an evaluation of something else ({told}). Name another folder.")

@@ -1,0 +1,123 @@
+"""Do maps point at what they explain? Shares of relevance in masks and in the cells of a mosaic, and peaks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agf_fx.errors import InputError, OptionsError
+
+
+def cell_shares(maps: Tensor, rows: int, columns: int | None = None) -> Tensor:
+    """The share of the positive relevance that lies in each cell of a grid.
+
+    The grid pointing game (Böhle et al., CVPR 2021; Rao et al., CVPR 2022) explains a mosaic for the class of each of
+    its pictures, and takes the share in the cell of that picture.
+
+    Args:
+        maps: (..., H, W) floating; H and W are multiples of the numbers of cells.
+        rows: of cells.
+        columns: of cells; None for as many.
+
+    Returns:
+        (..., rows, columns) from 0 to 1, of sum 1; the same for all cells of a map without positive relevance, which
+        prefers none.
+
+    Raises:
+        InputError: the cells would not be whole pixels.
+    """
+    columns = rows if columns is None else columns
+    height, width = maps.shape[-2:]
+    if min(rows, columns) < 1 or height % rows or width % columns:
+        raise InputError(f"maps of {height}x{width} pixels have no {rows}x{columns} cells of the same size.")
+    cells = maps.clamp_min(0).unflatten(-2, (rows, -1)).unflatten(-1, (columns, -1)).sum((-3, -1))
+    return _shares(cells, cells.sum((-2, -1), keepdim=True), 1 / (rows * columns))
+
+
+def mask_shares(maps: Tensor, masks: Tensor) -> Tensor:
+    """The share of the positive relevance that lies in a mask: "relevance mass accuracy" (Arras et al. 2022).
+
+    Args:
+        maps: (..., H, W) floating.
+        masks: bool, of the same shape.
+
+    Returns:
+        (...,) from 0 to 1; of a map without positive relevance, the share of the pixels in the mask.
+
+    Raises:
+        InputError: shapes differ.
+    """
+    _same(maps, masks)
+    positive = maps.clamp_min(0)
+    inside = (positive * masks).sum((-2, -1))
+    return _shares(inside, positive.sum((-2, -1)), masks.to(maps).mean((-2, -1)))
+
+
+def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
+    """The share of a mask's pixels among as many most relevant ones (Arras et al. 2022).
+
+    Args:
+        maps: (..., H, W) floating.
+        masks: bool, of the same shape.
+
+    Returns:
+        (...,) from 0 to 1; NaN for an empty mask. Pixels on the edge of the choice that have the same value count in
+        part.
+
+    Raises:
+        InputError: shapes differ.
+    """
+    _same(maps, masks)
+    values, inside = maps.flatten(-2), masks.flatten(-2)
+    count = inside.sum(-1, keepdim=True)
+    edge = values.sort(-1, descending=True).values.gather(-1, (count - 1).clamp_min(0))
+    above, level = values > edge, values == edge
+    room = (count - above.sum(-1, keepdim=True)).to(values)
+    part = room / level.sum(-1, keepdim=True).clamp_min(1)
+    chosen = above.to(values) + level * part
+    return ((chosen * inside).sum(-1) / count[..., 0]).masked_fill(count[..., 0] == 0, torch.nan)
+
+
+def peaks_inside(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
+    """The pointing game (Zhang et al., ECCV 2016): whether the largest value lies on the object.
+
+    Args:
+        maps: (..., H, W) floating.
+        masks: bool, of the same shape.
+        tolerance: how many pixels beside the mask still count; published is 15 for photographs.
+
+    Returns:
+        (...,) from 0 to 1: the share of the largest values that does, as there may be several.
+
+    Raises:
+        InputError: shapes differ.
+        OptionsError: the tolerance is negative.
+    """
+    _same(maps, masks)
+    if tolerance < 0:
+        raise OptionsError(f"tolerance must be 0 or more, not {tolerance}.")
+    if tolerance:
+        near = _disc(tolerance).to(maps)[None, None]
+        wide = F.conv2d(masks.to(maps).reshape(-1, 1, *masks.shape[-2:]), near, padding=tolerance)
+        masks = (wide > 0.5).reshape(masks.shape)
+    largest = maps == maps.amax((-2, -1), keepdim=True)
+    return (largest & masks).sum((-2, -1)) / largest.sum((-2, -1)).clamp_min(1)
+
+
+def _disc(radius: int) -> Tensor:
+    places = torch.arange(-radius, radius + 1)
+    return places[:, None] ** 2 + places**2 <= radius**2
+
+
+def _shares(part: Tensor, whole: Tensor, otherwise: float | Tensor) -> Tensor:
+    tiny = torch.finfo(part.dtype).tiny
+    return torch.where(whole > 0, part / whole.clamp_min(tiny), torch.as_tensor(otherwise).to(part))
+
+
+def _same(maps: Tensor, masks: Tensor) -> None:
+    if maps.shape != masks.shape or maps.dim() < 2 or masks.dtype != torch.bool:
+        raise InputError(
+            f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} ({masks.dtype}) must be (..., H, W) and bool of "
+            "the same shape."
+        )

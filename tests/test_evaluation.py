@@ -1,0 +1,226 @@
+"""Evaluations: experiments, what is kept of them, and what they say in numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import agf_fx
+from agf_fx.errors import InputError, OptionsError
+from agf_fx.evaluate.evaluation import Part, evaluate, frame, summary
+from agf_fx.evaluate.experiments import EXPERIMENTS, Subject, rows_of
+from agf_fx.evaluate.imputation import constant
+from agf_fx.evaluate.ledger import Ledger
+from agf_fx.evaluate.perturbation import perturbation
+from agf_fx.evaluate.pointing import cell_shares
+from agf_fx.evaluate.segmentation import segmentation
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(4, 3, 8, 8, generator=GENERATOR)
+TARGETS = torch.tensor([[0, 2], [1, 3], [2, -1], [3, 0]])
+MASKS = torch.zeros(4, 2, 8, 8, dtype=torch.bool)
+MASKS[:, 0, :4, :5], MASKS[[0, 1, 3], 1, 5:, 2:] = True, True
+BATCH = Part(["a", "b", "c", "d"], IMAGES, TARGETS, MASKS, None)
+
+
+def network():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(384, 4)
+    return nn.Sequential(*layers).eval()
+
+
+MODEL = network()
+
+
+def subject(method="gradient-x-input", **more):
+    explainer = agf_fx.compile(MODEL, method=method)
+    return Subject(MODEL, explainer, model=MODEL, bind=explainer.bind, black=(-1.0, 0.0, 1.0), **more)
+
+
+SUBJECT = subject()
+MAPS = agf_fx.compile(MODEL, method="gradient-x-input")(IMAGES, TARGETS.clamp_min(0))
+
+
+def measured(name, batch=BATCH, of=SUBJECT, **options):
+    return rows_of(EXPERIMENTS[name], of, batch, **options)
+
+
+def part(**change):
+    return Part(**(vars(BATCH) | change))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_rows_have_the_measures_that_are_promised(name):
+    batch = part(targets=torch.tensor([[0, 1, 2, 3]] * 4), masks=None) if name == "grid" else BATCH
+    rows = measured(name, batch)
+    assert {row["image"] for row in rows} == ({"a", "b", "d"} if name == "separation" else {"a", "b", "c", "d"})
+    for row in rows:
+        assert set(EXPERIMENTS[name].measures) <= set(row)
+        assert all(isinstance(row[measure], float) for measure in EXPERIMENTS[name].measures)
+        assert row["target"] >= 0
+
+
+@pytest.mark.parametrize("way", ["least", "most"])
+def test_perturbation_explains_the_predicted_and_the_true_class(way):
+    rows = measured({"least": "negative-perturbation", "most": "positive-perturbation"}[way])
+    assert [row["which"] for row in rows] == ["predicted"] * 4 + ["target"] * 4
+    target = torch.stack([MODEL(IMAGES).argmax(1), TARGETS[:, 0]], 1)
+    curves = perturbation(
+        MODEL, IMAGES, agf_fx.compile(MODEL, method="gradient-x-input")(IMAGES, target), target,
+        labels=TARGETS[:, 0], first=way, impute=constant([-1.0, 0.0, 1.0]),
+    )  # fmt: skip
+    assert [row["target"] for row in rows] == target.T.flatten().tolist()
+    assert [row["area"] for row in rows] == pytest.approx(curves.area(curves.correct).T.flatten().tolist())
+    assert [row["accuracy at 30 %"] for row in rows] == curves.correct[..., 2].double().T.flatten().tolist()
+
+
+def test_objects_are_compared_with_their_own_masks():
+    rows = measured("segmentation")
+    assert [(row["image"], row["target"]) for row in rows] == [
+        ("a", 0), ("a", 2), ("b", 1), ("b", 3), ("c", 2), ("d", 3), ("d", 0),
+    ]  # fmt: skip
+    found = segmentation(MAPS[1], MASKS[1])
+    assert [row["mean_iou"] for row in rows[2:4]] == pytest.approx(found.mean_iou.tolist())
+    positive = measured("segmentation", threshold="mean")
+    mean = segmentation(MAPS[1], MASKS[1], threshold="mean")
+    assert [row["pixel_accuracy"] for row in positive[2:4]] == pytest.approx(mean.pixel_accuracy.tolist())
+    one = measured("pointing", part(targets=TARGETS[:, :0], masks=MASKS[:, :1]))
+    assert [row["target"] for row in one] == MODEL(IMAGES).argmax(1).tolist()
+    ignored = torch.zeros(4, 8, 8, dtype=torch.bool)
+    ignored[:, 2] = True
+    left = segmentation(MAPS[1], MASKS[1], ignored=ignored[:2])
+    rows = measured("segmentation", part(ignored=ignored))
+    assert [row["pixel_accuracy"] for row in rows[2:4]] == pytest.approx(left.pixel_accuracy.tolist())
+    with pytest.raises(InputError, match="have none"):
+        measured("segmentation", part(masks=None))
+
+
+def test_separation_is_among_objects():
+    own, other = ((MAPS.clamp_min(0) * masks).sum((2, 3)) for masks in (MASKS, MASKS.flip(1)))
+    share = own / (own + other)
+    rows = measured("separation")
+    expected = [share[n, k] for n in (0, 1, 3) for k in (0, 1)]
+    assert [row["share"] for row in rows] == pytest.approx([float(value) for value in expected])
+    assert [row["wins"] for row in rows] == [float(value > 0.5) for value in expected]
+    with pytest.raises(InputError, match="several objects"):
+        measured("separation", part(targets=TARGETS[:, :1], masks=MASKS[:, :1]))
+
+
+def test_mosaics_are_explained_for_each_cell():
+    targets = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 2, 2], [0, 0, 0, 0]])
+    rows = measured("grid", part(targets=targets, masks=None))
+    maps = SUBJECT.explain(IMAGES, targets)
+    shares = cell_shares(maps, 2).flatten(2)
+    assert [row["share"] for row in rows] == pytest.approx(shares.diagonal(dim1=1, dim2=2).flatten().tolist())
+    assert [row["wins"] for row in rows] == (shares.argmax(2) == torch.arange(4)).double().flatten().tolist()
+    blank = measured("grid", part(targets=targets, masks=None), Subject(MODEL, lambda x, t: maps * 0))
+    assert {(row["share"], row["wins"], row["peak"]) for row in blank} == {(0.25, 0.0, 0.0)}
+    with pytest.raises(InputError, match="9 classes"):
+        measured("grid", part(targets=targets, masks=None), cells=3)
+
+
+def test_sanity_restores_the_network():
+    of = subject()
+    rows = measured("sanity", of=of)
+    assert [(row["layer"], row["step"]) for row in rows[::4]] == [("3", 1), ("0", 2)]
+    assert torch.equal(of.explain(IMAGES, 1), SUBJECT.explain(IMAGES, 1))
+    with pytest.raises(InputError, match="weights anew"):
+        measured("sanity", of=Subject(MODEL, SUBJECT.explain))
+
+
+# What is kept
+
+
+ABOUT = {"experiment": "segmentation", "model": "digits", "options": {}}
+SEGMENTATION = EXPERIMENTS["segmentation"]
+
+
+def counted(calls, of=SUBJECT):
+    def explain(images, target):
+        calls.append(len(images))
+        return of.explain(images, target)
+
+    return Subject(MODEL, explain)
+
+
+def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
+    calls, told = [], []
+    given = {"experiment": SEGMENTATION, "subjects": {"x": counted(calls), "y": counted(calls)}}
+    half = [Part.of(BATCH, [0, 1]), Part.of(BATCH, [2, 3])]
+
+    def stopping():
+        yield half[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(batches=stopping(), ledger=Ledger(tmp_path, ABOUT), **given)
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"method": "x", "images": ["c"], "ro')  # cut off
+    assert calls == [2, 2]
+    ledger = Ledger(tmp_path, ABOUT)
+    evaluate(batches=half, ledger=ledger, told=lambda *what: told.append(what), **given)
+    assert calls == [2, 2, 2, 2]
+    assert told == [("x", 2), ("y", 2)] * 2
+    whole = rows_of(SEGMENTATION, SUBJECT, BATCH)
+    assert [row for row in ledger.rows if row["method"] == "x"] == [{"method": "x"} | row for row in whole]
+    assert Ledger(tmp_path, ABOUT).rows == ledger.rows
+    evaluate(batches=[BATCH], ledger=Ledger(tmp_path, ABOUT), **given)
+    assert len(calls) == 4
+    with pytest.raises(OptionsError, match="model: 'digits' there, 'other' now"):
+        Ledger(tmp_path, ABOUT | {"model": "other"})
+
+
+def test_an_image_that_fails_costs_no_other(tmp_path):
+    broken = IMAGES.clone()
+    broken[1] = np.nan
+    batch = part(images=broken)
+    ledger = Ledger(tmp_path, ABOUT)
+    evaluate(SEGMENTATION, {"x": SUBJECT}, [batch], ledger)
+    assert {row["image"] for row in ledger.rows} == {"a", "c", "d"}
+    assert list(ledger.failures) == [("x", "b")]
+    assert "NonFiniteInputError" in ledger.failures["x", "b"]
+    again = Ledger(tmp_path, ABOUT)
+    assert list(again.failures) == [("x", "b")]
+    evaluate(SEGMENTATION, {"x": SUBJECT}, [BATCH], again)  # tried again, with the image as it should be
+    assert not again.failures
+    assert not Ledger(tmp_path, ABOUT).failures
+    assert len(again.rows) == 7
+
+
+def test_means_have_intervals_over_images():
+    rows = [
+        {
+            "method": method,
+            "image": f"{n}",
+            "target": k,
+            "share": float(n % 10 + shift + 10 * k),
+            "wins": 1.0,
+            "peak": np.nan,
+        }
+        for method, shift in (("x", 0), ("y", 1))
+        for n in range(100)
+        for k in range(2)
+    ]
+    found = summary(frame(rows), EXPERIMENTS["grid"]).set_index(["method", "measure"])
+    share = found.loc["y", "share"]
+    assert share["mean"] == pytest.approx(4.5 + 1 + 5)
+    half = 1.96 * np.std(np.arange(10)) / 10
+    assert share["low"] == pytest.approx(10.5 - half, abs=0.1)
+    assert share["high"] == pytest.approx(10.5 + half, abs=0.1)
+    assert found.loc["x", "wins"].tolist() == [1, 1, 1, 100]
+    assert found.loc["x", "peak"]["images"] == 0
+    assert summary(frame(rows), EXPERIMENTS["grid"]).equals(summary(frame(rows), EXPERIMENTS["grid"]))
+    layers = [{"layer": name} | row for name in "ab" for row in rows]
+    assert len(summary(frame(layers), EXPERIMENTS["grid"])) == 2 * 2 * 3
+
+
+def test_rows_are_json(tmp_path):
+    ledger = Ledger(tmp_path, ABOUT)
+    evaluate(SEGMENTATION, {"x": SUBJECT}, [BATCH], ledger)
+    line = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert line["images"] == ["a", "b", "c", "d"]
+    assert json.loads((tmp_path / "experiment.json").read_text()) == ABOUT
