@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import agf_fx
+from agf_fx.data.datasets import batches, open_dataset
 from agf_fx.errors import InputError, OptionsError
 from agf_fx.evaluate.evaluation import Part, evaluate, frame, summary
 from agf_fx.evaluate.experiments import EXPERIMENTS, Subject, rows_of
@@ -18,6 +20,7 @@ from agf_fx.evaluate.ledger import Ledger
 from agf_fx.evaluate.perturbation import perturbation
 from agf_fx.evaluate.pointing import cell_shares
 from agf_fx.evaluate.segmentation import segmentation
+from agf_fx.imaging.preprocess import Preprocessing
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(4, 3, 8, 8, generator=GENERATOR)
@@ -224,3 +227,35 @@ def test_rows_are_json(tmp_path):
     line = json.loads((tmp_path / "rows.jsonl").read_text())
     assert line["images"] == ["a", "b", "c", "d"]
     assert json.loads((tmp_path / "experiment.json").read_text()) == ABOUT
+
+
+def test_objects_without_a_class_are_explained_for_the_likeliest():
+    unknown = torch.tensor([[0, 2], [-1, -1], [-1, -1], [3, 0]])
+    rows = measured("pointing", part(targets=unknown))
+    likeliest = MODEL(IMAGES).argmax(1)
+    found = [(row["image"], row["target"]) for row in rows]
+    assert found == [("a", 0), ("a", 2), ("b", int(likeliest[1])), ("c", int(likeliest[2])), ("d", 3), ("d", 0)]
+
+
+def test_datasets_are_evaluated_and_pictures_that_cannot_be_read_are_said(tmp_path):
+    folder = tmp_path / "data"
+    for name, label in (("one", 1), ("two", 2)):
+        for part_of in ("images", "masks"):
+            (folder / part_of).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(label).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
+            folder / "images" / f"{name}.png"
+        )
+        mask = np.zeros((8, 8), np.uint8)
+        mask[2:5] = label
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+    (folder / "classes.txt").write_text("zero\none\ntwo\nthree\n")
+    (folder / "images" / "two.png").write_bytes(b"broken")
+    data = open_dataset("folder", folder)
+    ledger, told = Ledger(tmp_path / "out", ABOUT), []
+    prepared = batches(data, Preprocessing(resize=None, crop=(8, 8)), size=2)
+    evaluate(SEGMENTATION, {"x": SUBJECT}, prepared, ledger, told=lambda *what: told.append(what))
+    assert [row["image"] for row in ledger.rows] == ["one.png"]
+    assert told == [("x", 2)]
+    ((key, why),) = ledger.failures.items()
+    assert key == ("x", "two.png")
+    assert "two.png" in why

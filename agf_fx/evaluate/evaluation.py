@@ -48,7 +48,8 @@ def evaluate(
 ) -> None:
     """Measure every method on every batch, and keep what is found at once; what the ledger has is not measured again.
 
-    An image that cannot be explained is kept as a failure, and costs no other.
+    An image that cannot be explained, or could not be read (``failures`` of the batch, if it has some), is kept as a
+    failure, and costs no other.
 
     Args:
         experiment: one of `agf_fx.evaluate.experiments.EXPERIMENTS`.
@@ -59,14 +60,16 @@ def evaluate(
         told: called with a method and a number of images that are done.
     """
     for batch in batches:
-        names = list(batch.names)
+        names, unread = list(batch.names), {name: str(error) for name, error in getattr(batch, "failures", ())}
         for method, subject in subjects.items():
+            if unread:
+                ledger.add(method, [], [], unread)
             missing = [index for index, name in enumerate(names) if not ledger.has(method, name)]
             if missing:
                 rows, failures = _measured(experiment, subject, Part.of(batch, missing), options or {})
                 done = [names[index] for index in missing if names[index] not in failures]
                 ledger.add(method, done, rows, failures)
-            told(method, len(names))
+            told(method, len(names) + len(unread))
 
 
 def _measured(

@@ -23,7 +23,7 @@ class BatchLike(Protocol):
         names: of the N images.
         images: (N, C, H, W) as the network takes them.
         targets: (N, K) int64 classes; -1 where an image has fewer than K.
-        masks: (N, K, H, W) bool, the object of each class; or None.
+        masks: (N, K, H, W) bool, the object of each class, or of none that is known; or None.
         ignored: (N, H, W) bool, pixels that do not count; or None.
     """
 
@@ -77,8 +77,14 @@ class Experiment:
 
 
 def classes_of(subject: Subject, batch: BatchLike) -> Tensor:
-    """The classes (N, K) that are explained: those of the images, or the likeliest where none is known."""
-    return batch.targets if batch.targets.shape[1] else logits_of(subject, batch.images).argmax(1, keepdim=True)
+    """The classes (N, K) that are explained: those of an image, or the likeliest where none of it is known."""
+    target = batch.targets if batch.targets.shape[1] else batch.targets.new_full((len(batch.images), 1), -1)
+    unknown = (target < 0).all(1)
+    if not bool(unknown.any()):
+        return target
+    likeliest = logits_of(subject, batch.images).argmax(1)
+    first = torch.where(unknown, likeliest.to(target), target[:, 0])
+    return torch.cat([first[:, None], target[:, 1:]], 1)
 
 
 def logits_of(subject: Subject, images: Tensor) -> Tensor:
