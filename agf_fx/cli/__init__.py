@@ -1,4 +1,4 @@
-"""The command line ``agf-fx``: explain images, compare methods, inspect and export explanation graphs, list models."""
+"""The command line ``agf-fx``: explain images, compare and evaluate methods, inspect and export graphs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from agf_fx.cli import cache
 from agf_fx.cli.compare import compare
 from agf_fx.cli.console import version_text
+from agf_fx.cli.evaluate import evaluate
 from agf_fx.cli.explain import explain
 from agf_fx.cli.export import export
 from agf_fx.cli.inspect import inspect
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(explain)
 app.command()(compare)
+app.command()(evaluate)
 app.command()(inspect)
 app.command()(export)
 app.command()(methods)

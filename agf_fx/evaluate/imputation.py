@@ -127,3 +127,7 @@ def _from_neighbours(images: Tensor, hidden: Tensor) -> Tensor:
         again = torch.where(before > 0, size / before.clamp_min(torch.finfo(before.dtype).tiny), 0)
         direction = rest + again * direction
     return seen + inside * found
+
+
+WAYS: dict[str, Callable[[], Imputation]] = {"mean": mean_of_image, "blur": blur, "road": noisy_linear}
+"""What stands in the place of hidden pixels, by a word."""

@@ -125,7 +125,9 @@ def test_workers_read_the_same(tmp_path):
 
 
 def test_kinds():
-    assert set(KINDS) == {"imagenet", "imagenet-segmentation", "voc2012", "coco", "folder", "table"}
+    read = {"imagenet", "imagenet-segmentation", "voc2012", "coco", "folder", "table"}
+    assert set(KINDS) == read | {"digits", "photographs"}
+    assert parse_dataset("photographs") == ("photographs", "")
     assert all(issubclass(kind, Dataset) for kind in KINDS.values())
     assert parse_dataset("voc2012:/data/with:colon") == ("voc2012", "/data/with:colon")
     assert parse_dataset("coco:~/data") == ("coco", str(Path.home() / "data"))

@@ -7,6 +7,7 @@ import os
 from types import MappingProxyType
 from typing import Any
 
+from agf_fx.data.datasets.bundled import DigitScenes, Photographs
 from agf_fx.data.datasets.coco import COCO
 from agf_fx.data.datasets.example import Dataset
 from agf_fx.data.datasets.folder import Folder
@@ -24,9 +25,13 @@ KINDS = MappingProxyType(
         "coco": COCO,
         "folder": Folder,
         "table": Table,
+        "digits": DigitScenes,
+        "photographs": Photographs,
     }
 )
 """Every kind of dataset, with its class, called with a path and options."""
+
+_BUNDLED = ("digits", "photographs")  # which need no path
 
 
 def open_dataset(kind: str, path: str | os.PathLike[str], **options: Any) -> Dataset:
@@ -52,12 +57,12 @@ def open_dataset(kind: str, path: str | os.PathLike[str], **options: Any) -> Dat
 
 
 def parse_dataset(text: str) -> tuple[str, str]:
-    """Kind and path of ``kind:path``, as a command line has it: ``voc2012:/data/VOCdevkit``.
+    """Kind and path of ``kind:path``, as a command line has it: ``voc2012:/data/VOCdevkit``; or ``photographs`` alone.
 
     Raises:
         OptionsError: it is not of that form, or there is no such kind.
     """
     kind, _, path = text.partition(":")
-    if kind not in KINDS or not path:
+    if kind not in KINDS or not (path or kind in _BUNDLED):
         raise OptionsError(f"{text!r} is no dataset; write kind:path, with one of {', '.join(KINDS)}")
     return kind, os.path.expanduser(path)  # a shell expands ~ at the beginning of a word only

@@ -1,0 +1,127 @@
+"""Mosaics of pictures whose classes a network knows: what the grid pointing game is played on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agf_fx.errors import InputError, OptionsError
+from agf_fx.evaluate.experiments import BatchLike
+from agf_fx.evaluate.perturbation import Predict
+
+_MANY = 100_000  # mosaics that are not all looked at
+_TRIES = 100  # draws for each mosaic
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Pictures with one class each, which the network finds with confidence.
+
+    Attributes:
+        names: of the M pictures.
+        images: (M, C, H, W).
+        classes: (M,) int64.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    classes: Tensor
+
+
+@torch.no_grad()
+def confident_tiles(
+    predict: Predict, batches: Iterable[BatchLike], *, confidence: float = 0.25, multi_label: bool = False
+) -> Tiles:
+    """Of pictures those whose first class is the likeliest, with a probability of at least ``confidence``.
+
+    Of pictures without a class, the likeliest one is taken.
+
+    Raises:
+        InputError: there are none.
+    """
+    names: list[str] = []
+    images, classes = [], []
+    for batch in batches:
+        if not len(batch.images):
+            continue
+        logits = predict(batch.images)
+        logits = logits.flatten(2).mean(2) if logits.dim() > 2 else logits
+        likeliest = logits.argmax(1)
+        probability = logits.sigmoid() if multi_label else logits.softmax(1)
+        said = batch.targets[:, 0].to(likeliest) if batch.targets.shape[1] else torch.full_like(likeliest, -1)
+        known = (likeliest == said) | (said < 0)
+        chosen = (known & (probability.amax(1) >= confidence)).nonzero()[:, 0].tolist()
+        names += [list(batch.names)[index] for index in chosen]
+        images.append(batch.images[chosen].cpu())
+        classes.append(likeliest[chosen].cpu())
+    if not names:
+        raise InputError(f"the network finds the class of no picture with a probability of {confidence} or more.")
+    return Tiles(tuple(names), torch.cat(images), torch.cat(classes))
+
+
+@dataclass(frozen=True)
+class MosaicBatch:
+    """Mosaics (N, C, n H, n W) of n² pictures each, and the class of each picture, row by row."""
+
+    names: tuple[str, ...]
+    images: Tensor
+    targets: Tensor
+    masks: None = None
+    ignored: None = None
+
+
+def mosaic_batches(
+    tiles: Tiles, *, cells: int = 2, limit: int = 500, size: int = 8, seed: int = 0, device: torch.device | None = None
+) -> Iterator[MosaicBatch]:
+    """Mosaics of pictures of different classes: all of them if there are at most ``limit``, else so many at random.
+
+    Args:
+        tiles: the pictures.
+        cells: n, in each direction.
+        limit: the most mosaics.
+        size: mosaics in a batch.
+        seed: of the choice.
+        device: of the batches; None for that of the tiles.
+
+    Raises:
+        OptionsError: a number is too small.
+        InputError: there are not enough classes.
+    """
+    if min(cells, limit, size) < 1:
+        raise OptionsError(f"cells={cells}, limit={limit} and size={size} must be 1 or more.")
+    chosen = _chosen(tiles.classes.tolist(), cells**2, limit, seed)
+    for start in range(0, len(chosen), size):
+        rows = chosen[start : start + size]
+        parts = tiles.images[torch.tensor(rows)]  # (N, n², C, H, W)
+        grid = parts.unflatten(1, (cells, cells)).permute(0, 3, 1, 4, 2, 5)
+        whole = grid.flatten(4).flatten(2, 3)
+        names = tuple("+".join(tiles.names[index] for index in row) for row in rows)
+        place = whole.device if device is None else device
+        yield MosaicBatch(names, whole.to(place), tiles.classes[torch.tensor(rows)].to(place))
+
+
+def _chosen(classes: list[int], count: int, limit: int, seed: int) -> list[tuple[int, ...]]:
+    """Which pictures make a mosaic, all of different classes, in random places."""
+    if len({*classes}) < count:
+        raise InputError(f"mosaics of {count} pictures need as many classes, and there are {len({*classes})}.")
+    generator = np.random.default_rng(seed)
+    rows = itertools.combinations(range(len(classes)), count)
+    if math.comb(len(classes), count) > _MANY:
+        draws = (generator.choice(len(classes), count, replace=False) for _ in range(_TRIES * limit))
+        rows = (tuple(sorted(row.tolist())) for row in draws)
+    found: dict[tuple[int, ...], None] = {}
+    for row in rows:
+        if len({classes[index] for index in row}) == count:
+            found[row] = None
+        if len(found) == limit and math.comb(len(classes), count) > _MANY:
+            break
+    chosen = [*found]
+    if len(chosen) > limit:
+        chosen = [chosen[index] for index in sorted(generator.permutation(len(chosen))[:limit].tolist())]
+    return [tuple(generator.permutation(row).tolist()) for row in chosen]

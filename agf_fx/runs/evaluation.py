@@ -1,0 +1,285 @@
+"""One run of ``agf-fx evaluate``: from an experiment, methods and a dataset to rows that are kept, tables, a figure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+import agf_fx
+from agf_fx.atomic import atomic_path
+from agf_fx.data.datasets import Batch, Dataset, batches
+from agf_fx.errors import AgfFxError, OptionsError
+from agf_fx.evaluate.evaluation import KEYS, evaluate, frame, summary
+from agf_fx.evaluate.experiments import EXPERIMENTS, BatchLike, Experiment, Subject
+from agf_fx.evaluate.imputation import WAYS
+from agf_fx.evaluate.ledger import Ledger
+from agf_fx.evaluate.mosaics import confident_tiles, mosaic_batches
+from agf_fx.models import LoadedModel
+from agf_fx.runs.console import describe, say, stdout_kept_clean
+from agf_fx.runs.run import Execution
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOSAICS = "grid"  # the experiment that is played on mosaics of the dataset's pictures
+_SHOWN = 12  # measures in the table on the screen, which leaves out the steps of a curve
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for (see ``agf-fx evaluate --help``).
+
+    Raises:
+        OptionsError: the experiment has no such setting.
+
+    Attributes:
+        experiment: its name.
+        methods: methods with their options, by label.
+        dataset: what is read.
+        source: the dataset as it was named.
+        out: the folder of all files.
+        settings: of the experiment, such as ``tolerance``.
+        limit: the most examples, or mosaics.
+    """
+
+    experiment: str
+    methods: Mapping[str, Any]
+    dataset: Dataset
+    source: str
+    out: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    batch_size: int = 16
+    workers: int = 0
+    execution: Execution = field(default_factory=Execution)
+    unknown_ops: str = "refuse"
+
+    def __post_init__(self) -> None:
+        known = list(signature(EXPERIMENTS[self.experiment].measure).parameters)[2:]
+        known += ["confidence"] if self.experiment == MOSAICS else []
+        for name in self.settings:
+            if name not in known:
+                advice = f"it has {', '.join(known)}" if known else "it has none"
+                raise OptionsError(f"{self.experiment} has no setting {name!r}; {advice}.")
+        way = self.settings.get("impute")
+        if way is not None and way not in WAYS:
+            raise OptionsError(f"impute is {way!r}; give one of {', '.join(WAYS)}, or leave it out for black.")
+
+
+def run(request: Request, model: LoadedModel, console: Console) -> bool:
+    """Evaluate, and write the files; whether everything could be measured.
+
+    Raises:
+        OptionsError: the folder holds another evaluation, or a setting has no meaning.
+        InputError: the dataset lacks what the experiment needs.
+    """
+    experiment = EXPERIMENTS[request.experiment]
+    ledger = Ledger(request.out, _about(request, model))
+    with stdout_kept_clean():
+        model = model if request.execution.device == "cpu" else _placed(model, request.execution)
+        subjects = _subjects(request, model, console)
+        if subjects:
+            _measure(experiment, subjects, request, model, ledger, console)
+    for (method, image), why in ledger.failures.items():
+        say(console, f"error: {method}, {image}: {why}")
+    if ledger.rows:
+        table = frame(ledger.rows)
+        means = summary(table, experiment)
+        _write(request.out, table, means)
+        _draw(request.out / "figure.png", means, experiment)
+        print_summary(console, means, experiment)
+    return bool(ledger.rows) and not ledger.failures and len(subjects) == len(request.methods)
+
+
+def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
+    """What makes rows comparable."""
+    chosen = {label: repr(one) for label, one in request.methods.items()}
+    return {
+        "experiment": request.experiment,
+        "settings": {name: repr(value) for name, value in request.settings.items()},
+        "model": model.name,
+        "weights": model.weights,
+        "preprocessing": model.preprocessing.describe(),
+        "dataset": request.source,
+        "precision": request.execution.precision,
+    } | ({"options": chosen} if any(isinstance(one, tuple) and one[1] for one in request.methods.values()) else {})
+
+
+def _placed(model: LoadedModel, execution: Execution) -> LoadedModel:
+    execution.place(model.model)  # in place
+    return model
+
+
+def _subjects(request: Request, model: LoadedModel, console: Console) -> dict[str, Subject]:
+    """Each method that can explain the network; the others are said."""
+    shown = model.preprocessing
+    black = tuple(-mean / std for mean, std in zip(shown.mean, shown.std, strict=True))
+    example = torch.zeros(2, shown.channels, *(shown.crop or (224, 224)), device=request.execution.device)
+    found: dict[str, Subject] = {}
+    for label, (name, options) in request.methods.items():
+        try:
+            explainer = agf_fx.compile(
+                model.model,
+                example,
+                method=name,
+                options=options,
+                precision=request.execution.precision,
+                output=model.select,
+                unknown_ops=request.unknown_ops,
+            )
+        except AgfFxError as error:
+            say(console, f"error: {label}: {describe(error)}")
+            continue
+        found[label] = Subject(
+            predict=model.logits,
+            explain=explainer,
+            black=black,
+            multi_label=model.multi_label,
+            model=model.model,
+            bind=_binding(explainer),
+        )
+    return found
+
+
+def _binding(explainer: Any) -> Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]]:
+    return lambda other: explainer.bind(other)
+
+
+def _measure(
+    experiment: Experiment,
+    subjects: Mapping[str, Subject],
+    request: Request,
+    model: LoadedModel,
+    ledger: Ledger,
+    console: Console,
+) -> None:
+    device, settings = torch.device(request.execution.device), dict(request.settings)
+    if "impute" in settings:
+        settings["impute"] = WAYS[settings["impute"]]()
+    read = _on_device(_read(request, model), device)
+    count = len(request.dataset) if request.limit is None else min(request.limit, len(request.dataset))
+    if experiment.name == MOSAICS:
+        cells = settings.get("cells", 2)
+        confidence = settings.pop("confidence", 0.25)
+        tiles = confident_tiles(model.logits, read, confidence=confidence, multi_label=model.multi_label)
+        limit = 500 if request.limit is None else request.limit
+        read = list(mosaic_batches(tiles, cells=cells, limit=limit, size=request.batch_size, device=device))
+        count = sum(len(batch.names) for batch in read)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(experiment.name, total=count * len(subjects))
+        evaluate(
+            experiment,
+            subjects,
+            read,
+            ledger,
+            options=settings,
+            told=lambda method, images: progress.update(task, advance=images, description=method),
+        )
+
+
+def _read(request: Request, model: LoadedModel) -> Iterable[Batch]:
+    """The dataset in batches, its classes as the network counts them."""
+    places = _places(request.dataset, model)
+    limit = None if request.experiment == MOSAICS else request.limit  # of mosaics, not of pictures
+    for batch in batches(
+        request.dataset, model.preprocessing, size=request.batch_size, workers=request.workers, limit=limit
+    ):
+        targets = batch.targets
+        if places is not None and targets.numel():
+            targets = torch.where(targets < 0, targets, places[targets.clamp_min(0)])
+        yield Batch(batch.names, batch.images, targets, batch.masks, batch.ignored, batch.failures)
+
+
+def _places(dataset: Dataset, model: LoadedModel) -> Tensor | None:
+    """The network's class for each of the dataset's, by name; None where they are the same.
+
+    Raises:
+        OptionsError: the network has not all of them.
+    """
+    names = dataset.class_names
+    if names is None or names == model.class_names or len(names) == len(model.class_names):
+        return None
+    known = {name.casefold(): index for index, name in reversed([*enumerate(model.class_names)])}
+    missing = [name for name in names if name.casefold() not in known]
+    if missing:
+        raise OptionsError(
+            f"{model.name} has no class {missing[0]!r}, which {dataset.name} has; give --class-names, or a network "
+            "trained on these classes."
+        )
+    return torch.tensor([known[name.casefold()] for name in names])
+
+
+def _on_device(read: Iterable[BatchLike], device: torch.device) -> Iterable[Batch]:
+    for batch in read:
+        masks, ignored = (None if value is None else value.to(device) for value in (batch.masks, batch.ignored))
+        failures = getattr(batch, "failures", ())
+        yield Batch(
+            tuple(batch.names), batch.images.to(device), batch.targets.to(device), masks, ignored, tuple(failures)
+        )
+
+
+def _write(folder: Path, table: pd.DataFrame, means: pd.DataFrame) -> None:
+    """``rows.csv``, ``rows.parquet`` (where pyarrow is installed) and ``summary.csv``."""
+    for name, data in (("rows", table), ("summary", means)):
+        with atomic_path(folder / f"{name}.csv") as path:
+            data.to_csv(path, index=False)
+    try:
+        with atomic_path(folder / "rows.parquet") as path:
+            table.to_parquet(path, index=False)
+    except ImportError:
+        pass  # the same rows are in rows.csv
+
+
+def _draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experiment) -> None:
+    """Curves over the share of hidden pixels, as in the paper's Fig. 3; or bars with intervals, one panel a measure."""
+    from matplotlib.figure import Figure
+
+    keys = [key for key in KEYS if key in means and key != "method"]
+    groups = list(means.groupby(keys, sort=False, dropna=False)) if keys else [((), means)]
+    curve = list(experiment.curve)
+    if curve:
+        drawn = Figure(figsize=(5 * len(groups), 4), layout="constrained")
+        for axes, (which, group) in zip(drawn.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+            for method, rows in group.groupby("method", sort=False):
+                values = rows.set_index("measure")["mean"]
+                axes.plot(
+                    [100 * experiment.curve[step] for step in curve], [values[step] for step in curve], label=method
+                )
+            axes.set(xlabel="pixels that are hidden, %", ylabel="accuracy", title=" ".join(map(str, which)))
+            axes.legend(fontsize="small")
+    else:
+        measures = list(experiment.measures)
+        drawn = Figure(figsize=(4 * len(measures), 0.4 * len(means["method"].unique()) + 1.5), layout="constrained")
+        for axes, measure in zip(drawn.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+            rows = means[means["measure"] == measure].groupby("method", sort=False)[["mean", "low", "high"]].mean()
+            spread = [(rows["mean"] - rows["low"]).clip(lower=0), (rows["high"] - rows["mean"]).clip(lower=0)]
+            axes.barh(list(rows.index)[::-1], rows["mean"][::-1], xerr=[part[::-1] for part in spread], capsize=2)
+            axes.set_title(measure.replace("_", " "))
+    with atomic_path(Path(path), ".png") as file:
+        drawn.savefig(file, dpi=120)
+
+
+def print_summary(console: Console, means: pd.DataFrame, experiment: Experiment) -> None:
+    """Means with their intervals; the steps of curves are in the files."""
+    keys = [key for key in KEYS if key in means]
+    shown = [measure for measure in experiment.measures if measure not in experiment.curve][:_SHOWN]
+    arrows = {True: " ↑", False: " ↓", None: ""}
+    table = Table(
+        *keys, *(measure.replace("_", " ") + arrows[experiment.measures[measure]] for measure in shown), "images"
+    )
+    for values, group in means.groupby(keys, sort=False, dropna=False):
+        rows = group.set_index("measure")
+        cells = [f"{rows['mean'][m]:.3f} ({rows['low'][m]:.3f} to {rows['high'][m]:.3f})" for m in shown]
+        table.add_row(*map(str, values), *cells, str(int(rows["images"].max())))
+    console.print(table)

@@ -1,0 +1,192 @@
+"""``agf-fx evaluate``, from a dataset to tables; and mosaics."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import agf_fx
+from agf_fx.cli import app
+from agf_fx.data import digit_scenes
+from agf_fx.data.datasets import batches, open_dataset
+from agf_fx.errors import InputError, OptionsError
+from agf_fx.evaluate.evaluation import Part
+from agf_fx.evaluate.localisation import localisation
+from agf_fx.evaluate.mosaics import Tiles, confident_tiles, mosaic_batches
+from agf_fx.models.digits import DIGITS_MEAN, DIGITS_STD
+
+
+def run(*words, status=0):
+    result = CliRunner().invoke(app, ["evaluate", *map(str, words)])
+    assert result.exit_code == status, result.output + result.stderr
+    return result
+
+
+SEPARATION = "separation", "--model", "digits-vgg", "--dataset", "digits:6", "--methods", "agf,gradient-x-input"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation")
+    run(*SEPARATION, "--out", out)
+    return out
+
+
+def test_rows_are_those_of_the_measures(folder):
+    rows = pd.read_csv(folder / "rows.csv")
+    assert rows.equals(pd.read_parquet(folder / "rows.parquet")[list(rows)])
+    scenes = digit_scenes(6, split="test", seed=2)
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (DIGITS_MEAN, DIGITS_STD))
+    maps = agf_fx.compile(agf_fx.load_model("digits-vgg").model)((scenes.images - mean) / std, scenes.labels)
+    expected = localisation(maps, scenes.masks)
+    own = rows[rows["method"] == "agf"]
+    assert len(own) == 12
+    assert own["target"].tolist() == scenes.labels.flatten().tolist()
+    assert own["share"].mean() == pytest.approx(expected.own_share, abs=1e-3)  # pixels of 8 bits
+    assert own["wins"].mean() == expected.own_wins
+    means = pd.read_csv(folder / "summary.csv").set_index(["method", "measure"])
+    assert means.loc[("agf", "share"), "mean"] == pytest.approx(own["share"].mean())
+    assert means.loc[("agf", "share"), "low"] <= own["share"].mean() <= means.loc[("agf", "share"), "high"]
+    assert (folder / "figure.png").stat().st_size > 2000
+
+
+def test_the_same_command_goes_on(folder):
+    before = (folder / "rows.jsonl").read_bytes()
+    lines = before.splitlines(keepends=True)
+    (folder / "rows.jsonl").write_bytes(b"".join(lines[:-1]))
+    run(*SEPARATION, "--out", folder)
+    assert [json.loads(line) for line in (folder / "rows.jsonl").read_bytes().splitlines()] == [
+        json.loads(line) for line in lines
+    ]
+    said = run(*SEPARATION, "--out", folder, "--precision", "float64", status=2)
+    assert "evaluation of something else" in said.stderr
+
+
+def test_a_method_that_cannot_explain_the_network_costs_only_itself(tmp_path):
+    words = [
+        "segmentation",
+        "--model",
+        "digits-vgg",
+        "--dataset",
+        "digits:2",
+        "--methods",
+        "gradient-x-input,attnlrp,gradcam",
+    ]
+    said = run(*words, "--option", "gradcam.layer=nowhere", "--out", tmp_path, status=1)
+    assert "gradcam" in said.stderr
+    assert set(pd.read_csv(tmp_path / "rows.csv")["method"]) == {"gradient-x-input", "attnlrp"}
+
+
+@pytest.mark.parametrize("experiment", ["negative-perturbation", "class-sensitivity", "sanity", "robustness"])
+def test_other_experiments(experiment, tmp_path):
+    few = ["--set", "samples=2"] if experiment == "robustness" else []
+    hidden = ["--set", "impute=mean"] if experiment == "negative-perturbation" else []
+    words = [experiment, "--model", "digits-vgg", "--dataset", "digits:2", "--methods", "gradient-x-input"]
+    run(*words, *few, *hidden, "--out", tmp_path)
+    means = pd.read_csv(tmp_path / "summary.csv")
+    assert len(means)
+    assert set(means["images"]) <= {2}
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_experiments_are_listed():
+    said = run("list").output
+    assert "grid: grid pointing game" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["segmentaton", "-m", "digits-vgg"], "unknown experiment"),
+        (["separation"], "--model is missing"),
+        (["separation", "-m", "digits-vgg", "-d", "digits:none"], "no number of scenes"),
+        (["separation", "-m", "digits-vgg", "-d", "kittens:/x"], "kittens"),
+        (["separation", "-m", "digits-vgg", "--set", "cells"], "NAME=VALUE"),
+    ],
+)
+def test_words_that_cannot_be_meant(words, message, tmp_path):
+    assert message in run(*words, "--out", tmp_path, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["grid", "-m", "digits-vgg", "-d", "photographs"], "no class"),
+        (["separation", "-m", "digits-vgg", "-d", "digits:2", "--set", "cells=2"], "no setting 'cells'"),
+        (["negative-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "impute=white"], "impute"),
+    ],
+)
+def test_what_does_not_go_together(words, message, tmp_path):
+    assert message in run(*words, "--out", tmp_path, status=2).stderr
+
+
+# Mosaics
+
+
+def tiles(classes, size=4):
+    images = torch.arange(len(classes)).reshape(-1, 1, 1, 1).expand(-1, 3, size, size + 1).double()
+    return Tiles(tuple(f"t{n}" for n in range(len(classes))), images, torch.tensor(classes))
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3])
+def test_mosaics_show_their_pictures_row_by_row(cells):
+    given = tiles([*range(9), 0, 1])
+    found = list(mosaic_batches(given, cells=cells, limit=20, size=6))
+    assert sum(len(batch.names) for batch in found) == {1: 11, 2: 20, 3: 4}[cells]
+    for batch in found:
+        assert batch.images.shape[1:] == (3, 4 * cells, 5 * cells)
+        for name, image, target in zip(batch.names, batch.images, batch.targets, strict=True):
+            numbers = [int(part[1:]) for part in name.split("+")]
+            assert given.classes[numbers].tolist() == target.tolist()
+            assert len({*target.tolist()}) == cells**2
+            seen = image.unflatten(1, (cells, 4)).unflatten(3, (cells, 5)).permute(0, 1, 3, 2, 4)
+            assert bool((seen == torch.tensor(numbers).reshape(1, cells, cells, 1, 1)).all())
+
+
+def test_mosaics_are_chosen_by_a_seed_and_all_where_there_are_few():
+    few = list(mosaic_batches(tiles([0, 1, 2, 3, 4]), limit=100, size=100))
+    assert len({frozenset(name.split("+")) for name in few[0].names}) == 5
+    many = [next(iter(mosaic_batches(tiles(list(range(60))), limit=7, seed=seed))).names for seed in (0, 0, 1)]
+    assert many[0] == many[1] != many[2]
+    assert len(many[0]) == len({*many[0]}) == 7
+    with pytest.raises(InputError, match="as many classes"):
+        next(mosaic_batches(tiles([0, 0, 1, 2])))
+    with pytest.raises(OptionsError):
+        next(mosaic_batches(tiles([0, 1, 2, 3]), cells=0))
+
+
+def test_pictures_that_the_network_knows_are_taken():
+    logits = torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0.2, 0, 0], [0, 0, 9.0]])
+    batch = Part(
+        ["right", "wrong", "unsure", "no class"],
+        torch.zeros(4, 3, 2, 2),
+        torch.tensor([[0], [0], [0], [-1]]),
+        None,
+        None,
+    )
+    found = confident_tiles(lambda images: logits, [batch])
+    assert found.names == ("right", "no class")
+    assert found.classes.tolist() == [0, 2]
+    with pytest.raises(InputError, match="no picture"):
+        confident_tiles(lambda images: logits, [batch], confidence=0.99999)
+
+
+def test_bundled_datasets():
+    photographs = open_dataset("photographs", "")
+    assert [photographs[n].classes for n in range(len(photographs))] == [(n,) for n in range(len(photographs))]
+    assert photographs.class_names[photographs[0].classes[0]]
+    scenes = open_dataset("digits", "3", seed=5)
+    (batch,) = batches(scenes, agf_fx.load_model("digits-vgg").preprocessing)
+    expected = digit_scenes(3, split="test", seed=5)
+    assert torch.equal(batch.masks, expected.masks)
+    assert torch.equal(batch.targets, expected.labels)
+    assert torch.allclose(batch.images * 0.5 + 0.5, expected.images, atol=0.5 / 255 + 1e-6)
+    for path in ("0", "-1", "x"):
+        with pytest.raises(OptionsError):
+            open_dataset("digits", path)
+    with pytest.raises(OptionsError):
+        open_dataset("photographs", "/tmp")
