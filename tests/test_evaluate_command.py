@@ -52,6 +52,12 @@ def test_rows_are_those_of_the_measures(folder):
     assert means.loc[("agf", "share"), "mean"] == pytest.approx(own["share"].mean())
     assert means.loc[("agf", "share"), "low"] <= own["share"].mean() <= means.loc[("agf", "share"), "high"]
     assert (folder / "figure.png").stat().st_size > 2000
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 2 * 6
+    assert page.count("data:image/jpeg") == 12
+    assert "http" not in page
+    best = own.sort_values("share", ascending=False, kind="stable").iloc[0]
+    assert f"best: {best['image']}, {best['target']}: share {best['share']:.3f}" in page
 
 
 def test_the_same_command_goes_on(folder):
@@ -168,7 +174,7 @@ def test_pictures_that_the_network_knows_are_taken():
         None,
         None,
     )
-    found = confident_tiles(lambda images: logits, [batch])
+    found = confident_tiles(lambda images: logits, [batch], confidence=0.5)
     assert found.names == ("right", "no class")
     assert found.classes.tolist() == [0, 2]
     with pytest.raises(InputError, match="no picture"):

@@ -57,7 +57,8 @@ def evaluate(
 
     Rows are kept as they are found, and the same command goes on where it was stopped. The folder has rows.csv and
     rows.parquet (one row for each method, image and class), summary.csv (means with 95 % bootstrap intervals over
-    images) and figure.png. An image or a method that fails is named on stderr; the exit status is then 1.
+    images), figure.png, and report.html with the best and the worst cases. An image or a method that fails is named
+    on stderr; the exit status is then 1.
     """
     from agf_fx.evaluate.experiments import EXPERIMENTS
 

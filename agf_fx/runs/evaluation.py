@@ -26,6 +26,7 @@ from agf_fx.evaluate.ledger import Ledger
 from agf_fx.evaluate.mosaics import confident_tiles, mosaic_batches
 from agf_fx.models import LoadedModel
 from agf_fx.runs.console import describe, say, stdout_kept_clean
+from agf_fx.runs.evaluation_report import chosen_cases, pictures_of, write_report
 from agf_fx.runs.run import Execution
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
         table = frame(ledger.rows)
         means = summary(table, experiment)
         _write(request.out, table, means)
-        _draw(request.out / "figure.png", means, experiment)
+        figure = request.out / "figure.png"
+        _draw(figure, means, experiment)
+        with stdout_kept_clean():
+            seen, device = pictures_of(request.dataset, model.preprocessing), torch.device(request.execution.device)
+            cases = chosen_cases(experiment, table, subjects, seen, model.class_names, device)
+        title, about = f"{experiment.name} of {model.name}", _about(request, model)
+        write_report(request.out / "report.html", title, about, experiment, table, means, figure, cases)
         print_summary(console, means, experiment)
     return bool(ledger.rows) and not ledger.failures and len(subjects) == len(request.methods)
 
