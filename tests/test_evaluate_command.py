@@ -185,6 +185,9 @@ def test_bundled_datasets():
     photographs = open_dataset("photographs", "")
     assert [photographs[n].classes for n in range(len(photographs))] == [(n,) for n in range(len(photographs))]
     assert photographs.class_names[photographs[0].classes[0]]
+    for example in photographs:
+        assert example.masks.shape == (1, example.image.height, example.image.width)
+        assert 0.01 < example.masks.mean() < 0.85
     scenes = open_dataset("digits", "3", seed=5)
     (batch,) = batches(scenes, agf_fx.load_model("digits-vgg").preprocessing)
     expected = digit_scenes(3, split="test", seed=5)
