@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -102,20 +102,18 @@ def perturbation(
     return Curves(steps, torch.sigmoid(log_odds), log_odds, correct > 0)
 
 
-def deletion(predict: Predict, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50, **more: object) -> Tensor:
+def deletion(predict: Predict, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50, **more: Any) -> Tensor:
     """The mean probability while the most relevant pixels go (Petsiuk et al. 2018): (N, K), lower is better.
 
     Args:
         predict, images, maps, target: see `perturbation`, which takes ``more`` too.
         steps: how many, from nothing hidden to everything.
     """
-    curves = perturbation(predict, images, maps, target, first="most", fractions=_even(steps), **more)  # type: ignore[arg-type]
+    curves = perturbation(predict, images, maps, target, first="most", fractions=_even(steps), **more)
     return curves.area(curves.probability)
 
 
-def insertion(
-    predict: Predict, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50, **more: object
-) -> Tensor:
+def insertion(predict: Predict, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50, **more: Any) -> Tensor:
     """The mean probability while the most relevant pixels come (Petsiuk et al. 2018): (N, K), higher is better.
 
     Published with `blur` in the place of what has not come yet.
@@ -124,7 +122,7 @@ def insertion(
         predict, images, maps, target: see `perturbation`, which takes ``more`` too.
         steps: how many, from everything hidden to nothing.
     """
-    curves = perturbation(predict, images, maps, target, first="least", fractions=_even(steps), **more)  # type: ignore[arg-type]
+    curves = perturbation(predict, images, maps, target, first="least", fractions=_even(steps), **more)
     return curves.area(curves.probability)
 
 

@@ -45,7 +45,7 @@ _POOLING = {
     aten.upsample_bilinear2d.default,
     aten.upsample_trilinear3d.default,
 }
-_REDUCTIONS = {
+REDUCTIONS = {
     aten.mean.dim: 1,
     aten.sum.dim_IntList: 1,
     aten.amax.default: 1,
@@ -113,8 +113,8 @@ def _followed(node: fx.Node, found: dict[fx.Node, tuple[Dimension, ...]]) -> tup
             return tuple(dimension for dim, dimension in enumerate(x) if dim != node.args[1])
         case aten.matmul.default if family_of(node) is not Family.LINEAR and len(known) == 2:
             return (*_aligned([x[:-1]], shape[:-1]), _resized(known[1][-1], shape[-1]))
-    if node.target in _REDUCTIONS:
-        gone = {dim % len(x) for dim in node.args[_REDUCTIONS[node.target]]}
+    if node.target in REDUCTIONS:
+        gone = {dim % len(x) for dim in node.args[REDUCTIONS[node.target]]}
         kept = [dimension for dim, dimension in enumerate(x) if dim not in gone]
         return tuple(kept) if len(kept) == len(shape) else _aligned([x], shape)
     if family_of(node) is Family.LINEAR:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from agf_fx.ir.axes import REDUCTIONS
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.types import BATCH, TensorType, carried_type
 from agf_fx.ir.vocabulary import (
@@ -44,13 +45,6 @@ _WINDOWS = {
 _MAXIMA = {
     *(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default),
     *(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default),
-}
-_REDUCED = {  # where dimensions stand among the arguments
-    aten.mean.dim: 1,
-    aten.sum.dim_IntList: 1,
-    aten.amax.default: 1,
-    aten.logsumexp.default: 1,
-    aten.linalg_vector_norm.default: 2,
 }
 _ENTRIES = {Family.PASS_THROUGH, Family.MERGE, Family.PRODUCT, Family.JOINT, Family.SOFT_MAXIMUM}
 _SAME = {aten.softmax.int, aten.log_softmax.int, aten.to.dtype, aten.masked_fill.Scalar, aten.where.self}
@@ -116,8 +110,8 @@ def _of(node: fx.Node, known: dict[fx.Node, Any], shape: list[int]) -> Tensor | 
         return F.interpolate(_mean(x, 1), shape[2:], mode=mode).expand(shape)
     if target in _WINDOWS or target in _MAXIMA:
         return _pooled(node, x, shape)
-    if target in _REDUCED:
-        return _mean(x, node.args[_REDUCED[target]]).reshape(shape)
+    if target in REDUCTIONS:
+        return _mean(x, node.args[REDUCTIONS[target]]).reshape(shape)
     if target is aten.linear.default:
         return _mean(x, -1).expand(shape)
     if target is aten.matmul.default:

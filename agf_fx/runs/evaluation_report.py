@@ -17,7 +17,7 @@ from torch import Tensor
 
 from agf_fx.atomic import atomic_write
 from agf_fx.data.datasets import Dataset
-from agf_fx.errors import MissingDependencyError
+from agf_fx.errors import AgfFxError, MissingDependencyError
 from agf_fx.evaluate.evaluation import KEYS
 from agf_fx.evaluate.experiments import Experiment, Subject
 from agf_fx.imaging.preprocess import Preprocessing
@@ -40,7 +40,7 @@ class Case:
         method: by its label.
         kind: best or worst.
         said: image, class and measure, in words.
-        picture: the image and the map beside each other, as the address of an embedded picture.
+        picture: the image and the map beside each other, as the address of an embedded picture; "" where there is none.
     """
 
     method: str
@@ -124,8 +124,12 @@ def chosen_cases(
         half = min(CASES, math.ceil(len(ordered) / 2))
         for kind, part in (("best", ordered[:half]), ("worst", ordered[::-1][: min(half, len(ordered) - half)])):
             for (name, target), value in part.items():
-                picture = _explained(subject, seen(name), int(target), device)
-                found.append(Case(method, kind, f"{name}, {class_names[int(target)]}: {measure} {value:.3f}", picture))
+                said, picture = f"{name}, {class_names[int(target)]}: {measure} {value:.3f}", ""
+                try:
+                    picture = _explained(subject, seen(name), int(target), device)
+                except (AgfFxError, RuntimeError) as error:  # a picture less costs no page
+                    said += f"; not drawn: {describe(error)}"
+                found.append(Case(method, kind, said, picture))
     return found
 
 
@@ -147,10 +151,7 @@ def pictures_of(dataset: Dataset, preprocessing: Preprocessing) -> Callable[[str
 
 def _explained(subject: Subject, seen: Seen, target: int, device: torch.device) -> str:
     image, pixels = seen
-    try:
-        maps = subject.explain(image[None].to(device), torch.tensor([[target]], device=device))
-    except Exception as error:  # a picture less costs no page
-        return f"data:text/plain,{describe(error)}"
+    maps = subject.explain(image[None].to(device), torch.tensor([[target]], device=device))
     relevance = maps[0, 0].detach().to("cpu", torch.float64).numpy()
     panels = [picture_panel(pixels), map_panel(pixels, relevance)]
     sheet = Image.new("RGB", (sum(panel.width for panel in panels) + 4, panels[0].height), "white")
@@ -197,7 +198,8 @@ figure { margin: 0; } figcaption { font-size: 12px; overflow-wrap: anywhere; }
 <p>{{ rows }} rows are in rows.csv.</p>
 <img src="{{ figure }}" alt="The means as a figure; the numbers are in summary.csv">
 {% for method in methods %}<h2>{{ method }}: best and worst</h2><div class="cases">
-{% for case in cases if case.method == method %}<figure><img src="{{ case.picture }}" alt="{{ case.said }}">
+{% for case in cases if case.method == method %}<figure>
+{% if case.picture %}<img src="{{ case.picture }}" alt="{{ case.said }}">{% endif %}
 <figcaption>{{ case.kind }}: {{ case.said }}</figcaption></figure>{% endfor %}</div>{% endfor %}
 <p>Red speaks for the class, blue against it; each map is drawn on a scale of its own.</p>
 </html>
