@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -183,6 +184,7 @@ def test_pictures_that_the_network_knows_are_taken():
 
 def test_bundled_datasets():
     photographs = open_dataset("photographs", "")
+    assert len(photographs) == 7
     assert [photographs[n].classes for n in range(len(photographs))] == [(n,) for n in range(len(photographs))]
     assert photographs.class_names[photographs[0].classes[0]]
     for example in photographs:
@@ -199,3 +201,38 @@ def test_bundled_datasets():
             open_dataset("digits", path)
     with pytest.raises(OptionsError):
         open_dataset("photographs", "/tmp")
+
+
+def test_views_of_photographs_keep_the_object():
+    whole, views = open_dataset("photographs", ""), open_dataset("photographs", "3")
+    assert len(views) == 3 * len(whole)
+    assert views.example_name(7) == whole.example_name(0) + "-2"
+    for index in range(len(whole)):
+        original, crop, again = (views[index + view * len(whole)] for view in (0, 1, 1))
+        assert np.array_equal(np.array(original.image), np.array(whole[index].image))
+        assert crop.classes == original.classes
+        assert np.array_equal(np.array(crop.image), np.array(again.image))
+        assert crop.masks.sum() >= 0.8 * original.masks.sum()
+        pixels, mask = np.array(crop.image)[:, ::-1, 0], crop.masks[0, :, ::-1]
+        height, width = mask.shape
+        windows = np.lib.stride_tricks.sliding_window_view(np.array(original.image)[..., 0], (height, width))
+        assert windows[..., 0, 0].size > 1
+        places = np.argwhere((windows[:, :, 0] == pixels[0]).all(2))
+        assert any(
+            np.array_equal(windows[y, x], pixels)
+            and np.array_equal(original.masks[0, y : y + height, x : x + width], mask)
+            for y, x in places
+        )
+
+
+def test_a_method_may_be_measured_twice_under_two_labels(tmp_path):
+    command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", str(tmp_path)]
+    run(*command, "--methods", "agf,paper=agf", "--option", "paper.dialect=paper")
+    rows = pd.read_csv(tmp_path / "rows.csv").set_index("method")
+    assert not np.allclose(rows.loc["agf", "share"], rows.loc["paper", "share"], atol=1e-4)
+    run(*command, "--methods", "gradcam")  # joins the others
+    assert {*pd.read_csv(tmp_path / "summary.csv")["method"]} == {"agf", "paper", "gradcam"}
+    done = run(*command, "--methods", "paper=agf", status=1)
+    assert "another folder" in " ".join(done.stderr.split())
+    for methods in ("=agf", "a.b=agf", "x=agf,x=gradcam", "x="):
+        run(*command, "--methods", methods, status=2)

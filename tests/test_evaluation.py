@@ -226,7 +226,7 @@ def test_rows_are_json(tmp_path):
     evaluate(SEGMENTATION, {"x": SUBJECT}, [BATCH], ledger)
     line = json.loads((tmp_path / "rows.jsonl").read_text())
     assert line["images"] == ["a", "b", "c", "d"]
-    assert json.loads((tmp_path / "experiment.json").read_text()) == ABOUT
+    assert json.loads((tmp_path / "experiment.json").read_text()) == {**ABOUT, "methods": {}}
 
 
 def test_objects_without_a_class_are_explained_for_the_likeliest():

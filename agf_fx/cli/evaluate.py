@@ -28,11 +28,11 @@ def evaluate(
         ),
     ] = "photographs",
     methods: Annotated[
-        str, typer.Option("--methods", help="Methods, with commas between them; see agf-fx methods.")
+        str, typer.Option("--methods", help="Methods, with commas between them, or LABEL=METHOD; see agf-fx methods.")
     ] = DEFAULT_METHODS,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="METHOD.NAME=VALUE", help="An option of a method; repeatable."),
+        typer.Option("--option", metavar="METHOD.NAME=VALUE", help="An option of a method, or of a label; repeatable."),
     ] = None,
     setting: Annotated[
         list[str] | None,

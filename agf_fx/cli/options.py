@@ -61,27 +61,39 @@ def of_method(console: Console, method: str, assignments: list[str] | None) -> A
 
 
 def of_methods(names: str, assignments: list[str]) -> dict[str, Any]:
-    """Methods with their options, by name, from words such as ``agf,gradcam`` and ``gradcam.layer=layer4``.
+    """Methods with their options, by label, from words such as ``agf,gradcam`` and ``gradcam.layer=layer4``.
+
+    The label is the method's name, or what stands before "=": ``agf,paper=agf`` with ``paper.dialect=paper`` are two
+    AGFs. Two of one name without labels are one.
 
     Raises:
-        OptionsError: a method or an option is unknown, or a method is not among those named.
+        OptionsError: a method or an option is unknown, a method is not among those named, or two have one label.
     """
     from agf_fx.methods import REGISTRY
 
-    chosen = [REGISTRY[name.strip()].name for name in names.split(",") if name.strip()]
-    of: dict[str, list[str]] = {name: [] for name in chosen}
-    if not chosen:
+    methods: dict[str, str] = {}
+    for word in filter(None, map(str.strip, names.split(","))):
+        label, sign, name = (part.strip() for part in word.rpartition("="))
+        method = REGISTRY[name].name
+        label = label if sign else method
+        if not label or "=" in label or "." in label:
+            raise OptionsError(f"{word} has no label without a point or =; write LABEL=METHOD, such as paper=agf.")
+        if methods.setdefault(label, method) != method:
+            raise OptionsError(f"{label} stands for {methods[label]} and for {method}; give each a label of its own.")
+    if not methods:
         raise OptionsError("--methods names none; give some, such as agf,gradcam.")
+    given: dict[str, list[str]] = {label: [] for label in methods}
     for assignment in assignments:
-        method, point, rest = assignment.partition(".")
-        name = REGISTRY[method].name if point and "=" in rest and "=" not in method else None
-        if name not in of:
+        label, point, rest = assignment.partition(".")
+        if label not in given and point and "=" in rest and "=" not in label:
+            label = REGISTRY[label].name  # by another of its names
+        if label not in given or "=" not in rest:
             raise OptionsError(
-                f"--option {assignment} belongs to none of {', '.join(of)}; write METHOD.NAME=VALUE, such as "
+                f"--option {assignment} belongs to none of {', '.join(given)}; write METHOD.NAME=VALUE, such as "
                 "gradcam.layer=layer4."
             )
-        of[name].append(rest)
-    return {name: (name, REGISTRY[name].parsed(given)) for name, given in of.items()}
+        given[label].append(rest)
+    return {label: (method, REGISTRY[method].parsed(given[label])) for label, method in methods.items()}
 
 
 def load(

@@ -43,21 +43,29 @@ _SCIKIT_IMAGE = {
     "chelsea.png": (("Egyptian cat", "tiger cat", "tabby"), "CC0, Stefan van der Walt"),
     "rocket.jpg": (("missile",), "public domain, SpaceX"),
 }
+_WITHOUT_LICENCE = {
+    "motorcycle_left.png": (("moped", "motor scooter"), "none is said; Middlebury 2014 stereo benchmark"),
+}
 _SCIKIT_LEARN = {
     "china.jpg": (("palace",), "CC BY 2.0, danielbuechele"),
     "flower.jpg": (("daisy",), "CC BY 2.0, vultilion"),
 }
 
 
-def sample_photographs() -> list[Photograph]:
+def sample_photographs(*, every: bool = False) -> list[Photograph]:
     """Return photographs with objects of ImageNet: those of scikit-image's wheel first, then scikit-learn's.
 
     Neither package is imported, and nothing is downloaded.
+
+    Args:
+        every: also those with which no licence comes: to measure on, not to show elsewhere.
 
     Raises:
         MissingDependencyError: scikit-image or scikit-learn is not installed, or has come without its pictures.
     """
     folders = ((_folder("skimage", "data"), _SCIKIT_IMAGE), (_folder("sklearn", "datasets/images"), _SCIKIT_LEARN))
+    if every:
+        folders += ((folders[0][0], _WITHOUT_LICENCE),)
     return [Photograph(folder / name, *told) for folder, table in folders for name, told in table.items()]
 
 

@@ -21,23 +21,28 @@ class Ledger:
     written as a whole: a line that was cut off is not there.
     """
 
-    def __init__(self, folder: Path, experiment: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, experiment: Mapping[str, Any], methods: Mapping[str, str] | None = None) -> None:
         """Open a folder, or make it.
 
         Args:
             folder: where to keep rows.
             experiment: what makes rows comparable: experiment, options, model, data; as JSON has it.
+            methods: what each method's label stands for, in words; others than those that are there may be added.
 
         Raises:
-            OptionsError: the folder holds rows of something else.
+            OptionsError: the folder holds rows of something else, or one label stands for two methods.
         """
         self.path = folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         about, said = folder / "experiment.json", json.loads(json.dumps(experiment))
-        if about.exists():
-            _same(folder, json.loads(about.read_text(encoding="utf-8")), said)
-        else:
-            save_json(about, said)
+        there = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {**said, "methods": {}}
+        labels = there.pop("methods", {})
+        _same(folder, there, said)
+        told = dict(methods or {})
+        shared = labels.keys() & told.keys()
+        _same(folder, {label: labels[label] for label in shared}, {label: told[label] for label in shared})
+        self.methods: dict[str, str] = labels | told
+        save_json(about, {**said, "methods": self.methods})
         self._lines = list(self._read())
         self._done = {(line["method"], name) for line in self._lines for name in line["images"]}
         failures = {(line["method"], name): why for line in self._lines for name, why in line["failures"].items()}

@@ -85,7 +85,7 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
         InputError: the dataset lacks what the experiment needs.
     """
     experiment = EXPERIMENTS[request.experiment]
-    ledger = Ledger(request.out, _about(request, model))
+    ledger = Ledger(request.out, _about(request, model), _told(request))
     with stdout_kept_clean():
         model = model if request.execution.device == "cpu" else _placed(model, request.execution)
         subjects = _subjects(request, model, console)
@@ -102,7 +102,10 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
         with stdout_kept_clean():
             seen, device = pictures_of(request.dataset, model.preprocessing), torch.device(request.execution.device)
             cases = chosen_cases(experiment, table, subjects, seen, model.class_names, device)
-        title, about = f"{experiment.name} of {model.name}", _about(request, model)
+        title = f"{experiment.name} of {model.name}"
+        about = _about(request, model) | {
+            "methods": "; ".join(f"{label}: {words}" for label, words in ledger.methods.items())
+        }
         write_report(request.out / "report.html", title, about, experiment, table, means, figure, cases)
         print_summary(console, means, experiment)
     return bool(ledger.rows) and not ledger.failures and len(subjects) == len(request.methods)
@@ -110,7 +113,6 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
 
 def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
     """What makes rows comparable."""
-    chosen = {label: repr(one) for label, one in request.methods.items()}
     return {
         "experiment": request.experiment,
         "settings": {name: repr(value) for name, value in request.settings.items()},
@@ -119,7 +121,12 @@ def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
         "preprocessing": model.preprocessing.describe(),
         "dataset": request.source,
         "precision": request.execution.precision,
-    } | ({"options": chosen} if any(isinstance(one, tuple) and one[1] for one in request.methods.values()) else {})
+    }
+
+
+def _told(request: Request) -> dict[str, str]:
+    """What each label stands for."""
+    return {label: f"{name}, {options!r}" for label, (name, options) in request.methods.items()}
 
 
 def _placed(model: LoadedModel, execution: Execution) -> LoadedModel:
