@@ -232,7 +232,7 @@ def test_a_method_may_be_measured_twice_under_two_labels(tmp_path):
     assert not np.allclose(rows.loc["agf", "share"], rows.loc["paper", "share"], atol=1e-4)
     run(*command, "--methods", "gradcam")  # joins the others
     assert {*pd.read_csv(tmp_path / "summary.csv")["method"]} == {"agf", "paper", "gradcam"}
-    done = run(*command, "--methods", "paper=agf", status=1)
+    done = run(*command, "--methods", "paper=agf", status=2)
     assert "another folder" in " ".join(done.stderr.split())
     for methods in ("=agf", "a.b=agf", "x=agf,x=gradcam", "x="):
         run(*command, "--methods", methods, status=2)
