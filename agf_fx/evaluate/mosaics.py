@@ -81,6 +81,8 @@ def mosaic_batches(
 ) -> Iterator[MosaicBatch]:
     """Mosaics of pictures of different classes: all of them if there are at most ``limit``, else so many at random.
 
+    With a smaller ``limit`` they are the first of those with a larger one.
+
     Args:
         tiles: the pictures.
         cells: n, in each direction.
@@ -123,5 +125,5 @@ def _chosen(classes: list[int], count: int, limit: int, seed: int) -> list[tuple
             break
     chosen = [*found]
     if len(chosen) > limit:
-        chosen = [chosen[index] for index in sorted(generator.permutation(len(chosen))[:limit].tolist())]
-    return [tuple(generator.permutation(row).tolist()) for row in chosen]
+        chosen = [chosen[index] for index in generator.permutation(len(chosen))[:limit].tolist()]
+    return [tuple(np.random.default_rng([seed, *row]).permutation(row).tolist()) for row in chosen]
