@@ -45,13 +45,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=OUT)
     parser.add_argument("--subjects", nargs="+", default=[*SUBJECTS], choices=[*SUBJECTS], metavar="NAME")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="of all but the cost")
+    parser.add_argument("--limit", type=int, help="mosaics and scenes, for methods that take long (default: 15, 100)")
     parser.add_argument("--resume", action="store_true", help="leave out what the file has")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Row] = {}
     if arguments.json.exists():
         found = json.loads(arguments.json.read_text(encoding="utf-8"))
-    subjects = [SUBJECTS[name](arguments.device) for name in arguments.subjects]
+    subjects = [SUBJECTS[name](arguments.device, arguments.limit) for name in arguments.subjects]
     for method in arguments.methods:
         row = found.setdefault(method, {})
         for subject in subjects:
@@ -70,10 +71,10 @@ class Mosaics:
 
     name = "mosaics"
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, limit: int | None = None) -> None:
         loaded = agf_fx.load_model("efficientnet-lite0")
         self.model: nn.Module = loaded.model.to(device)
-        chosen = list(itertools.combinations(sample_photographs(), 4))
+        chosen = list(itertools.combinations(sample_photographs(), 4))[:limit]
         prepared = [loaded.preprocessing.prepare(mosaic([photo.image() for photo in four])) for four in chosen]
         self.images = torch.stack([image for image, _ in prepared]).to(device)
         wanted = [[loaded.class_names.index(photo.shows[0]) for photo in four] for four in chosen]
@@ -98,8 +99,8 @@ class Cost(Mosaics):
 
     name = "forward_passes"
 
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(torch.device("cpu"))
+    def __init__(self, device: torch.device, limit: int | None = None) -> None:
+        super().__init__(torch.device("cpu"), limit)
 
     def measured(self, method: str) -> float:
         """In forward passes."""
@@ -115,8 +116,8 @@ class Scenes:
 
     name = "scenes"
 
-    def __init__(self, device: torch.device) -> None:
-        scenes = digit_scenes(SCENES, split="test", seed=SEED)
+    def __init__(self, device: torch.device, limit: int | None = None) -> None:
+        scenes = digit_scenes(limit or SCENES, split="test", seed=SEED)
         mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (DIGITS_MEAN, DIGITS_STD))
         self.images, self.masks = ((scenes.images - mean) / std).to(device), scenes.masks
         self.labels = scenes.labels.to(device)
