@@ -225,6 +225,23 @@ def test_views_of_photographs_keep_the_object():
         )
 
 
+def test_other_experiments_take_mosaics_too(tmp_path):
+    command = ["-m", "efficientnet-lite0", "--methods", "gradcam", "--limit", "1", "--batch-size", "1"]
+    run("grid", *command, "-o", tmp_path / "grid")
+    run("separation", *command, "--set", "cells=2", "-o", tmp_path / "separation")
+    bias = [*command, "--set", "cells=2", "--set", "contrasts=1", "--set", "impute=mean"]
+    run("saliency-bias", *bias, "-o", tmp_path / "bias")
+    shares = [
+        pd.read_csv(tmp_path / name / "rows.csv").groupby("target")["share"].mean()
+        for name in ("grid", "separation", "bias")
+    ]
+    assert len(shares[0]) == 4
+    for other in shares[1:]:
+        pd.testing.assert_series_equal(shares[0], other, rtol=1e-6)
+    assert (tmp_path / "bias" / "figure.png").stat().st_size > 5000
+    run("separation", "-m", "efficientnet-lite0", "-o", tmp_path / "none", status=1)  # one object each, no mosaics
+
+
 def test_a_method_may_be_measured_twice_under_two_labels(tmp_path):
     command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", str(tmp_path)]
     run(*command, "--methods", "agf,paper=agf", "--option", "paper.dialect=paper")

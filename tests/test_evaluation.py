@@ -60,7 +60,8 @@ def part(**change):
 def test_rows_have_the_measures_that_are_promised(name):
     batch = part(targets=torch.tensor([[0, 1, 2, 3]] * 4), masks=None) if name == "grid" else BATCH
     rows = measured(name, batch)
-    assert {row["image"] for row in rows} == ({"a", "b", "d"} if name == "separation" else {"a", "b", "c", "d"})
+    several = name in ("separation", "saliency-bias")  # "c" shows one object alone
+    assert {row["image"] for row in rows} == ({"a", "b", "d"} if several else {"a", "b", "c", "d"})
     for row in rows:
         assert set(EXPERIMENTS[name].measures) <= set(row)
         assert all(isinstance(row[measure], float) for measure in EXPERIMENTS[name].measures)
@@ -111,6 +112,34 @@ def test_separation_is_among_objects():
     assert [row["wins"] for row in rows] == [float(value > 0.5) for value in expected]
     with pytest.raises(InputError, match="several objects"):
         measured("separation", part(targets=TARGETS[:, :1], masks=MASKS[:, :1]))
+
+
+def test_saliency_bias_fades_one_object_and_explains_all():
+    rows = measured("saliency-bias", contrasts=[1, 0.4], impute=constant(0.5))
+    same = measured("separation")
+    both = {(row["image"], row["target"]): row for row in same}
+    for row in rows:
+        if row["step"] == 1:
+            assert row["share"] == pytest.approx(both[row["image"], row["target"]]["share"])
+    images = IMAGES.clone()
+    part_of_it = MASKS[:, 1, None].expand_as(images)
+    images[part_of_it] = 0.4 * images[part_of_it] + 0.6 * 0.5
+    again = {(row["image"], row["target"]): row["share"] for row in measured("separation", part(images=images))}
+    found = [row for row in rows if row["step"] == 0.4]
+    faint = [row for row in found if row["which"] == "faint" and row["target"] in (2, 3, 0)][-3:]
+    assert [(row["image"], row["target"]) for row in faint] == [("a", 2), ("b", 3), ("d", 0)]
+    salient = [row for row in found if row["which"] == "salient"][:3]
+    assert [(row["image"], row["target"]) for row in salient] == [("a", 2), ("b", 3), ("d", 0)]  # the first one fades
+    for row in faint:
+        assert row["share"] == pytest.approx(again[row["image"], row["target"]])
+        index = "abcd".index(row["image"])
+        assert row["probability"] == pytest.approx(float(MODEL(images).detach().softmax(1)[index, row["target"]]), abs=1e-6)
+    assert not torch.equal(MODEL(images), MODEL(IMAGES))
+    for wrong in ([], [0.0], [1.5], "x", [True]):
+        with pytest.raises(OptionsError, match="contrasts"):
+            measured("saliency-bias", contrasts=wrong)
+    with pytest.raises(InputError, match="several objects"):
+        measured("saliency-bias", part(targets=TARGETS[:, :1], masks=MASKS[:, :1]))
 
 
 def test_mosaics_are_explained_for_each_cell():

@@ -67,12 +67,12 @@ def confident_tiles(
 
 @dataclass(frozen=True)
 class MosaicBatch:
-    """Mosaics (N, C, n H, n W) of n² pictures each, and the class of each picture, row by row."""
+    """Mosaics (N, C, n H, n W) of n² pictures each; the class of each picture, row by row, and the mask of its cell."""
 
     names: tuple[str, ...]
     images: Tensor
     targets: Tensor
-    masks: None = None
+    masks: Tensor
     ignored: None = None
 
 
@@ -105,7 +105,15 @@ def mosaic_batches(
         whole = grid.flatten(4).flatten(2, 3)
         names = tuple("+".join(tiles.names[index] for index in row) for row in rows)
         place = whole.device if device is None else device
-        yield MosaicBatch(names, whole.to(place), tiles.classes[torch.tensor(rows)].to(place))
+        masks = _cell_masks(cells, *tiles.images.shape[2:]).expand(len(rows), -1, -1, -1)
+        yield MosaicBatch(names, whole.to(place), tiles.classes[torch.tensor(rows)].to(place), masks.to(place))
+
+
+def _cell_masks(cells: int, height: int, width: int) -> Tensor:
+    """(n², n H, n W) bool."""
+    which = torch.arange(cells**2).reshape(cells, cells)
+    places = which.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    return places == torch.arange(cells**2)[:, None, None]
 
 
 def _chosen(classes: list[int], count: int, limit: int, seed: int) -> list[tuple[int, ...]]:

@@ -32,7 +32,9 @@ from agf_fx.runs.run import Execution
 if TYPE_CHECKING:
     import pandas as pd
 
-MOSAICS = "grid"  # the experiment that is played on mosaics of the dataset's pictures
+MOSAICS = {"grid": 2, "separation": None, "saliency-bias": None}
+"""Experiments that can be played on mosaics of the dataset's pictures, with how many cells if the user says nothing."""
+
 _SHOWN = 12  # measures in the table on the screen, which leaves out the steps of a curve
 
 
@@ -67,7 +69,7 @@ class Request:
 
     def __post_init__(self) -> None:
         known = list(signature(EXPERIMENTS[self.experiment].measure).parameters)[2:]
-        known += ["confidence"] if self.experiment == MOSAICS else []
+        known += [name for name in ("cells", "confidence") if self.experiment in MOSAICS and name not in known]
         for name in self.settings:
             if name not in known:
                 advice = f"it has {', '.join(known)}" if known else "it has none"
@@ -182,9 +184,10 @@ def _measure(
         settings["impute"] = WAYS[settings["impute"]]()
     read = _on_device(_read(request, model), device)
     count = len(request.dataset) if request.limit is None else min(request.limit, len(request.dataset))
-    if experiment.name == MOSAICS:
-        cells = settings.get("cells", 2)
+    if cells := _cells(request):
         confidence = settings.pop("confidence", 0.25)
+        if experiment.name != "grid":
+            settings.pop("cells")
         tiles = confident_tiles(model.logits, read, confidence=confidence, multi_label=model.multi_label)
         limit = 500 if request.limit is None else request.limit
         read = list(mosaic_batches(tiles, cells=cells, limit=limit, size=request.batch_size, device=device))
@@ -205,7 +208,7 @@ def _measure(
 def _read(request: Request, model: LoadedModel) -> Iterable[Batch]:
     """The dataset in batches, its classes as the network counts them."""
     places = _places(request.dataset, model)
-    limit = None if request.experiment == MOSAICS else request.limit  # of mosaics, not of pictures
+    limit = None if _cells(request) else request.limit  # of mosaics, not of pictures
     for batch in batches(
         request.dataset, model.preprocessing, size=request.batch_size, workers=request.workers, limit=limit
     ):
@@ -213,6 +216,11 @@ def _read(request: Request, model: LoadedModel) -> Iterable[Batch]:
         if places is not None and targets.numel():
             targets = torch.where(targets < 0, targets, places[targets.clamp_min(0)])
         yield Batch(batch.names, batch.images, targets, batch.masks, batch.ignored, batch.failures)
+
+
+def _cells(request: Request) -> int | None:
+    """How many pictures mosaics have in each direction; None where no mosaics are made."""
+    return request.settings.get("cells", MOSAICS.get(request.experiment))
 
 
 def _places(dataset: Dataset, model: LoadedModel) -> Tensor | None:
@@ -256,7 +264,8 @@ def _write(folder: Path, table: pd.DataFrame, means: pd.DataFrame) -> None:
 
 
 def _draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experiment) -> None:
-    """Curves over the share of hidden pixels, as in the paper's Fig. 3; or bars with intervals, one panel a measure."""
+    """Curves over the share of hidden pixels, as in the paper's Fig. 3; curves over other steps, such as contrasts; or
+    bars with intervals. A panel for each measure."""
     from matplotlib.figure import Figure
 
     keys = [key for key in KEYS if key in means and key != "method"]
@@ -272,6 +281,17 @@ def _draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experim
                 )
             axes.set(xlabel="pixels that are hidden, %", ylabel="accuracy", title=" ".join(map(str, which)))
             axes.legend(fontsize="small")
+    elif "step" in means:
+        measures, parts = list(experiment.measures), ["which"] if "which" in means else []
+        lines = list(means.groupby([*parts, "measure"], sort=False))
+        columns = len(lines) // len(measures)
+        drawn = Figure(figsize=(4 * len(measures), 3 * columns + 1), layout="constrained")
+        panels = drawn.subplots(columns, len(measures), squeeze=False)
+        for axes, ((*which, measure), rows) in zip(panels.flat, lines, strict=True):
+            for method, line in rows.groupby("method", sort=False):
+                axes.plot(line["step"], line["mean"], marker=".", label=method)
+            axes.set(title=" ".join([*map(str, which), measure.replace("_", " ")]), xlabel="step")
+        drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     else:
         measures = list(experiment.measures)
         drawn = Figure(figsize=(4 * len(measures), 0.4 * len(means["method"].unique()) + 1.5), layout="constrained")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from agf_fx.evaluate.experiments import dependence, objects, perturbation
+from agf_fx.evaluate.experiments import dependence, objects, perturbation, saliency
 from agf_fx.evaluate.experiments.subject import BatchLike, Experiment, Row, Subject
 
 __all__ = ["EXPERIMENTS", "BatchLike", "Experiment", "Row", "Subject", "rows_of"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (*perturbation.EXPERIMENTS, *objects.EXPERIMENTS, *dependence.EXPERIMENTS)
+    for experiment in (*perturbation.EXPERIMENTS, *objects.EXPERIMENTS, *dependence.EXPERIMENTS, *saliency.EXPERIMENTS)
 }
 
 
