@@ -103,6 +103,28 @@ def test_objects_are_compared_with_their_own_masks():
         measured("segmentation", part(masks=None))
 
 
+def test_segmentation_is_of_classes_that_are_likely():
+    target = TARGETS.clamp_min(0)
+    probability = MODEL(IMAGES).detach().softmax(1).gather(1, target)
+    edge = float(probability[TARGETS >= 0].median())
+    several = MODEL(IMAGES).detach().sigmoid().gather(1, target)
+    for of, chance, minimum, options in (
+        (SUBJECT, probability, edge, {"minimum": edge}),
+        (subject(multi_label=True), several, 0.5, {}),
+        (subject(multi_label=True), several, 0.0, {"minimum": 0}),
+        (SUBJECT, probability, 0.0, {}),
+    ):
+        expected = [(n, k) for n in range(4) for k in range(2) if TARGETS[n, k] >= 0 and chance[n, k] > minimum]
+        rows = measured("segmentation", of=of, **options)
+        assert [(row["image"], row["target"]) for row in rows] == [("abcd"[n], int(TARGETS[n, k])) for n, k in expected]
+        everything = {(row["image"], row["target"]): row for row in measured("segmentation")}
+        assert all(row["mean_iou"] == everything[row["image"], row["target"]]["mean_iou"] for row in rows)
+    assert not (several > 0.5).all()
+    for wrong in (1, -0.1, "x", True):
+        with pytest.raises(OptionsError, match="minimum"):
+            measured("segmentation", minimum=wrong)
+
+
 def test_separation_is_among_objects():
     own, other = ((MAPS.clamp_min(0) * masks).sum((2, 3)) for masks in (MASKS, MASKS.flip(1)))
     share = own / (own + other)
@@ -133,7 +155,9 @@ def test_saliency_bias_fades_one_object_and_explains_all():
     for row in faint:
         assert row["share"] == pytest.approx(again[row["image"], row["target"]])
         index = "abcd".index(row["image"])
-        assert row["probability"] == pytest.approx(float(MODEL(images).detach().softmax(1)[index, row["target"]]), abs=1e-6)
+        assert row["probability"] == pytest.approx(
+            float(MODEL(images).detach().softmax(1)[index, row["target"]]), abs=1e-6
+        )
     assert not torch.equal(MODEL(images), MODEL(IMAGES))
     for wrong in ([], [0.0], [1.5], "x", [True]):
         with pytest.raises(OptionsError, match="contrasts"):

@@ -4,6 +4,7 @@
     python tools/evaluation.py --studies grid-lite0 scenes-separation-resnet
     python tools/evaluation.py --list                            the studies, with their commands
     python tools/evaluation.py --page                            the page alone, from docs/evaluation
+    python tools/evaluation.py --pictures                        the pictures of the saliency bias alone
 
 A study is a few commands for one folder: the same experiment for methods that cost little and on fewer images for those
 that cost much. Their summary, means with intervals, is kept in docs/evaluation; what was done in out/evaluation is not
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 from evaluation_report.page import page
+from evaluation_report.pictures import draw
 from evaluation_report.studies import STUDIES, Study
 
 import agf_fx
@@ -38,7 +40,11 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="also those that docs/evaluation has")
     parser.add_argument("--list", action="store_true", help="say the commands, and run none")
     parser.add_argument("--page", action="store_true", help="write the page alone")
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures alone")
     arguments = parser.parse_args()
+    if arguments.pictures:
+        draw(ROOT / "docs" / "images")
+        return 0
     failed = False
     for name in [] if arguments.page else arguments.studies:
         study = STUDIES[name]

@@ -49,6 +49,10 @@ def evaluate(
     num_classes: options.NumClasses = None,
     class_names: options.ClassNames = None,
     output: options.Output = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="Classes do not exclude each other (bundled models know it)."),
+    ] = False,
     unknown_ops: options.UnknownOps = "refuse",
     precision: options.Precision = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -82,6 +86,7 @@ def evaluate(
         num_classes=num_classes,
         class_names=class_names,
         output=output,
+        multi_label=multi_label,
     )
     from agf_fx.data.datasets import open_dataset, parse_dataset
     from agf_fx.runs.evaluation import Request, run

@@ -140,7 +140,8 @@ def _subjects(request: Request, model: LoadedModel, console: Console) -> dict[st
     """Each method that can explain the network; the others are said."""
     shown = model.preprocessing
     black = tuple(-mean / std for mean, std in zip(shown.mean, shown.std, strict=True))
-    example = torch.zeros(2, shown.channels, *(shown.crop or (224, 224)), device=request.execution.device)
+    size = [side * (_cells(request) or 1) for side in shown.crop or (224, 224)]
+    example = torch.zeros(2, shown.channels, *size, device=request.execution.device)
     found: dict[str, Subject] = {}
     for label, (name, options) in request.methods.items():
         try:

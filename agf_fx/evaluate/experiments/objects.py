@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from agf_fx.errors import InputError
+from agf_fx.errors import InputError, OptionsError
 from agf_fx.evaluate.experiments.subject import (
     BatchLike,
     Experiment,
     Row,
     Subject,
     classes_of,
+    logits_of,
     maps_of,
     masks_of,
     table,
@@ -19,8 +21,12 @@ from agf_fx.evaluate.pointing import cell_shares, mask_shares, peaks_inside, ran
 from agf_fx.evaluate.segmentation import Threshold, segmentation
 
 
-def _segmentation(subject: Subject, batch: BatchLike, *, threshold: Threshold = "auto") -> list[Row]:
+def _segmentation(
+    subject: Subject, batch: BatchLike, *, threshold: Threshold = "auto", minimum: float | None = None
+) -> list[Row]:
+    """Of networks with several labels an image, only those with a probability above ``minimum``, by default 0.5."""
     target = classes_of(subject, batch)
+    target = _likely(subject, batch, target, 0.5 if minimum is None and subject.multi_label else minimum)
     maps, masks = maps_of(subject, batch.images, target), masks_of(batch, target)
     ignored = None if batch.ignored is None else batch.ignored[:, None].expand(masks.shape).flatten(0, 1)
     found = segmentation(maps.flatten(0, 1), masks.flatten(0, 1), threshold=threshold, ignored=ignored)
@@ -32,6 +38,17 @@ def _segmentation(subject: Subject, batch: BatchLike, *, threshold: Threshold = 
         average_precision=found.both_average_precision.reshape(shape),
         object_average_precision=found.average_precision.reshape(shape),
     )
+
+
+def _likely(subject: Subject, batch: BatchLike, target: Tensor, minimum: float | None) -> Tensor:
+    """Classes (N, K), with -1 in the place of those whose probability is not above ``minimum``, if it is a number."""
+    if minimum is None:
+        return target
+    if isinstance(minimum, bool) or not isinstance(minimum, (int, float)) or not 0 <= minimum < 1:
+        raise OptionsError(f"minimum={minimum!r} must be a probability, from 0 to below 1.")
+    logits = logits_of(subject, batch.images)
+    probability = (logits.sigmoid() if subject.multi_label else logits.softmax(1)).gather(1, target.clamp_min(0))
+    return torch.where(probability > minimum, target, -1)
 
 
 def _pointing(subject: Subject, batch: BatchLike, *, tolerance: int = 0) -> list[Row]:
