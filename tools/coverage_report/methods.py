@@ -6,8 +6,9 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 import agf_fx
 from agf_fx.errors import AgfFxError
 from agf_fx.methods import REGISTRY
-from agf_fx.methods.patterns import PatternOptions
+from agf_fx.methods.patterns import PatternOptions, Patterns
 from agf_fx.runtime.explanation import Explanation
 
 Row = dict[str, Any]
 
 SINGLE = 250_000_000  # parameters from which a model is explained in float32, for the memory's sake
 _LIMITS = {torch.float64: (FORWARD_LIMIT, 1e-8), torch.float32: (1e-4, 1e-2)}  # of logits, of maps
-_FEW = {"steps": 2, "samples": 2, "relu": False}  # points are many only to be precise; nothing is cut off
+_FEW = {"steps": 2, "samples": 2, "window": 32, "stride": 16, "relu": False}  # many only to be precise; nothing cut off
 
 
 def explained(name: str, size: int, methods: Iterable[str]) -> Row:
@@ -34,10 +35,15 @@ def explained(name: str, size: int, methods: Iterable[str]) -> Row:
     dtype = torch.float32 if parameters(name) > SINGLE else torch.float64
     size = image_size(name, size)
     model, images = build(name, size, dtype), random_images(2, size, dtype, seed=2)
-    return {"size": size, "dtype": str(dtype), "methods": {method: by(model, images, method) for method in methods}}
+    patterns = cache(lambda: agf_fx.fit_patterns(model, [images]))
+    return {
+        "size": size,
+        "dtype": str(dtype),
+        "methods": {method: by(model, images, method, patterns) for method in methods},
+    }
 
 
-def by(model: nn.Module, images: Tensor, method: str) -> Row:
+def by(model: nn.Module, images: Tensor, method: str, patterns: Callable[[], Patterns]) -> Row:
     """What a method makes of two images and two targets each: ``failures`` in words, or why it is ``refused``."""
     began = time.process_time()
     with torch.no_grad(), warnings.catch_warnings():
@@ -45,7 +51,7 @@ def by(model: nn.Module, images: Tensor, method: str) -> Row:
         logits = model(images)
         target = logits.topk(2).indices
         try:
-            explainer = agf_fx.compile(model, method=method, options=options(method, model, images))
+            explainer = agf_fx.compile(model, method=method, options=options(method, patterns))
             result, alone = explainer.explain(images, target), explainer.explain(images[:1], target[:1, 1:])
             row = {"failures": failures(result, alone, logits, REGISTRY[method].properties.class_specific)}
         except AgfFxError as error:
@@ -56,11 +62,11 @@ def by(model: nn.Module, images: Tensor, method: str) -> Row:
     return row | {"took_s": time.process_time() - began}
 
 
-def options(method: str, model: nn.Module, images: Tensor) -> Row:
+def options(method: str, patterns: Callable[[], Patterns]) -> Row:
     """What a method is given: few points, nothing cut off, patterns of a few images."""
     known = REGISTRY[method].options
     found = {field.name: _FEW[field.name] for field in fields(known) if field.name in _FEW}
-    return {"patterns": agf_fx.fit_patterns(model, [images])} if issubclass(known, PatternOptions) else found
+    return {"patterns": patterns()} if issubclass(known, PatternOptions) else found
 
 
 def failures(result: Explanation, alone: Explanation, logits: Tensor, class_specific: bool) -> list[str]:
