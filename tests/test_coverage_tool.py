@@ -298,11 +298,11 @@ def test_bad_maps_of_a_method_are_found(explained, change, expected):
 def test_a_refusal_is_no_failure_and_a_crash_is_one(monkeypatch):
     headless = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).double().eval()
     images = networks.random_images(2, 8, torch.float64, seed=2)
-    refused = by(headless, images, "agf")
+    refused = by(headless, images, "agf", dict)
     assert refused["refused"].startswith("CaptureError: ")
     assert refused["failures"] == []
     monkeypatch.setattr("coverage_report.methods.failures", lambda *arguments: 1 / 0)
-    assert by(small_vgg(classes=6), images, "gradient")["failures"][0].startswith("ZeroDivisionError")
+    assert by(small_vgg(classes=6), images, "gradient", dict)["failures"][0].startswith("ZeroDivisionError")
 
 
 def test_a_run_over_methods_is_continued(tmp_path, monkeypatch, capsys):
