@@ -3,9 +3,9 @@
     python tools/train_voc.py /data/VOCdevkit --network vgg19 --device cuda --out out/voc-vgg19.safetensors
 
 Starts at torchvision's ImageNet weights (``--weights none`` for random ones), puts a layer for 20 classes in the place
-of the last one, and trains all layers with one sigmoid a class on the list ``train``; the list ``val`` is only looked at
-to print the mean average precision of labels. The weights are written after every epoch. Mirrored pictures are the only
-augmentation.
+of the last one, and trains all layers with one sigmoid a class on the list ``train``; the list ``val`` is only looked
+at to print the mean average precision of labels. The weights are written after every epoch. Mirrored pictures are the
+only augmentation.
 """
 
 from __future__ import annotations
