@@ -108,7 +108,7 @@ class Study:
 
 
 def _photographs() -> Iterable[Study]:
-    for number, few in (("0", 40), ("1", 16), ("2", 12)):
+    for number, few in (("0", 24), ("1", 12), ("2", 12)):
         name, model = f"lite{number}", f"efficientnet-lite{number}"
         views = "photographs:8"
         yield Study(
@@ -117,7 +117,7 @@ def _photographs() -> Iterable[Study]:
             "grid",
             model,
             views,
-            {"fast": few, "agf": few // 2, "many": few // 4, "masks": 3},
+            {"fast": few, "agf": few, "many": few // 4, "masks": 3},
             "share",
             batch=2,
         )
