@@ -3,6 +3,7 @@
     python tools/train_self_supervised.py digits-rotation
     python tools/train_self_supervised.py digits-clusters
     python tools/train_self_supervised.py digits-supervised
+    python tools/train_self_supervised.py digits-clusters --measure    # the weights that are there, for their record
 
 ``digits-rotation`` tells by how many quarter turns a scene was rotated (Gidaris, Singh and Komodakis, ICLR 2018).
 ``digits-clusters`` tells clusters of scenes apart: Sinkhorn-Knopp assigns the scenes of a batch to clusters of equal
@@ -35,8 +36,10 @@ from torch.nn.functional import (
 
 from agf_fx.atomic import atomic_write, save_json
 from agf_fx.data import Scenes, digit_scenes
+from agf_fx.models.checkpoint import load_checkpoint
 from agf_fx.models.digits import DIGITS_MEAN, DIGITS_SIZE, DIGITS_STD
 from agf_fx.models.unlabelled import CLUSTERS, ROTATIONS, digits_clusters, digits_rotation, digits_supervised
+from agf_fx.ssl import linear_probe
 
 ASSETS = Path(__file__).resolve().parents[1] / "agf_fx" / "assets"
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -45,9 +48,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "digits-supervised": digits_supervised,
 }
 BATCHES = {"digits-rotation": 32, "digits-clusters": 256, "digits-supervised": 64}  # scenes
-EPOCHS = {"digits-rotation": 8, "digits-clusters": 16, "digits-supervised": 16}
+EPOCHS = {"digits-rotation": 8, "digits-clusters": 8, "digits-supervised": 12}
 SCENES = 8_000  # fresh ones, an epoch
 HELD_OUT, HELD_OUT_SEED = 2_000, 1
+PROBED, PROBED_SEED = 4_000, 99  # scenes with labels that probes are fitted to
 PEAK_LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.02
 SHARPNESS = 5.0  # of assignments: the inverse of the entropy's weight in the transport problem
@@ -61,25 +65,31 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
     model = NETWORKS[args.network]()
-    start = time.perf_counter()
-    train(args.network, model, epochs=args.epochs, scenes=args.scenes, seed=args.seed)
-    record = {
-        "network": args.network,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "epochs": args.epochs,
-        "scenes_per_epoch": args.scenes,
-        "seed": args.seed,
-        "seconds": round(time.perf_counter() - start),
-        "threads": args.threads,
-        "torch": str(torch.__version__),
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    with atomic_write(args.out / f"{args.network}.safetensors") as file:
-        file.write(save(weights))
+    weights, card = args.out / f"{args.network}.safetensors", args.out / f"{args.network}.json"
+    if args.measure:
+        load_checkpoint(model, weights)
+        record = json.loads(card.read_text())
+    else:
+        start = time.perf_counter()
+        train(args.network, model, epochs=args.epochs, scenes=args.scenes, seed=args.seed)
+        record = {
+            "network": args.network,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "epochs": args.epochs,
+            "scenes_per_epoch": args.scenes,
+            "seed": args.seed,
+            "seconds": round(time.perf_counter() - start),
+            "threads": args.threads,
+            "torch": str(torch.__version__),
+        }
+        args.out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(weights) as file:
+            file.write(save({name: value.contiguous() for name, value in model.state_dict().items()}))
+        save_json(card, record)
     held_out = digit_scenes(HELD_OUT, split="test", seed=HELD_OUT_SEED, size=DIGITS_SIZE)
     record |= {"held_out_scenes": HELD_OUT, **MEASURES[args.network](model.eval(), held_out)}
-    save_json(args.out / f"{args.network}.json", record)
+    record["probes"] = probe_record(model, held_out)
+    save_json(card, record)
     print(json.dumps(record, indent=2))
 
 
@@ -153,25 +163,27 @@ def balanced_clusters(logits: Tensor) -> Tensor:
 
 
 def distorted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Another view of each image (M, 3, S, S): place, size, colours, contrast and noise differ, the digits do not."""
+    """Another view of each image (M, 3, S, S): what is left of a scene is the shapes of what is light in it.
+
+    Turned a little, scaled, and moved anywhere, with what leaves at one side coming in at the other; colours mixed,
+    contrast and brightness changed; and behind it, where it is darker, another scene of the batch at half its light.
+    """
     count = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
-    angle, scale = uniform(-0.2, 0.2), uniform(0.85, 1.2)
+    angle, scale = uniform(-0.25, 0.25), uniform(0.8, 1.2)
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2) * scale.view(-1, 1, 1)
-    shift = uniform(-0.15, 0.15, 2, 1)
-    grid = affine_grid(torch.cat([turn, shift], 2), list(images.shape), align_corners=False)
-    views = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    grid = affine_grid(torch.cat([turn, uniform(-1, 1, 2, 1)], 2), list(images.shape), align_corners=False)
+    views = grid_sample(images, (grid + 1) % 2 - 1, padding_mode="border", align_corners=False)
     mixed = uniform(0, 1, 3, 3)
     mixed = mixed / mixed.sum(2, keepdim=True)  # every new channel is a mean of the old ones, which keeps digits light
-    views = torch.einsum("mij,mjhw->mihw", mixed, views)
-    views = views.clamp_min(1e-4) ** uniform(0.8, 3.0, 1, 1, 1)
-    views = views * uniform(0.7, 1.2, 1, 1, 1) + uniform(0, 0.1, 1, 1, 1) * torch.randn(
-        views.shape, generator=generator
-    )
-    return views.clamp(0, 1)
+    views = torch.einsum("mij,mjhw->mihw", mixed, views).clamp_min(1e-4) ** uniform(0.8, 2.0, 1, 1, 1)
+    other = views[torch.randperm(count, generator=generator)]
+    views = torch.maximum(views, 0.5 * other) * uniform(0.7, 1.2, 1, 1, 1)
+    noise = torch.randn(views.shape, generator=generator)
+    return (views + uniform(0, 0.1, 1, 1, 1) * noise).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -208,6 +220,21 @@ def supervised_record(model: nn.Module, scenes: Scenes) -> dict[str, float]:
     return {"label_accuracy": _share(right), "scene_accuracy": _share(right.all(1))}
 
 
+def probe_record(model: nn.Module, held_out: Scenes) -> dict[str, float]:
+    """What linear probes of the five blocks, fitted with labels, find of the two digits of held-out scenes.
+
+    The share of digits that are among the two likeliest classes; 0.2 by chance.
+    """
+    fitted = digit_scenes(PROBED, seed=PROBED_SEED, size=DIGITS_SIZE)
+    data = [*zip(as_input(fitted.images).split(256), fitted.multi_hot().split(256), strict=True)]
+    found = {}
+    for number in range(1, 6):
+        probe = linear_probe(model, f"block{number}", data, steps=300)
+        likeliest = logits_of(probe, held_out.images).topk(2, dim=1).indices
+        found[f"block{number}"] = _share((likeliest[:, :, None] == held_out.labels[:, None]).any(1))
+    return found
+
+
 MEASURES = {
     "digits-rotation": rotation_record,
     "digits-clusters": cluster_record,
@@ -228,6 +255,7 @@ def _share(right: Tensor) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("--measure", action="store_true", help="train nothing: measure the weights in --out")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--scenes", type=int, default=SCENES, help="fresh scenes an epoch")
     parser.add_argument("--seed", type=int, default=0)

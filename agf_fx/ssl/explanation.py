@@ -130,8 +130,8 @@ def _explainer(model: nn.Module | Explainer, unknown_ops: str, compiling: dict[s
 def _check_like(images: Tensor, memory: MemoryBank) -> None:
     if tuple(images.shape[1:]) != memory.image_shape or images.dtype != memory.dtype:
         raise InputError(
-            f"images are {tuple(images.shape[1:])} of {images.dtype}, and those of the memory bank {memory.image_shape} "
-            f"of {memory.dtype}; prepare them in the same way."
+            f"images are {tuple(images.shape[1:])} of {images.dtype}, and those of the memory bank "
+            f"{memory.image_shape} of {memory.dtype}; prepare them in the same way."
         )
 
 

@@ -49,6 +49,8 @@ def nearest(queries: Tensor, bank: Tensor, excluded: Tensor, index: Any = None) 
         found, settled = _by_faiss(queries, bank, excluded, index)
         best.index[settled], best.distance[settled] = found.index[settled], found.distance[settled]
         unsettled = torch.nonzero(~settled).flatten()
+    if not len(unsettled):
+        return best
     for rows in unsettled.split(max(1, ENTRIES // max(queries.shape[1], 1))):
         found = _by_blocks(queries[rows], bank, _of_rows(excluded, rows, len(queries)))
         best.index[rows], best.distance[rows] = found.index, found.distance
