@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -41,6 +41,7 @@ BLOCKS = tuple(f"block{number}" for number in range(1, 6))
 SEED = 21  # of the held-out scenes; cards and training use others
 BANK_SEED, PROBE_SEED = 77, 99
 BATCH = 50
+BANKS = (8, 100)  # sizes of small memory banks
 BLACK = tuple(-mean / std for mean, std in zip(DIGITS_MEAN, DIGITS_STD, strict=True))
 RESAMPLES = 2000
 COLOURS = {"supervised": "#777777", "clusters": "#d95f02", "rotation": "#1b6ca8"}
@@ -57,7 +58,8 @@ class Case:
         images: (N, 3, S, S), as the network takes them.
         labels: (N, 2), the two digits.
         masks: (N, 2, S, S) bool, one of each.
-        memory: latents of unlabelled scenes by the training writers.
+        unlabelled: (M, 3, S, S), other scenes, by the training writers.
+        memory: their latents.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Case:
     images: Tensor
     labels: Tensor
     masks: Tensor
+    unlabelled: Tensor
     memory: MemoryBank
 
 
@@ -77,6 +80,8 @@ def main() -> None:
     images = args.out / "images"
     images.mkdir(parents=True, exist_ok=True)
     parts = [table_4(cases)]
+    print(parts[-1], flush=True)
+    parts.append(why([one for one in cases if one.name != "supervised"]))
     print(parts[-1], flush=True)
     parts.append(figure_4a(cases, images / "self-supervised-segmentation.png"))
     print(parts[-1], flush=True)
@@ -104,8 +109,9 @@ def case(name: str, scenes: int, bank: int) -> Case:
     images, masks = drawn.images, drawn.masks
     if name == "rotation":
         images, masks, unlabelled = turned(images), turned(masks), turned(unlabelled)
-    memory = MemoryBank.build(model, as_input(unlabelled).split(256))
-    return Case(name, model, as_input(images), drawn.labels, masks, memory)
+    unlabelled = as_input(unlabelled)
+    memory = MemoryBank.build(model, unlabelled.split(256))
+    return Case(name, model, as_input(images), drawn.labels, masks, unlabelled, memory)
 
 
 def turned(values: Tensor) -> Tensor:
@@ -183,6 +189,41 @@ def area(one: Case, found: SelfSupervisedExplanation, label: Tensor) -> Tensor:
         one.model, found.images, found.maps, found.target, labels=label[:, None], impute=constant(BLACK), batch=450
     )
     return curves.area(curves.correct)[:, 0]
+
+
+def why(cases: Sequence[Case]) -> str:
+    """What the class of Δ depends on: how near the neighbour is, and the head's bias."""
+    rows = [
+        "| network | images in the bank | distance / length | t is the predicted class | the same without the bias "
+        "| t is the class of the largest bias | AGF Δ |",
+        "|---" * 7 + "|",
+    ]
+    for one in cases:
+        bias = one.model.fc.bias.detach()
+        for count in (*BANKS, len(one.memory)):
+            memory = MemoryBank.build(one.model, one.unlabelled[:count].split(256))
+            found = explained(replace(one, memory=memory), "agf", "difference")
+            predicted, t = found.logits.argmax(1), found.target[:, 0]
+            ratio = float((found.distance / found.latents.norm(dim=1)).median())
+            shares = [t == predicted, (found.combined_logits - bias).argmax(1) == predicted, t == bias.argmax()]
+            cells = [f"{share.double().mean():.0%}" for share in shares]
+            rows.append(
+                f"| {one.name} | {count} | {ratio:.2f} | "
+                + " | ".join([*cells, interval(100 * area(one, found, predicted))])
+                + " |"
+            )
+    return "\n".join(
+        [
+            "## What the class of Δ depends on",
+            "",
+            "The map is that of class t at the image, so that Δ, Σ and w/o differ in t alone. Of banks of three sizes: "
+            "the median distance of the neighbour over the length of the latent vector, how often t is the class that "
+            "the network predicts (with v = φ_τ(S), and without the head's bias), how often it is the class with the "
+            "largest bias, and the area of the table above.",
+            "",
+            *rows,
+        ]
+    )
 
 
 # --- Figure 4a ----------------------------------------------------------------------------------------------
