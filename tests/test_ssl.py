@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from importlib.resources import files
 from importlib.util import find_spec
 
@@ -296,6 +297,12 @@ def test_a_bank_is_written_and_read(net, images, memory, tmp_path):
     assert one.neighbour_ids == other.neighbour_ids
     with pytest.raises(agf_fx.errors.ExportError, match="cannot be written"):
         memory.save(tmp_path / "nowhere" / "bank.safetensors")
+
+
+def test_a_bank_is_sent_to_another_process(net, images, memory):
+    explain(net, images[:1], memory, method="gradient")
+    again = pickle.loads(pickle.dumps(memory))
+    assert torch.equal(again.nearest(memory.latents, images).index, memory.nearest(memory.latents, images).index)
 
 
 def test_a_bank_in_front_of_a_named_layer_is_read(images, tmp_path):
@@ -608,7 +615,9 @@ def test_a_probe_is_the_same_every_time_and_its_constant_features_count_nothing(
     with torch.no_grad():
         net.block1[1].weight[2] = 0
     data = images, torch.arange(30) % 2
-    one, other = linear_probe(net, "block1", data), linear_probe(net, "block1", data)
+    with torch.inference_mode(), torch.autocast("cpu"):  # what is around does not matter
+        one = linear_probe(net, "block1", data)
+    other = linear_probe(net, "block1", data)
     assert torch.equal(one.classifier.weight, other.classifier.weight)
     assert not one.classifier.weight[:, 2].any()
 
@@ -686,6 +695,7 @@ def tokens(net, x):
         ("block1", None, {"pool": 0}, OptionsError, "pool is 0"),
         ("block1", None, {"penalty": 0}, OptionsError, "above 0"),
         ("fc", None, {"held_out": []}, InputError, "no held-out batch"),
+        ("fc", None, {"held_out": (torch.zeros(1, *SHAPE), torch.tensor([4]))}, InputError, "of 5 classes"),
     ],
 )
 def test_probes_that_cannot_be(net, images, layer, data, options, error, words):

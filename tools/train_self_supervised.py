@@ -205,7 +205,7 @@ def cluster_record(model: nn.Module, scenes: Scenes) -> dict[str, float]:
     found = one_hot(logits_of(model, scenes.images).argmax(1), len(CLUSTERS)).double()
     joint = found.T @ scenes.multi_hot().double() / (2 * len(scenes))  # of a cluster and a digit of the scene
     apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    information = float((joint * (joint / apart).clamp_min(1e-12).log()).sum())
+    information = float((joint * (joint / apart.clamp_min(1e-12)).clamp_min(1e-12).log()).sum())
     used = found.mean(0)
     return {
         "pretext_accuracy": _share(one == other),

@@ -14,6 +14,7 @@ from agf_fx.ir.graph import CanonicalGraph, tensor_at
 from agf_fx.methods.patterns import weights_digest
 from agf_fx.runtime.explainer import compile
 from agf_fx.runtime.inputs import as_batch, check_pixels
+from agf_fx.runtime.weights import TensorState
 from agf_fx.ssl.heads import Split, split
 
 AT_ONCE = 64  # images that features are computed of at once
@@ -37,7 +38,7 @@ class Encoder:
         self._reader = compile(model, method="gradient", output=output, unknown_ops=unknown_ops)
         self._canonical: CanonicalGraph | None = None
         self._split: Split | None = None
-        self._digest: tuple[object, str] | None = None
+        self._digest: tuple[TensorState, str] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -74,6 +75,11 @@ class Encoder:
             return self._split.head(latents, self._given(latents)).flatten(1)
 
     @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and on the device of the images that the model takes."""
+        return next((weight for weight in self.model.parameters() if weight.is_floating_point()), torch.empty(0))
+
+    @property
     def split(self) -> Split:
         """How the network is cut, for the images seen last."""
         return self._split
@@ -83,17 +89,15 @@ class Encoder:
         paths = self._canonical.signature.weights
         used = {paths[name] for name in self._split.features.inputs if name in paths}
         tensors = {path: tensor_at(self.model, path) for path in sorted(used)}
-        state = None
-        if not any(tensor.is_inference() for tensor in tensors.values()):
-            state = [(id(tensor), tensor._version) for tensor in tensors.values()]
-        if state is None or self._digest is None or self._digest[0] != state:
+        state = TensorState.of(tensors.values())
+        if self._digest is None or not self._digest[0].same_as(state):
             self._digest = (state, weights_digest(tensors))
         return self._digest[1]
 
-    def reference(self, shape: Sequence[int], like: Tensor) -> Tensor:
+    def reference(self, shape: Sequence[int]) -> Tensor:
         """The latent vector (D,) of a certain picture of noise, which tells networks with equal weights apart."""
         noise = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-        return self.latents(noise.to(like))[0]
+        return self.latents(noise.to(self.like))[0]
 
     def _look(self, images: Tensor) -> None:
         """Cut the graph for these images, if it is another one than before, and try whether the parts make the whole.

@@ -86,9 +86,8 @@ class MemoryBank:
             CaptureError, UnsupportedOpError: the model cannot be captured, or has no linear head.
         """
         encoder = Encoder(model, head=head, output=output, unknown_ops=unknown_ops)
-        like = next((weight for weight in encoder.model.parameters() if weight.is_floating_point()), torch.empty(0))
         latents, pixels, shape = [], [], None
-        for number, images in enumerate(_batches(loader, like)):
+        for number, images in enumerate(_batches(loader, encoder.like)):
             shape = tuple(images.shape[1:]) if shape is None else shape
             if tuple(images.shape[1:]) != shape:
                 raise InputError(
@@ -111,10 +110,10 @@ class MemoryBank:
             torch.cat(pixels),
             names,
             shape,
-            like.dtype,
+            encoder.like.dtype,
             encoder.split.name,
             encoder.fingerprint(),
-            encoder.reference(shape, like).cpu(),
+            encoder.reference(shape).cpu(),
         )
         found._kept.update(encoder=encoder, asked=head)
         return found
@@ -228,13 +227,15 @@ class MemoryBank:
         elif weights != self.fingerprint:
             why = "it was built with other weights"
         else:
-            like = next(weight for weight in encoder.model.parameters() if weight.is_floating_point())
-            apart = encoder.reference(self.image_shape, like).cpu() - self.reference
+            apart = encoder.reference(self.image_shape).cpu() - self.reference
             if float(apart.norm()) > _ALIKE * float(self.reference.norm().clamp_min(1e-30)):
                 why = "a network with the same weights computes other latents"
         if why:
             raise ArchitectureError(f"the memory bank is not one of this {name}: {why}. {_BUILD.capitalize()}.")
         self._kept["checked"] = (id(encoder), weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {"asked": self._kept.get("asked")}}  # without compiled code
 
     def _same_pixels(self, images: Tensor | None) -> Tensor:
         """Pairs (P, 2) of an image and an entry with its pixels."""

@@ -121,14 +121,15 @@ def linear_probe(
     pooled = _pool(node, pool, layer)
     vectors, labels = _encoded(features, pooled, [first], batches)
     count = _count(labels, classes)
-    found = fit(vectors, labels, count, penalty, steps)
+    with shielded(), torch.enable_grad():
+        found = fit(vectors, labels, count, penalty, steps)
+        classifier = nn.Linear(vectors.shape[1], count, device=like.device, dtype=like.dtype)
     if found.steepest > _ENDED:
         warn(
             f"the linear probe of {layer!r} is not at its best after {steps} steps (the gradient is up to "
             f"{found.steepest:.1g}); give more steps, or a larger penalty.",
             ProbeWarning,
         )
-    classifier = nn.Linear(vectors.shape[1], count, device=like.device, dtype=like.dtype)
     with torch.no_grad():
         classifier.weight.copy_(found.weight)
         classifier.bias.copy_(found.bias)
@@ -136,8 +137,11 @@ def linear_probe(
     probe.train_accuracy = _right(vectors @ found.weight.T + found.bias, labels)
     if held_out is not None:
         theirs, expected = _encoded(features, pooled, [], _batches(held_out, like))
-        if expected.dim() != labels.dim() or (expected.dim() == 2 and expected.shape[1] != count):
-            raise InputError(f"held-out labels are {tuple(expected.shape)}, not like those of the data; {_LABELS}.")
+        most = expected.shape[1] if expected.dim() == 2 else int(expected.max()) + 1
+        if expected.dim() != labels.dim() or most > count:
+            raise InputError(
+                f"held-out labels are {tuple(expected.shape)} of {most} classes, not like those of the data; {_LABELS}."
+            )
         probe.accuracy = _right(theirs @ found.weight.T + found.bias, expected)
     return probe
 
@@ -227,7 +231,8 @@ def _encoded(
         raise InputError("there is no held-out batch; give images with labels, or leave held_out out.")
     if len({(told.dim(), *told.shape[1:]) for told in labels}) > 1:
         raise InputError(f"labels differ in their form from batch to batch; {_LABELS}.")
-    return torch.cat(vectors), torch.cat(labels)
+    with shielded():  # of which gradients can be taken
+        return torch.cat(vectors), torch.cat(labels)
 
 
 def _count(labels: Tensor, classes: int | None) -> int:
