@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import agf_fx.methods as methods
+    import agf_fx.ssl as ssl
     import agf_fx.store as cache
     from agf_fx.frontend.capture import capture
     from agf_fx.imaging.read import read_image
@@ -38,6 +39,7 @@ _CHECKOUT = Path(__file__).parent.parent
 if not (_CHECKOUT / "agf_fx" / "passes").exists() and (_CHECKOUT / "passes" / "batch_norms.py").exists():
     __path__.append(str(_CHECKOUT))  # a checkout keeps `agf_fx.passes` beside this folder, installed or not
 
+_ROOMS = {"cache": "agf_fx.store", "methods": "agf_fx.methods", "ssl": "agf_fx.ssl"}
 _HOMES = {
     "AGFOptions": "agf_fx.options",
     "CanonicalGraph": "agf_fx.ir.graph",
@@ -95,6 +97,7 @@ __all__ = [
     "methods",
     "read_image",
     "register_rule",
+    "ssl",
 ]
 
 
@@ -103,8 +106,8 @@ def __getattr__(name: str) -> Any:
         from agf_fx.version import own_version
 
         return own_version()
-    if name in ("cache", "methods"):
-        return import_module("agf_fx.store" if name == "cache" else "agf_fx.methods")
+    if name in _ROOMS:
+        return import_module(_ROOMS[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'agf_fx' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

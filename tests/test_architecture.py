@@ -37,6 +37,7 @@ LAYERS = {
     "captum": 10,
     "quantus": 10,
     "runs": 10,
+    "ssl": 10,
     "cli": 11,
     "__main__": 11,
 }

