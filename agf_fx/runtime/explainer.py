@@ -16,6 +16,7 @@ from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
+from agf_fx.ir.cost_model import Cost
 from agf_fx.ir.graph import ExplanationGraph, LayerOutput
 from agf_fx.methods.meta import MetaOptions
 from agf_fx.methods.method import Method
@@ -293,6 +294,32 @@ class Explainer:
             InputError: nothing has been captured yet.
         """
         return self._captured().program.explanation
+
+    def cost(
+        self,
+        N: int | None = None,
+        K: int | None = None,
+        S: int | None = None,
+        *,
+        depth: int | None = None,  # noqa: N803
+    ) -> Cost:
+        """What an explanation costs: operations, bytes moved and peak memory, as expressions or numbers.
+
+        Of the image size used last, which is part of the numbers; see `agf_fx.ir.cost_model.Cost`.
+
+        Args:
+            N: images; what is not given stays a symbol.
+            K: targets of each image.
+            S: points, of methods that look at several for each image; by default as many as the method has.
+            depth: modules so deep are one row of ``cost.layers`` each; None: a row for every call of the model.
+
+        Raises:
+            InputError: nothing has been captured yet.
+            OptionsError: a number is not a whole number above 0.
+        """
+        from agf_fx.runtime.costing import cost  # which needs sympy's functions, and few ask for
+
+        return cost(self._captured().program, self._rules, depth)(N, K, S)
 
     @shielded()
     def export(
