@@ -105,9 +105,10 @@ class Cost:
         With numbers for N and K, that of the largest piece, and the results of all pieces; else that of all at once.
         """
         values = {SYMBOLS[name]: value for name, value in self.at.items()}
-        if self.piece in (None, (self.at["N"], self.at["K"])):
+        piece = self.piece
+        if piece is None or piece == (self.at["N"], self.at["K"]):
             return substituted(self.at_once, values)
-        rows, columns = self.piece
+        rows, columns = piece
         return substituted(self.at_once, {**values, BATCH: rows, TARGETS: columns}) + self.result_bytes
 
     @property
@@ -173,12 +174,14 @@ def in_words(value: Any, unit: str = "") -> str:
     if not value.is_number:
         return f"{value} {unit}".rstrip()
     number = float(value)
+    if not unit:
+        return f"{number:,.0f}"
     for prefix in ("", "k", "M", "G", "T"):
         if abs(number) < 1000 or prefix == "T":
             break
         number /= 1000
     text = f"{number:.0f}" if prefix == "" and number == int(number) else f"{number:.3g}"
-    return f"{text} {prefix}{unit}".rstrip()
+    return f"{text} {prefix}{unit}"
 
 
 def graph_cost(explanation: ExplanationGraph, depth: int | None = None, scale: sympy.Rational | int = 1) -> Cost:

@@ -301,7 +301,7 @@ class Explainer:
         K: int | None = None,
         S: int | None = None,
         *,
-        depth: int | None = None,  # noqa: N803
+        depth: int | None = None,
     ) -> Cost:
         """What an explanation costs: operations, bytes moved and peak memory, as expressions or numbers.
 
