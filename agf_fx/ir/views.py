@@ -5,6 +5,7 @@ Text, tables, networkx, JSON and pages are made of these rows.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,10 +14,12 @@ from typing import Any
 import sympy
 from torch import fx
 
+from agf_fx.errors import OptionsError
 from agf_fx.ir import text
 from agf_fx.ir.costs import NodeCost, node_cost, total
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, RuleNote
+from agf_fx.ir.layers import modules
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.ir.vocabulary import depends_on_images
 
@@ -308,3 +311,22 @@ def screen_depth(explanation: ExplanationGraph, rows: int = 30) -> int:
 
 def _paths(canonical: CanonicalGraph) -> Iterable[Any]:
     return (node.meta["module"] for node in canonical.calls if depends_on_images(node) and node.meta["module"])
+
+
+def of_layer(explanation: ExplanationGraph, layer: str) -> list[NodeView]:
+    """The operations of a module and of those inside, or of what stands in its place: ``"(target)"``, ``"(map)"``.
+
+    Raises:
+        OptionsError: the model has no such layer.
+    """
+    views = [view for view in explanation.nodes() if view.op not in ("input", "output")]
+    found = [view for view in views if view.place == layer or view.place.startswith(f"{layer}.")]
+    if not found:  # a call that the model itself makes, by the name of its operation
+        calls = next((row.calls for row in layer_views(explanation) if row.name == layer), ())
+        found = [view for view in views if view.site in calls and view.site]
+    if not found:
+        known = list(dict.fromkeys(path for path in modules(explanation.canonical)))
+        close = difflib.get_close_matches(layer, known, 3, 0.4)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known[:12])}, …"
+        raise OptionsError(f"no operation of {explanation.canonical.name} belongs to a layer {layer!r}; {hint}")
+    return found
