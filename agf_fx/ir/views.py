@@ -202,7 +202,7 @@ def layer_views(explanation: ExplanationGraph, depth: int | None = None) -> list
     every = [view for group in groups.values() for view in group.views if view.part != PREPARATION]
     whole = float(_at_one(total(view.flops for view in every if view.flops is not None))) or 1.0
     rows = [group.row(explanation, reached, whole) for group in groups.values()]
-    kept = [row for row in rows if row.calls or row.nodes]
+    kept = [row for row in rows if row.calls or row.nodes or row.prepared]
     return [row for row in kept if row.name == SEED] + [row for row in kept if row.name != SEED]
 
 

@@ -59,7 +59,9 @@ def _at_points(one: Cost, program: Program, method: Method) -> Cost:
     sums = POINTS * entries * (_OPERATIONS_PER_POINT + 2 * moments * TARGETS)
     together = sympy.Min(POINTS, sympy.Max(1, sympy.floor(AT_ONCE / BATCH)))
     group = _at(one, BATCH * together, TARGETS)
-    held = one.image_bytes * (together + moments * TARGETS)  # a group of points, and the running sums
+    # A group of points, the running sums, and, from the second group on, what the one before has found.
+    again = sympy.Min(1, sympy.ceiling(POINTS / together) - 1)
+    held = one.image_bytes * (together + moments * TARGETS) + again * group.result_bytes
     return replace(
         one,
         flops=for_classes.flops + at_points.flops + sums,
