@@ -78,11 +78,9 @@ def _short(value: object) -> str:
 def totals(cost: Cost) -> str:
     """The totals on a few lines."""
     at = ", ".join(f"{name} = {value}" for name, value in cost.at.items())
-    pieces = (
-        ""
-        if cost.piece in (None, (cost.at["N"], cost.at["K"]))
-        else (f", in pieces of {cost.piece[0]} images with {cost.piece[1]} targets")
-    )
+    pieces = ""
+    if cost.piece != cost.given:
+        pieces = f", in pieces of {cost.piece[0]} images with {cost.piece[1]} targets"
     lines = [
         f"an explanation ({at}): {in_words(cost.flops, 'FLOP')}, {in_words(cost.bytes, 'B')} moved, "
         f"peak {in_words(cost.peak, 'B')}{pieces}",

@@ -34,33 +34,38 @@ class Cost:
         flops: floating-point operations, as `agf_fx.ir.flops` counts them.
         product_flops: those of convolutions and products of matrices among them.
         bytes: read and written by operations, each operand once.
-        at_once: most bytes alive at once, besides weights, prepared constants and the images, if all images are
-            explained at once; always an expression.
+        graph_peak: most bytes alive in one run of the graph on N images with K targets each; always an expression.
         prepare_flops: operations done once per set of weights.
         weight_bytes: of parameters, buffers and constants of the model.
         prepared_bytes: of what is prepared from them.
         image_bytes: of the images.
-        result_bytes: of maps and logits.
+        result_bytes: of what the graph returns at once: maps and logits.
         runs: how often the graph runs, of methods that look at points; else 1.
+        batch: images and targets that the graph is given at once, which are more than N where points count as images.
+        held: bytes alive meanwhile besides, such as running sums over points.
+        least_peak: bytes that a call takes before the graph runs, to see whether weights have changed.
         points: the number of points that S stands for; None for methods without.
         at: what stands in the place of symbols.
         layers: rows of the layers, at the depth asked for; of one run of the graph.
         nodes: rows of the operations, likewise.
         uncounted: operations without a row, which the operations do not count.
-        largest_piece: how the runtime takes a request apart; None: not at all.
+        largest_piece: how the runtime takes a batch apart; None: not at all.
     """
 
     title: str
     flops: sympy.Expr
     product_flops: sympy.Expr
     bytes: sympy.Expr
-    at_once: sympy.Expr
+    graph_peak: sympy.Expr
     prepare_flops: sympy.Expr = sympy.S.Zero
     weight_bytes: sympy.Expr = sympy.S.Zero
     prepared_bytes: sympy.Expr = sympy.S.Zero
     image_bytes: sympy.Expr = sympy.S.Zero
     result_bytes: sympy.Expr = sympy.S.Zero
     runs: sympy.Expr = sympy.S.One
+    batch: tuple[sympy.Expr, sympy.Expr] = (BATCH, TARGETS)
+    held: sympy.Expr = sympy.S.Zero
+    least_peak: int = 0
     points: int | None = None
     at: Mapping[str, int] = field(default_factory=dict)
     layers: tuple[LayerView, ...] = ()
@@ -91,12 +96,18 @@ class Cost:
         return replace(self, **changed, at={**self.at, **at})
 
     @property
-    def piece(self) -> tuple[int, int] | None:
-        """Images, and targets of each, that the runtime explains at once; None while N or K is a symbol."""
+    def given(self) -> tuple[int, int] | None:
+        """Images, and targets of each, that the graph is given at once; None while N or K is a symbol."""
         if not {"N", "K"} <= {*self.at}:
             return None
-        images, targets = self.at["N"], self.at["K"]
-        return (images, targets) if self.largest_piece is None else self.largest_piece(images, targets)
+        images, targets = (int(substituted(size, self._values)) for size in self.batch)
+        return images, targets
+
+    @property
+    def piece(self) -> tuple[int, int] | None:
+        """Images, and targets of each, of the largest piece of these in which they pass the graph; None likewise."""
+        given = self.given
+        return given if given is None or self.largest_piece is None else self.largest_piece(*given)
 
     @property
     def peak(self) -> sympy.Expr:
@@ -104,12 +115,15 @@ class Cost:
 
         With numbers for N and K, that of the largest piece, and the results of all pieces; else that of all at once.
         """
-        values = {SYMBOLS[name]: value for name, value in self.at.items()}
-        piece = self.piece
-        if piece is None or piece == (self.at["N"], self.at["K"]):
-            return substituted(self.at_once, values)
-        rows, columns = piece
-        return substituted(self.at_once, {**values, BATCH: rows, TARGETS: columns}) + self.result_bytes
+        images, targets = self.piece or self.batch
+        once = substituted(substituted(self.graph_peak, {BATCH: images, TARGETS: targets}), self._values)
+        results = self.result_bytes if self.piece != self.given else sympy.S.Zero
+        whole = once + substituted(self.held, self._values) + results
+        return sympy.Max(whole, self.least_peak) if whole.is_number else whole
+
+    @property
+    def _values(self) -> dict[sympy.Symbol, int]:
+        return {SYMBOLS[name]: value for name, value in self.at.items()}
 
     @property
     def memory(self) -> sympy.Expr:
@@ -140,8 +154,8 @@ class Cost:
         width = max(len(name) for name, _, _ in self.rows())
         lines = [f"cost of {self.title}{f', {given}' if given else ''}"]
         lines += [f"  {name:{width}}  {in_words(value, unit)}" for name, value, unit in self.rows()]
-        if self.piece not in (None, (self.at.get("N"), self.at.get("K"))):
-            lines.append(f"  explained in pieces of {self.piece[0]} images with {self.piece[1]} targets each")
+        if self.piece != self.given:
+            lines.append(f"  in pieces of {self.piece[0]} images with {self.piece[1]} targets each")
         if self.points is not None:
             lines.append(f"  the method looks at S = {self.points} points")
         if self.uncounted:
@@ -204,7 +218,7 @@ def graph_cost(explanation: ExplanationGraph, depth: int | None = None, scale: s
         flops=total(view.flops for view in counted),
         product_flops=total(view.flops for view in counted if view.product),
         bytes=scale * total(view.bytes for view in run),
-        at_once=_scaled(peak_expression(explanation), scale),
+        graph_peak=_scaled(peak_expression(explanation), scale),
         prepare_flops=total(view.flops for view in views if view.part == PREPARATION and view.flops is not None),
         weight_bytes=bytes_of(weights),
         prepared_bytes=scale * bytes_of([types[name] for name in explanation.prepared]),

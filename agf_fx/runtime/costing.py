@@ -15,6 +15,7 @@ from agf_fx.methods.method import Method
 from agf_fx.runtime.points import AT_ONCE
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.search import AT_ONCE as ROWS_AT_ONCE
+from agf_fx.runtime.weights import sampling_bytes
 
 _OPERATIONS_PER_POINT = 3  # for every entry of an image: x -> b + α (x - b)
 _BACKWARD = 2  # products of a gradient by the weights, for every product of the forward pass
@@ -32,8 +33,10 @@ def cost(program: Program, method: Method, depth: int | None = None) -> Cost:
     scale = sympy.Rational(program.placement.dtype.itemsize, own)
     one = graph_cost(program.explanation, depth, scale)
     if program.rearranges:
-        one = replace(one, at_once=raised(one.at_once, one.image_bytes))
-    found = replace(_often(one, program, method), largest_piece=_pieces(program, method))
+        one = replace(one, graph_peak=raised(one.graph_peak, one.image_bytes))
+    weights = [node.meta["type"] for node in program.canonical.graph.find_nodes(op="placeholder")[1:]]
+    one = replace(one, least_peak=sampling_bytes(weights), largest_piece=program.limits.largest_piece)
+    found = _often(one, program, method)
     return found if method.step is None else _stepped(found, one, program.canonical)
 
 
@@ -47,7 +50,7 @@ def _often(one: Cost, program: Program, method: Method) -> Cost:
     if count == 1:
         return one
     several = _times(one, POINTS)
-    return replace(several, runs=POINTS, points=count, at_once=one.at_once + one.result_bytes)
+    return replace(several, runs=POINTS, points=count, held=one.result_bytes)
 
 
 def _at_points(one: Cost, program: Program, method: Method) -> Cost:
@@ -58,17 +61,18 @@ def _at_points(one: Cost, program: Program, method: Method) -> Cost:
     entries = BATCH * canonical.image_type.sample_size
     sums = POINTS * entries * (_OPERATIONS_PER_POINT + 2 * moments * TARGETS)
     together = sympy.Min(POINTS, sympy.Max(1, sympy.floor(AT_ONCE / BATCH)))
-    group = _at(one, BATCH * together, TARGETS)
+    found = substituted(one.result_bytes, {BATCH: BATCH * together})
     # A group of points, the running sums, and, from the second group on, what the one before has found.
     again = sympy.Min(1, sympy.ceiling(POINTS / together) - 1)
-    held = one.image_bytes * (together + moments * TARGETS) + again * group.result_bytes
+    held = one.image_bytes * (together + moments * TARGETS) + again * found
     return replace(
         one,
         flops=for_classes.flops + at_points.flops + sums,
         product_flops=for_classes.product_flops + at_points.product_flops,
         bytes=for_classes.bytes + at_points.bytes,
-        at_once=group.at_once + held,
-        result_bytes=group.result_bytes,
+        batch=(BATCH * together, TARGETS),
+        held=held,
+        result_bytes=found,
         runs=1 + sympy.ceiling(POINTS / together),
         points=count,
     )
@@ -86,7 +90,8 @@ def _searched(one: Cost, method: Method) -> Cost:
         flops=for_classes.flops + POINTS * seeking.flops,
         product_flops=for_classes.product_flops + POINTS * seeking.product_flops,
         bytes=for_classes.bytes + POINTS * seeking.bytes,
-        at_once=_at(one, together, 1).at_once + held + one.result_bytes,
+        batch=(together, sympy.S.One),
+        held=held + one.result_bytes,
         runs=1 + POINTS * sympy.ceiling(rows / together),
         points=search.steps,
     )
@@ -108,31 +113,15 @@ def _stepped(inside: Cost, one: Cost, canonical: CanonicalGraph) -> Cost:
         flops=pairs * (step + inside.prepare_flops + single.flops),
         product_flops=pairs * ((1 + _BACKWARD) * products + single.product_flops),
         bytes=pairs * single.bytes,
-        at_once=single.at_once + 2 * one.weight_bytes + one.prepared_bytes + one.result_bytes,
+        batch=tuple(substituted(size, {BATCH: 1, TARGETS: 1}) for size in inside.batch),
+        held=single.held + 2 * one.weight_bytes + one.prepared_bytes + one.result_bytes,
         runs=pairs * single.runs,
-        largest_piece=None,
     )
-
-
-def _pieces(program: Program, method: Method) -> Any:
-    """How requests are taken apart: points count as images, and a search takes its own groups."""
-    limits = program.limits
-    if method.search is not None:
-        return None
-    if method.points is None:
-        return limits.largest_piece
-
-    def largest(images: int, targets: int) -> tuple[int, int]:
-        together = max(1, AT_ONCE // images)
-        rows, columns = limits.largest_piece(images * together, targets)
-        return max(1, rows // together), columns
-
-    return largest
 
 
 def _at(cost: Cost, images: Any, targets: Any) -> Cost:
     values = {BATCH: images, TARGETS: targets}
-    names = ("flops", "product_flops", "bytes", "at_once", "image_bytes", "result_bytes", "runs")
+    names = ("flops", "product_flops", "bytes", "held", "image_bytes", "result_bytes", "runs")
     return replace(cost, **{name: substituted(getattr(cost, name), values) for name in names})
 
 

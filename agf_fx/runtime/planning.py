@@ -140,8 +140,8 @@ def planned(
 def _pieces(cost: Cost, images: int, targets: int) -> float:
     """How often the graph runs."""
     at = cost(images, targets)
-    rows, columns = at.piece
-    return float(at.runs) * -(-images // rows) * -(-targets // columns)
+    (rows, columns), (given, each) = at.piece, at.given
+    return float(at.runs) * -(-given // rows) * -(-each // columns)
 
 
 def _pace(cost: Cost, targets: int, measured: tuple[tuple[int, float], ...]) -> tuple[float, float]:
