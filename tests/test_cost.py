@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+from pathlib import Path
 
 import pytest
 import sympy
@@ -384,3 +386,13 @@ def test_texts():
         "5 GB",
     ]
     assert in_words(BATCH * 2, "B") == "2*N B"
+
+
+def test_the_tool_compares_the_model_with_what_is_counted_and_allocated(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "tools"), *sys.path])
+    import cost as tool
+
+    found = tool.measured("squeezenet1_1", "guided-backprop", 8, 2, 64)
+    assert abs(found["flops_ratio"] - 1) <= tool.MOST_FLOPS
+    assert abs(found["memory_ratio"] - 1) <= tool.MOST_MEMORY
+    assert "| squeezenet1_1 | 1.00 of " in tool.table([found]) or "| squeezenet1_1 | 0." in tool.table([found])

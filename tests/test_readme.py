@@ -14,7 +14,7 @@ from typer.main import get_command
 from agf_fx.cli import app
 
 ROOT = Path(__file__).parent.parent
-RUN = ("README.md", "docs/guide.md", "docs/methods.md", "docs/extending.md", "docs/evaluate.md")
+RUN = ("README.md", "docs/guide.md", "docs/methods.md", "docs/extending.md", "docs/evaluate.md", "docs/inspect.md")
 READ = (*RUN, "docs/exports.md", "docs/gpu.md", "examples/cpp/README.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
