@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.errors import AgfFxError, OptionsError
-from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, LayerOutput, class_name
+from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, LayerOutput, RuleNote, class_name
 from agf_fx.ir.layers import output_of
 from agf_fx.ir.reach import calls_on_images, counts_images_alone
 from agf_fx.ir.types import carried_type
@@ -105,7 +105,18 @@ def emit(canonical: CanonicalGraph, method: Method, layers: Sequence[LayerOutput
     further = [_at_layer(canonical, streams, values, wanted).node for wanted in layers]
     tracer.graph.output((streams.maps.node, streams.logits.node, *further))
     module = fx.GraphModule(torch.nn.Module(), tracer.graph, class_name(canonical.name, method.name))
-    return ExplanationGraph(module, canonical, method.name, faithful=_faithful(streams), layers=tuple(layers))
+    return ExplanationGraph(
+        module,
+        canonical,
+        method.name,
+        faithful=_faithful(streams),
+        layer_outputs=tuple(layers),
+        rules={stream: {name: _note(rule) for name, rule in of.items()} for stream, of in streams.rules.items()},
+    )
+
+
+def _note(rule: Rule) -> RuleNote:
+    return RuleNote(str(rule), rule.symbol, rule.equation, str(rule.promised), rule.source)
 
 
 def _at_layer(canonical: CanonicalGraph, streams: Streams, values: Mapping[str, Value], wanted: LayerOutput) -> Value:
@@ -292,8 +303,7 @@ def _arrived(
     """What the readers of a value hand back, as one message, which the walk keeps; None where there is none."""
     if node not in pending:
         return None
-    origin = {"layer": node.meta["module"], "site": node.name} if node.op == "call_function" else {}
-    with scope(stream=stream.name, **origin):
+    with scope(stream=stream.name, layer=node.meta.get("module", ""), site=node.name):
         message = stream.merge(x, pending[node], carried_type(node).sample_dims)
     if message is not None:
         walk.messages[stream.name][node.name] = message

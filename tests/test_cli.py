@@ -140,7 +140,7 @@ def test_explain_a_scene_for_both_digits_in_it(tmp_path, monkeypatch):
 
 
 def test_inspect_prints_the_graph_and_the_captured_graph():
-    shown = run("inspect", f"{__name__}:small_net", "--input-size", 20, 30)
+    shown = run("inspect", f"{__name__}:small_net", "--input-size", 20, 30, "--full")
     assert shown.exit_code == 0, shown.output
     assert shown.stderr == ""
     assert shown.stdout == f"{agf_fx.compile(small_net().eval(), torch.zeros(1, 3, 20, 30)).graph}\n"
@@ -664,7 +664,7 @@ def test_inspect_refuses_wrong_usage(fake):
 
 
 def test_inspect_needs_no_weights(fake):
-    result = run("inspect", "squeezenet1_1", "--input-size", 65, 70)
+    result = run("inspect", "squeezenet1_1", "--input-size", 65, 70, "--full")
     assert result.exit_code == 0, result.output
     assert fake.calls == [((1, 3, 65, 70), "agf")]
     assert result.stdout == "the graph\n"

@@ -20,6 +20,7 @@ RUN = (
     "docs/methods.md",
     "docs/extending.md",
     "docs/evaluate.md",
+    "docs/inspect.md",
     "docs/self-supervised.md",
 )
 READ = (*RUN, "docs/exports.md", "docs/gpu.md", "examples/cpp/README.md")

@@ -48,7 +48,11 @@ def adopt(program: ExportedProgram, model: nn.Module) -> CanonicalGraph:
         if node.op == "call_function" and node not in constants:
             copies[node] = _call(graph, node, copies, batch)
     graph.output(copies[logits])
-    return CanonicalGraph(name, graph, Signature(weights, kept))
+    classes = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
+    called = {node.meta["module"] for node in copies.values() if node.op == "call_function"}
+    around = {path[:end] for path in called for end, sign in enumerate(f"{path}.") if sign == "."} | {""}
+    modules = {path: classes[path] for path in sorted(around) if path in classes}
+    return CanonicalGraph(name, graph, Signature(weights, kept), modules=modules)
 
 
 def _logits(program: ExportedProgram, name: str) -> fx.Node:

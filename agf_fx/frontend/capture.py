@@ -148,21 +148,29 @@ class Subject:
             check_widened(canonical, self.root.model, Root(own, self.root.output), self.telling, self.dtype)
         return explained_from_logits(canonical)
 
+    def exported(self) -> CanonicalGraph:
+        """The model as it is exported, in its own spelling, before anything is rewritten; errors as for `capture`."""
+        with autocast_left_out(), widening(self.reduced):
+            return self._adopted()
+
     def _captured(self) -> CanonicalGraph:
         twin = self.root.model
-        try:
-            exported = export(self.root, self.traced, self.images)
-            refuse_random(exported, type(self.model).__name__)  # layers made in forward() are drawn, too
-        except CaptureError:
-            check_layers_made_by_running(self.model, self.telling)
-            raise
-        adopted = narrow(adopt(exported, self.model))
+        adopted = self._adopted()
         teach = Teacher(adopted, twin, self.images.device).teach if self.unknown_ops == "gradient" else None
         canonical = canonicalise(adopted, teach)
         verify_canonical(canonical)
         check_samples_apart(canonical, twin, self.images)
         self._look(canonical)
         return canonical
+
+    def _adopted(self) -> CanonicalGraph:
+        try:
+            exported = export(self.root, self.traced, self.images)
+            refuse_random(exported, type(self.model).__name__)  # layers made in forward() are drawn, too
+        except CaptureError:
+            check_layers_made_by_running(self.model, self.telling)
+            raise
+        return narrow(adopt(exported, self.model))
 
     def _look(self, canonical: CanonicalGraph) -> None:
         """`check_program` on one image; on two where that fails, as a model may treat a single one in its own way."""

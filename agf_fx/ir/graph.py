@@ -16,6 +16,8 @@ from agf_fx.ir.types import TensorType
 if TYPE_CHECKING:
     import networkx as nx
 
+    from agf_fx.ir.views import LayerView, NodeView
+
 PREPARED = "prepared_"  # begins the name of every prepared constant
 BASELINE = "baseline"  # the input that holds what images are compared with, for methods that compare
 
@@ -43,12 +45,14 @@ class CanonicalGraph:
             ``meta["source"]`` (the user's source line), ``meta["depends_on_images"]`` and ``meta["facts"]``.
         signature: where weights and constants come from.
         analysed: whether all facts are known.
+        modules: module path -> name of the module's class.
     """
 
     name: str
     graph: fx.Graph
     signature: Signature
     analysed: bool = False
+    modules: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> fx.Node:
@@ -131,6 +135,24 @@ class LayerOutput(NamedTuple):
         return self.quantity != "value"
 
 
+class RuleNote(NamedTuple):
+    """What a rule says of itself; see `agf_fx.rules.rule.Rule`.
+
+    Attributes:
+        name: with its parameters, as in ``epsilon(ε=1e-06)``.
+        symbol: of what it computes.
+        equation: the formula.
+        promise: what it promises of the sum of relevance, as it divides.
+        source: the paper.
+    """
+
+    name: str
+    symbol: str = ""
+    equation: str = ""
+    promise: str = ""
+    source: str = ""
+
+
 @dataclass(frozen=True, repr=False)
 class ExplanationGraph:
     """A compiled explanation: ``(images, target, *weights, *constants) -> (maps, logits)``.
@@ -145,7 +167,8 @@ class ExplanationGraph:
         canonical: the graph it was emitted from.
         method: name of the method.
         prepare: the graph module of the weight-only work, ``(*weights, *constants) -> tuple``; None if not hoisted.
-        layers: what it returns after maps and logits: layers of the model, and which quantity of each.
+        layer_outputs: what it returns after maps and logits: layers of the model, and which quantity of each.
+        rules: stream -> canonical call -> the rule by which the stream passes it, be there nodes of it or not.
         faithful: names of canonical calls whose rules hand relevance to every entry that hands a gradient, for passes;
             empty in graphs that are read from a file, which are optimised already.
     """
@@ -155,7 +178,8 @@ class ExplanationGraph:
     method: str
     prepare: fx.GraphModule | None = None
     faithful: frozenset[str] = frozenset()
-    layers: tuple[LayerOutput, ...] = ()
+    layer_outputs: tuple[LayerOutput, ...] = ()
+    rules: Mapping[str, Mapping[str, RuleNote]] = field(default_factory=dict)
 
     @property
     def graph(self) -> fx.Graph:
@@ -177,23 +201,37 @@ class ExplanationGraph:
         if any("type" not in node.meta for node in self.graph.nodes if node.op != "output"):
             shapes.infer_types(self)
 
+    def nodes(self) -> list[NodeView]:
+        """Its operations, what is prepared first: what each computes, for which layer, at which cost."""
+        from agf_fx.ir.views import node_views
+
+        return node_views(self)
+
+    def layers(self, depth: int | None = None) -> list[LayerView]:
+        """The layers of the model, in order of execution, with the rules that they have and what they cost.
+
+        Args:
+            depth: modules so deep are one row each, as ``layer1.0`` at 2; None: a row for every call of the model.
+        """
+        from agf_fx.ir.views import layer_views
+
+        return layer_views(self, depth)
+
     def to_networkx(self) -> nx.DiGraph:
         """The computation as a directed graph, what is prepared from the weights included.
 
         Nodes are node names in order of execution, with the attributes ``op``, ``stream``, ``rule``, ``layer``,
-        ``symbol``, ``equation``, ``dtype`` and ``shape`` (strings; the batch size is ``N``); edges run from a value
-        to its readers.
+        ``symbol``, ``equation``, ``dtype`` and ``shape`` and others (strings; the batch size is ``N``; those of
+        `agf_fx.ir.views.NodeView`, where they say something); edges run from a value to its readers.
         """
         import networkx as nx  # takes longer to import than a cached graph to load
 
-        self.infer_types()
-        whole = dataflow(self.graph.nodes)
-        if self.prepare:
-            preparation = dataflow(node for node in self.prepare.graph.nodes if node.op != "output")
-            whole = nx.compose(preparation, whole)
-            results = self.prepare.graph.output_node().args[0]
-            whole.add_edges_from(zip((node.name for node in results), self.prepared, strict=True))
-        return whole
+        graph, views = nx.DiGraph(), self.nodes()
+        for view in views:
+            graph.add_node(view.name, **view.attributes())
+        for view in views:
+            graph.add_edges_from((source, view.name) for source in view.reads)
+        return graph
 
     def __str__(self) -> str:
         self.infer_types()
@@ -242,7 +280,7 @@ def dataflow(nodes: Iterable[fx.Node]) -> nx.DiGraph:
 
 def _attributes(node: fx.Node) -> dict[str, str]:
     attributes = {"op": node.op if node.op != "call_function" else text.op_name(node.target)}
-    for key in ("stream", "rule", "layer", "symbol", "equation", "module", "facts"):
+    for key in ("module", "facts"):
         if key in node.meta:
             attributes[key] = str(node.meta[key])
     kind = node.meta.get("type")

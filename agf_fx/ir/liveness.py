@@ -41,10 +41,32 @@ def peak_bytes(explanation: ExplanationGraph) -> Callable[[int, int], int]:
     a convolution makes are counted; images and weights themselves are not.
     """
     explanation.infer_types()
-    moments = _moments(explanation.graph)
+    moments = _undominated(_moments(explanation.graph))
     return lambda images, targets: max(
         (fixed + per_image * images + per_pair * images * targets for fixed, per_image, per_pair in moments), default=0
     )
+
+
+def peak_expression(explanation: ExplanationGraph) -> sympy.Expr:
+    """The same bytes as an expression in the numbers of images N and of targets K: the largest of a few sums."""
+    explanation.infer_types()
+    moments = _undominated(_moments(explanation.graph))
+    terms = [fixed + per_image * BATCH + per_pair * BATCH * TARGETS for fixed, per_image, per_pair in moments]
+    return sympy.Max(*terms, evaluate=False) if len(terms) > 1 else sympy.sympify(terms[0] if terms else 0)
+
+
+def _undominated(moments: set[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Those that may be the largest for some numbers of images and targets."""
+
+    def growth(moment: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Bytes for one image and target, what another image adds to that, and another target."""
+        return sum(moment), moment[1] + moment[2], moment[2]
+
+    kept: list[tuple[int, int, int]] = []
+    for moment in sorted(moments, key=growth, reverse=True):
+        if not any(all(a >= b for a, b in zip(growth(other), growth(moment), strict=True)) for other in kept):
+            kept.append(moment)
+    return kept
 
 
 def largest_per_pair(explanation: ExplanationGraph) -> int:

@@ -21,7 +21,7 @@ from agf_fx.ir.captured import CapturedVjp
 from agf_fx.ir.checks import check_canonical, check_captured, check_explanation
 from agf_fx.ir.dry_run import WrongGraph
 from agf_fx.ir.facts import Facts, FlattenBoundary
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, Signature, class_name
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, RuleNote, Signature, class_name
 from agf_fx.ir.operations import by_name, name_of
 from agf_fx.ir.sizes import BadSize, size_data, size_from
 from agf_fx.ir.types import TensorType
@@ -57,6 +57,7 @@ def write_canonical(canonical: CanonicalGraph) -> tuple[dict[str, Any], dict[str
             "name": canonical.name,
             "weights": dict(signature.weights),
             "constants": list(signature.constants),
+            "modules": dict(canonical.modules),
             "graph": _Writer(_CANONICAL_META).graph(canonical.graph),
         }
         return data, dict(signature.constants)
@@ -75,7 +76,8 @@ def read_canonical(data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> 
         for node in graph.find_nodes(op="placeholder"):
             if node.name in kept:
                 node.meta["constant"] = kept[node.name]
-        canonical = CanonicalGraph(_text(data["name"]), graph, Signature(weights, kept))
+        modules = {_text(path): _text(name) for path, name in data["modules"].items()}
+        canonical = CanonicalGraph(_text(data["name"]), graph, Signature(weights, kept), modules=modules)
         check_canonical(canonical)
         return canonical
 
@@ -92,6 +94,7 @@ def write_explanation(explanation: ExplanationGraph) -> dict[str, Any]:
             "method": explanation.method,
             "graph": _Writer(_EXPLANATION_META).graph(explanation.graph),
             "prepare": explanation.prepare and _Writer(_EXPLANATION_META).graph(explanation.prepare.graph),
+            "rules": _rules_data(explanation.rules),
         }
 
 
@@ -110,9 +113,29 @@ def read_explanation(data: Mapping[str, Any], canonical: CanonicalGraph) -> Expl
             canonical,
             method,
             None if hoisted is None else _module(hoisted, f"{canonical.name}_prepare"),
+            rules=_rules_from(data["rules"]),
         )
         check_explanation(explanation)
         return explanation
+
+
+def _rules_data(rules: Mapping[str, Mapping[str, RuleNote]]) -> dict[str, Any]:
+    """Which rule every call has; rules that many have are written once."""
+    notes = list(dict.fromkeys(note for of in rules.values() for note in of.values()))
+    place = {note: index for index, note in enumerate(notes)}
+    of = {stream: {name: place[note] for name, note in given.items()} for stream, given in rules.items()}
+    return {"notes": [list(note) for note in notes], "of": of}
+
+
+def _rules_from(data: Mapping[str, Any]) -> dict[str, dict[str, RuleNote]]:
+    notes = [RuleNote(*map(_text, _list(note))) for note in _list(data["notes"])]
+    if any(
+        type(index) is not int or not 0 <= index < len(notes) for of in data["of"].values() for index in of.values()
+    ):
+        raise Unreadable("a rule that is not in the list")
+    return {
+        _text(stream): {_name(name): notes[index] for name, index in of.items()} for stream, of in data["of"].items()
+    }
 
 
 def _module(graph: fx.Graph, name: str) -> fx.GraphModule:

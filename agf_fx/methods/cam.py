@@ -20,7 +20,7 @@ from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
 from agf_fx.options import require_flag
-from agf_fx.rules.notation import formula
+from agf_fx.rules.notation import formula, scope
 from agf_fx.rules.numerics import Value, divide_or_zero, merge_targets, nonzero, split_targets
 from agf_fx.rules.site import GRADIENT
 
@@ -244,7 +244,8 @@ def first_component(value: Value, layer: FeatureMap, centre: bool) -> Value:
 def principal_map(trace: Trace, options: EigenCAMOptions) -> Value:
     """EigenCAM, finished as the options say, the same for every target: (K, N, *spatial)."""
     layer = layer_of(trace.canonical, options)
-    found = first_component(laid_out(trace.values[layer.node.name], layer), layer, options.centre)
+    with scope(layer=layer.node.meta["module"]):
+        found = first_component(laid_out(trace.values[layer.node.name], layer), layer, options.centre)
     return finished(aten.expand.default(found, [trace.targets, -1, *layer.sizes]), trace, options)
 
 
@@ -262,7 +263,9 @@ def eigen_cam(options: EigenCAMOptions) -> Method:
 
 def weighted_activation(trace: Trace, options: GradCAMOptions, weigh: Callable[[Reading], Value]) -> Value:
     """The map of a layer, as ``weigh`` makes it and the options finish it: (K, N, *spatial)."""
-    return finished(weigh(read(trace, options)), trace, options)
+    with scope(layer=layer_of(trace.canonical, options).node.meta["module"]):
+        found = weigh(read(trace, options))
+    return finished(found, trace, options)
 
 
 def finished(found: Value, trace: Trace, options: GradCAMOptions) -> Value:

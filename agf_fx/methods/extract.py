@@ -27,7 +27,7 @@ from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.streams import gradient_stream
 from agf_fx.options import is_number, require_flag, require_one_of
 from agf_fx.rules.contributions import AGGREGATED, Contribution, Window
-from agf_fx.rules.notation import formula
+from agf_fx.rules.notation import formula, scope
 from agf_fx.rules.numerics import Value, divide_or_zero
 from agf_fx.rules.site import GRADIENT
 
@@ -191,7 +191,10 @@ def _channels_first(value: Value, layer: FeatureMap, targets: Value | None = Non
 def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: str) -> Value:
     """The map of a layer, or of several multiplied: (K, N, *spatial)."""
     layers = layers_of(trace.canonical, options, extract)
-    found = [AGGREGATED[aggregate](contribution(trace, layer, extract)) for layer in layers]
+    found = []
+    for layer in layers:
+        with scope(layer=layer.node.meta["module"]):
+            found.append(AGGREGATED[aggregate](contribution(trace, layer, extract)))
     if len(found) == 1 and options.weights is None:
         (alone,) = found
         larger = resized(alone, trace, trace.targets) if options.resize else alone

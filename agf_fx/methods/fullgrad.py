@@ -16,7 +16,7 @@ from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, NoOptions, Properties
 from agf_fx.methods.streams import gradient_stream
 from agf_fx.passes.norm_canoniser import fold_norms
-from agf_fx.rules.notation import formula
+from agf_fx.rules.notation import formula, scope
 from agf_fx.rules.numerics import Value, divide_or_zero
 from agf_fx.rules.site import GRADIENT
 
@@ -42,7 +42,9 @@ def map_of_contributions(trace: Trace) -> Value:
     total = trace.over_channels(scaled(images, trace.rank))
     for node, part in of_biases(trace):
         if node.target in (*_CONVOLUTIONS, aten.batch_norm.default) and carried_type(node).rank == trace.rank:
-            total = total + resized(torch.sum(scaled(part, trace.rank), [2]), trace, trace.targets)
+            with scope(layer=node.meta["module"]):
+                map_of_layer = resized(torch.sum(scaled(part, trace.rank), [2]), trace, trace.targets)
+            total = total + map_of_layer
     return total
 
 
@@ -56,12 +58,20 @@ def of_biases(trace: Trace) -> Iterator[tuple[fx.Node, Value]]:
         gradient = trace.messages[GRADIENT].get(node.name)
         if gradient is None or not depends_on_images(node):
             continue
-        bias = _bias(trace, node)
-        if bias is not None:
-            rank = carried_type(node).rank
-            channels = -1 if node.target is aten.linear.default else 1 - rank
-            form = [1] * (-channels - 1)
-            yield node, gradient * (torch.reshape(bias, [-1, *form]) if form else bias)
+        with scope(layer=node.meta["module"]):
+            part = _of_bias(trace, node, gradient)
+        if part is not None:
+            yield node, part
+
+
+def _of_bias(trace: Trace, node: fx.Node, gradient: Value) -> Value | None:
+    """b ⊙ ∂y_t/∂z of a layer, (K, N, ...); None where it has no bias."""
+    bias = _bias(trace, node)
+    if bias is None:
+        return None
+    channels = -1 if node.target is aten.linear.default else 1 - carried_type(node).rank
+    form = [1] * (-channels - 1)
+    return gradient * (torch.reshape(bias, [-1, *form]) if form else bias)
 
 
 @formula("b", "β - mean γ / √(var + eps), or the layer's own")

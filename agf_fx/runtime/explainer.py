@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from agf_fx.ambient import check_concrete, shielded, without_tf32
+from agf_fx.ambient import capturing, check_concrete, shielded, without_tf32
 from agf_fx.errors import InputError, OptionsError, PicklingError, TargetError
+from agf_fx.frontend.capture import Subject, capture
 from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
-from agf_fx.ir.graph import ExplanationGraph, LayerOutput
+from agf_fx.inspect.stages import Stages
+from agf_fx.ir.cost_model import Cost
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
 from agf_fx.methods.meta import MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.options import CompileOptions
+from agf_fx.pipeline import optimisations
 from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime import keys
@@ -32,6 +37,9 @@ from agf_fx.runtime.precision import relative_difference, warn_of_rounding
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.stepping import explained_with
 from agf_fx.store.counters import Counters
+
+if TYPE_CHECKING:
+    from agf_fx.runtime.planning import Plan
 
 
 def compile(
@@ -293,6 +301,77 @@ class Explainer:
             InputError: nothing has been captured yet.
         """
         return self._captured().program.explanation
+
+    def cost(
+        self,
+        N: int | None = None,
+        K: int | None = None,
+        S: int | None = None,
+        *,
+        depth: int | None = None,
+    ) -> Cost:
+        """What an explanation costs: operations, bytes moved and peak memory, as expressions or numbers.
+
+        Of the image size used last, which is part of the numbers; see `agf_fx.ir.cost_model.Cost`.
+
+        Args:
+            N: images; what is not given stays a symbol.
+            K: targets of each image.
+            S: points, of methods that look at several for each image; by default as many as the method has.
+            depth: modules so deep are one row of ``cost.layers`` each; None: a row for every call of the model.
+
+        Raises:
+            InputError: nothing has been captured yet.
+            OptionsError: a number is not a whole number above 0.
+        """
+        from agf_fx.runtime.costing import cost  # which needs sympy's functions, and few ask for
+
+        return cost(self._captured().program, self._rules, depth)(N, K, S)
+
+    def plan(self, memory: int | str, K: int = 1, *, calibrate: bool = True) -> Plan:
+        """The largest batch that is explained at once in so much memory, and the time it takes on this machine.
+
+        Args:
+            memory: bytes, or in words as ``"16GB"``; weights, images and results are part of it.
+            K: targets of each image.
+            calibrate: time explanations of one and of a few random images, which takes seconds.
+
+        Raises:
+            InputError: nothing has been captured yet.
+            MemoryLimitError: not even one image fits.
+            OptionsError: no size of memory, or no number of targets.
+        """
+        from agf_fx.runtime.planning import parsed_bytes, planned
+
+        whole = parsed_bytes(memory) if isinstance(memory, str) else memory
+        kind = self._captured().program.canonical.image_type
+        device = next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
+        like = torch.zeros(1, *kind.sample_shape, dtype=kind.dtype, device=device)
+        return planned(self.cost(), whole, K, self.explain if calibrate else None, like)
+
+    def stages(self) -> Stages:
+        """The model's graph at every stage of the compiler, for the image size used last; see there.
+
+        Raises:
+            InputError: nothing has been captured yet.
+        """
+        program, recipe, model = self._captured().program, self._recipe, self.model
+        kind, placement = program.canonical.image_type, program.placement
+        device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+        example = torch.zeros(1, *kind.sample_shape, dtype=kind.dtype, device=device)
+
+        def exported() -> CanonicalGraph:
+            with capturing():
+                return Subject.of(model, example, recipe.output, recipe.unknown_ops).exported()
+
+        steps = optimisations(
+            recipe.reduced,
+            dtype=None if placement.dtype == kind.dtype else placement.dtype,
+            channels_last=placement.channels_last,
+            in_place=recipe.backend_on(device) == "eager",
+        )
+        captured = functools.partial(capture, model, example, output=recipe.output, unknown_ops=recipe.unknown_ops)
+        return Stages(program.explanation, self._rules, steps, exported, captured)
 
     @shielded()
     def export(

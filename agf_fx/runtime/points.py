@@ -77,7 +77,7 @@ def _mean(
     follow: Follow,
 ) -> tuple[Tensor, ...]:
     """What the graph says with every baseline in turn, on average over them; what it says of the images is the same."""
-    averaged = (True, False, *(layer.per_target for layer in program.explanation.layers))
+    averaged = (True, False, *(layer.per_target for layer in program.explanation.layer_outputs))
     sums: list[Any] = [0 for _ in averaged]
     for first in follow(range(len(baselines)), len(baselines), "baselines"):
         found = program.run(images, target, prepare(baselines[first : first + 1]))

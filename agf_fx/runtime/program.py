@@ -88,11 +88,22 @@ class Program:
             return self._runner(arranged, classes.contiguous(), *inputs)
 
         with shielded(), without_tf32(not self.placement.tf32):
-            per_target = (True, False, *(layer.per_target for layer in self.explanation.layers))
+            per_target = (True, False, *(layer.per_target for layer in self.explanation.layer_outputs))
             return run_in_chunks(explain, images, target, self.limits, per_target)
 
     def _estimate(self, images: int, targets: int) -> int:
-        return self._bytes(self._peak_bytes(images, targets))
+        return self._bytes(self._peak_bytes(images, targets) + images * self._rearranged)
+
+    @property
+    def rearranges(self) -> bool:
+        """Whether the graph runs on a copy of the images, in another memory format than they come in."""
+        return self.placement.channels_last and self.canonical.image_type.rank == 4
+
+    @property
+    def _rearranged(self) -> int:
+        """Bytes of the copy of one image."""
+        kind = self.canonical.image_type
+        return kind.sample_size * kind.dtype.itemsize if self.rearranges else 0
 
     def _bytes(self, captured: int) -> int:
         """Bytes in this placement, of what takes so many in the dtype of the captured model."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agf_fx.ambient import shielded, without_tf32
 from agf_fx.errors import InputError
 from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, tensor_at
+from agf_fx.ir.types import TensorType
 from agf_fx.store.locks import Lock
 
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # precisions of products in the reverse walk only
@@ -214,6 +215,15 @@ def sampled_sums(tensors: Sequence[Tensor]) -> tuple[int, ...]:
             bits = _bits(tensor.detach())
             by_kind.setdefault((bits.dtype, bits.device), []).append(bits[:: max(1, len(bits) // _SAMPLE)])
         return tuple(int(torch.cat(parts).sum(dtype=torch.int64)) for parts in by_kind.values())
+
+
+def sampling_bytes(kinds: Iterable[TensorType]) -> int:
+    """Bytes that `sampled_sums` takes at its peak, for tensors of these types: a copy, and one as 64-bit numbers."""
+    by_dtype: dict[torch.dtype, int] = {}
+    for kind in kinds:
+        count = -(-kind.entries // max(1, kind.entries // _SAMPLE))
+        by_dtype[kind.dtype] = by_dtype.get(kind.dtype, 0) + count * (kind.dtype.itemsize + torch.int64.itemsize)
+    return max(by_dtype.values(), default=0)
 
 
 def _bits(tensor: Tensor) -> Tensor:
