@@ -145,7 +145,21 @@ def evidence(name: str, measured: dict[str, Any]) -> str:
         "mosaics of four photographs (EfficientNet-Lite0; 0.25 is chance) and in scenes of two digits "
         "(`digits-resnet`; 0.5 is chance). Cost of one class of one mosaic."
     )
+    what += "".join(f" Of {fewer}." for fewer in few(name, measured))
     return "\n\n".join([table(MEASURED, [figures(name, measured)]), what, *refused])
+
+
+ALL = {"mosaics": 60, "scenes": 200}  # maps
+
+
+def few(name: str, measured: dict[str, Any]) -> list[str]:
+    """Where a method was looked at on fewer images than others, in words."""
+    found = [(subject, measured.get(name, {}).get(subject)) for subject in ALL]
+    return [
+        f"{row['maps']} maps of {subject} alone"
+        for subject, row in found
+        if isinstance(row, dict) and row["maps"] < ALL[subject]
+    ]
 
 
 def options(entry: Entry) -> str:
@@ -188,6 +202,7 @@ def overview(notes: dict[str, Any], measured: dict[str, Any]) -> str:
         (f"[{name}]({name}.md)", notes["methods"][name]["formula"].partition(";")[0], *figures(name, measured))
         for name in REGISTRY
     ]
+    less = [f"{name}: {', '.join(few(name, measured))}" for name in REGISTRY if few(name, measured)]
     parts = [
         "# Methods, one page each",
         "Formula, paper, rules, what is conserved, scale, cost, and what each is good and bad at. How to use them: "
@@ -200,7 +215,7 @@ def overview(notes: dict[str, Any], measured: dict[str, Any]) -> str:
         "thread. Defaults throughout, but for 500 samples of RISE and patterns of the images themselves; what a dash "
         "stands for is not measured. That a method "
         "tells objects apart does not make it faithful, and one network of each kind is not all networks. "
-        "`python tools/method_evidence.py` measures it.",
+        "`python tools/method_evidence.py` measures it." + "".join(f" Of fewer images, {one}." for one in less),
     ]
     return "\n\n".join(parts) + "\n"
 
