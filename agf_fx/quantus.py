@@ -66,9 +66,17 @@ def explain(
 
 def _explainer(model: nn.Module, method: str, options: dict[str, Any]) -> Explainer:
     """That of an earlier call, if it is not long ago; it holds its model, so that no other has its identity."""
-    key = id(model), f"{method} {sorted(options.items())!r}"
+    key = id(model), repr((method, [(name, _told(value)) for name, value in sorted(options.items())]))
     known = _EXPLAINERS.pop(key, None) or (model, compile(model, method=method, options=options))
     _EXPLAINERS[key] = known
     while len(_EXPLAINERS) > _KEPT:
         _EXPLAINERS.popitem(last=False)
     return known[1]
+
+
+def _told(value: Any) -> object:
+    """An option in words; of a tensor or an array, every entry counts."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return "tensor", str(value.dtype), tuple(value.shape), value.tolist()
+    return ("array", str(value.dtype), value.shape, value.tolist()) if isinstance(value, np.ndarray) else value

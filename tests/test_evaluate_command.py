@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
+from PIL import Image
 from typer.testing import CliRunner
 
 import agf_fx
@@ -123,8 +127,16 @@ def test_words_that_cannot_be_meant(words, message, tmp_path):
     ("words", "message"),
     [
         (["grid", "-m", "digits-vgg", "-d", "photographs"], "no class"),
-        (["separation", "-m", "digits-vgg", "-d", "digits:2", "--set", "cells=2"], "no setting 'cells'"),
+        (["separation", "-m", "digits-vgg", "-d", "digits:2", "--set", "cell=2"], "no setting 'cell'"),
         (["negative-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "impute=white"], "impute"),
+        (["separation", "-m", "digits-vgg", "-d", "digits:2", "--set", "confidence=0.5"], "give cells=2 too"),
+        (["positive-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "options=1"], "it has impute, seed"),
+        (["segmentation", "-m", "digits-vgg", "-d", "digits:2", "--set", "threshold=true"], "auto, mean"),
+        (["pointing", "-m", "digits-vgg", "-d", "digits:2", "--set", "tolerance=1.5"], "a whole number"),
+        (["grid", "-m", "digits-vgg", "-d", "photographs", "--set", "cells=0"], "1 or more"),
+        (["grid", "-m", "digits-vgg", "-d", "photographs", "--set", "confidence=high"], "a number"),
+        (["saliency-bias", "-m", "digits-vgg", "-d", "digits:2", "--set", "contrasts=dark"], "a list of numbers"),
+        (["sanity", "-m", "digits-vgg", "-d", "digits:2", "--set", "order=down"], "cascading, independent"),
     ],
 )
 def test_what_does_not_go_together(words, message, tmp_path):
@@ -225,11 +237,115 @@ def test_views_of_photographs_keep_the_object():
         )
 
 
+def linear(classes):
+    """A network that sees red, green and blue, in this order of its outputs."""
+    torch.manual_seed(0)
+    order = ["red", "green", "blue"]
+    layers = (
+        torch.nn.Conv2d(3, 3, 1, bias=False),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(3, len(classes)),
+    )
+    model = torch.nn.Sequential(*layers)
+    with torch.no_grad():
+        layers[0].weight.copy_(torch.eye(3)[..., None, None])
+        layers[3].weight.copy_(20 * torch.eye(3)[[order.index(name) for name in classes]])
+        layers[3].bias.zero_()
+    return model.eval()
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch):
+    """Pictures of two colours in folders, and networks that see them: a module, and a folder for what comes out."""
+    for name, colour in (("green", (0, 255, 0)), ("red", (255, 0, 0))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32), colour).save(tmp_path / "data" / name / f"{name}{number}.png")
+    monkeypatch.setitem(sys.modules, "colour_networks", types.ModuleType("colour_networks"))
+    sys.modules["colour_networks"].__dict__.update(
+        right=lambda: linear(["red", "green"]), turned=lambda: linear(["green", "red"])
+    )
+    return tmp_path
+
+
+def accuracy(colours, out, *words, network="right", names="red\ngreen", status=0):
+    (colours / "names.txt").write_text(names)
+    command = ["negative-perturbation", "-m", f"colour_networks:{network}", "--class-names", colours / "names.txt"]
+    done = run(
+        *command,
+        "-d",
+        f"folder:{colours / 'data'}",
+        "--methods",
+        "gradient-x-input",
+        "-o",
+        colours / out,
+        *words,
+        status=status,
+    )
+    rows = pd.read_csv(colours / out / "rows.csv") if (colours / out / "rows.csv").exists() else None
+    return done, rows
+
+
+def test_classes_are_matched_by_name_whatever_their_order(colours):
+    for network, names in (("right", "red\ngreen"), ("turned", "green\nred")):
+        _, rows = accuracy(colours, network, network=network, names=names)
+        assert len(rows) == 8
+        assert rows["accuracy at 10 %"].mean() == 1
+    done, _ = accuracy(colours, "partly", names="red\nleaf", status=2)
+    assert "'red' at another place" in " ".join(done.stderr.split())
+    done, rows = accuracy(colours, "none", names="a\nb")
+    assert "in their order" in " ".join(done.stderr.split())
+    assert rows["accuracy at 10 %"].mean() == 0  # as the order is another
+
+
+def test_a_folder_holds_one_network(colours):
+    accuracy(colours, "one")
+    for words in ({"network": "turned"}, {"names": "green\nred"}):
+        done, _ = accuracy(colours, "one", status=2, **words)
+        assert "something else" in done.stderr
+    done, _ = accuracy(colours, "one", "--multi-label", status=2)
+    assert "multi_label" in done.stderr
+
+
+def test_a_mistake_does_not_claim_a_folder(tmp_path):
+    command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", tmp_path, "--methods", "agf,cam=gradcam"]
+    run(*command, "--option", "cam.layer=nothing", status=1)
+    run(*command)
+    assert {*pd.read_csv(tmp_path / "rows.csv")["method"]} == {"agf", "cam"}
+
+
+def test_labels_are_no_markup(tmp_path):
+    run("separation", "-m", "digits-vgg", "-d", "digits:2", "-o", tmp_path, "--methods", "[/b]=gradcam")
+    assert {*pd.read_csv(tmp_path / "rows.csv")["method"]} == {"[/b]"}
+
+
+def test_pictures_that_cannot_be_read_are_named_beside_mosaics(colours):
+    (colours / "data" / "red" / "torn.png").write_bytes(b"\x89PNG no more")
+    (colours / "names.txt").write_text("red\ngreen")
+    command = ["grid", "-m", "colour_networks:right", "--class-names", colours / "names.txt", "--set", "cells=1"]
+    done = run(*command, "-d", f"folder:{colours / 'data'}", "--methods", "gradcam", "-o", colours / "out", status=1)
+    assert "torn" in done.stderr
+
+
+def test_damaged_files_and_another_run_are_said(tmp_path):
+    command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", tmp_path, "--methods", "gradcam"]
+    run(*command)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{broken\n" + rows.read_text())
+    assert "line 1 is damaged" in " ".join(run(*command, status=2).stderr.split())
+    rows.write_text("")
+    (tmp_path / "experiment.json").write_text('{"experiment"')
+    assert "is damaged" in " ".join(run(*command, status=2).stderr.split())
+    with FileLock(tmp_path / ".lock"):
+        assert "another evaluation is at work" in " ".join(run(*command, status=2).stderr.split())
+
+
 def test_other_experiments_take_mosaics_too(tmp_path):
     command = ["-m", "efficientnet-lite0", "--methods", "gradcam", "--limit", "1", "--batch-size", "1"]
     run("grid", *command, "-o", tmp_path / "grid")
     run("separation", *command, "--set", "cells=2", "-o", tmp_path / "separation")
-    bias = [*command, "--set", "cells=2", "--set", "contrasts=1", "--set", "impute=mean"]
+    bias = [*command, "--set", "cells=2", "--set", "contrasts=[1]", "--set", "impute=mean"]
     run("saliency-bias", *bias, "-o", tmp_path / "bias")
     shares = [
         pd.read_csv(tmp_path / name / "rows.csv").groupby("target")["share"].mean()

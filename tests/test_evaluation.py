@@ -75,7 +75,7 @@ def test_perturbation_explains_the_predicted_and_the_true_class(way):
     target = torch.stack([MODEL(IMAGES).argmax(1), TARGETS[:, 0]], 1)
     curves = perturbation(
         MODEL, IMAGES, agf_fx.compile(MODEL, method="gradient-x-input")(IMAGES, target), target,
-        labels=TARGETS[:, 0], first=way, impute=constant([-1.0, 0.0, 1.0]),
+        labels=TARGETS[:, None].expand(-1, 2, -1), first=way, impute=constant([-1.0, 0.0, 1.0]),
     )  # fmt: skip
     assert [row["target"] for row in rows] == target.T.flatten().tolist()
     assert [row["area"] for row in rows] == pytest.approx(curves.area(curves.correct).T.flatten().tolist())
@@ -101,6 +101,76 @@ def test_objects_are_compared_with_their_own_masks():
     assert [row["pixel_accuracy"] for row in rows[2:4]] == pytest.approx(left.pixel_accuracy.tolist())
     with pytest.raises(InputError, match="have none"):
         measured("segmentation", part(masks=None))
+
+
+def test_any_class_of_an_image_counts_as_right():
+    rows = {row["image"]: row for row in measured("negative-perturbation") if row["which"] == "predicted"}
+    hidden = torch.zeros(4, 8, 8, dtype=torch.bool)
+    assert not hidden.any()
+    likeliest = MODEL(IMAGES).argmax(1, keepdim=True)
+    turned = part(targets=torch.cat([(likeliest + 1) % 4, likeliest], 1))
+    for row in measured("negative-perturbation", turned):
+        if row["which"] == "predicted":
+            assert row["accuracy at 10 %"] >= rows[row["image"]]["accuracy at 10 %"]
+    least = measured("negative-perturbation", turned)
+    assert sum(row["accuracy at 10 %"] for row in least if row["which"] == "predicted") >= 3
+
+
+def test_an_image_without_an_object_has_no_rows():
+    empty, none = MASKS.clone(), TARGETS.clone()
+    empty[1], none[1] = False, -1
+    for name in ("segmentation", "pointing"):
+        rows = measured(name, part(targets=none, masks=empty))
+        assert {row["image"] for row in rows} == {"a", "c", "d"}
+        alone = Part(["b"], IMAGES[1:2], none[1:2, :0], empty[1:2, :0], None)  # as a batch of it alone
+        assert measured(name, alone) == []
+    unknown = measured("pointing", part(targets=none))  # an object of which the class is not known
+    assert {row["image"] for row in unknown} == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in ("sanity", "class-sensitivity")])
+def test_maps_that_are_not_finite_are_no_result(name):
+    def broken(images, target):
+        maps = SUBJECT.explain(images, target).clone()
+        maps[0, 0, 2, 2] = torch.nan
+        return maps
+
+    batch = part(targets=torch.tensor([[0, 1, 2, 3]] * 4), masks=None) if name == "grid" else BATCH
+    with pytest.raises(InputError, match="NaN"):
+        measured(name, batch, of=Subject(MODEL, broken))
+
+
+def test_a_failure_leaves_the_network_that_was_trained():
+    of, calls = subject(), []
+
+    def bind(model):
+        calls.append(model)
+        if len(calls) == 2:
+            of.bind(model)
+            raise RuntimeError("out of memory")
+        return of.bind(model)
+
+    failing = Subject(MODEL, of.explain, model=MODEL, bind=bind)
+    with pytest.raises(RuntimeError):
+        measured("sanity", of=failing)
+    assert calls[-1] is MODEL
+    assert torch.equal(of.explain(IMAGES, 1), SUBJECT.explain(IMAGES, 1))
+
+
+def test_pixels_that_two_objects_share_do_not_fade():
+    shared = MASKS.clone()
+    shared[:, 1, 3:] = True
+    images = IMAGES.clone()
+    alone = (shared[:, 1] & ~shared[:, 0])[:, None].expand_as(images)
+    images[alone] = 0.4 * images[alone] + 0.6 * 0.5
+    several = part(masks=shared)
+    again = {
+        (row["image"], row["target"]): row["share"] for row in measured("separation", part(images=images, masks=shared))
+    }
+    rows = measured("saliency-bias", several, contrasts=[0.4], impute=constant(0.5))
+    faint = {(row["image"], row["target"]): row["share"] for row in rows if row["which"] == "faint"}
+    for key in (("a", 2), ("b", 3), ("d", 0)):
+        assert faint[key] == pytest.approx(again[key])
 
 
 def test_segmentation_is_of_classes_that_are_likely():

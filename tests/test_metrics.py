@@ -266,6 +266,8 @@ def test_segmentation_by_counting(threshold):
         precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
         assert found.average_precision[n] == pytest.approx(float((precision * ranked).sum() / ranked.sum()))
         assert found.mean_iou[n] == pytest.approx(float(found.object_iou[n] + found.background_iou[n]) / 2)
+        right = float((chosen == mask).double().mean())  # of 2P scores P are 1, and the share of these is right
+        assert found.both_average_precision[n] == pytest.approx(right * right + 0.5 * (1 - right), abs=1e-9)
 
 
 def test_segmentation_at_random_in_part_and_of_nothing():
@@ -275,6 +277,12 @@ def test_segmentation_at_random_in_part_and_of_nothing():
     )
     assert random.both_average_precision.mean() == pytest.approx(0.5, abs=0.02)
     assert random.average_precision.mean() == pytest.approx(100 / 1024, abs=0.02)
+    positive = torch.rand(40, 32, 32, generator=generator)
+    square = torch.arange(1024).reshape(1, 32, 32) < 100
+    assert segmentation(positive, square.expand(40, -1, -1)).both_average_precision.mean() == pytest.approx(
+        0.5, abs=0.02
+    )
+    assert segmentation(square.double(), square).both_average_precision.tolist() == [1]
     nothing = segmentation(MAPS[:, 0], MASKS[:, 0], ignored=torch.ones(3, SIZE, SIZE, dtype=torch.bool))
     assert bool(nothing.pixel_accuracy.isnan().all())
     empty = segmentation(MAPS[:, 0], torch.zeros_like(MASKS[:, 0]))

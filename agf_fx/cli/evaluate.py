@@ -107,6 +107,7 @@ def evaluate(
             workers=workers,
             execution=Execution(device, "eager", precision),
             unknown_ops=unknown_ops,
+            output=output,
         )
         complete = run(request, loaded, console)
     typer.echo(str(out))

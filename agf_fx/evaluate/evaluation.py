@@ -16,6 +16,7 @@ from agf_fx.evaluate.ledger import Ledger
 if TYPE_CHECKING:
     import pandas as pd
 
+_DRAWN = 10_000_000  # numbers that are drawn at a time
 KEYS = ("method", "which", "layer", "step")  # what rows are told apart by, besides image and class
 
 
@@ -133,6 +134,7 @@ def summary(
                     np.mean,
                     confidence_level=confidence,
                     n_resamples=resamples,
+                    batch=max(1, _DRAWN // len(found)),
                     method="percentile",
                     rng=np.random.default_rng(seed),
                 )

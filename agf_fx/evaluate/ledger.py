@@ -17,8 +17,8 @@ Row = dict[str, Any]
 class Ledger:
     """Rows of methods and images in a folder.
 
-    ``experiment.json`` says what is measured of what; ``rows.jsonl`` has one line for each batch and method, which is
-    written as a whole: a line that was cut off is not there.
+    ``experiment.json`` says what is measured of what, from the first rows on; ``rows.jsonl`` has one line for each
+    batch and method, which is written as a whole: a line that was cut off is not there.
     """
 
     def __init__(self, folder: Path, experiment: Mapping[str, Any], methods: Mapping[str, str] | None = None) -> None:
@@ -30,19 +30,22 @@ class Ledger:
             methods: what each method's label stands for, in words; others than those that are there may be added.
 
         Raises:
-            OptionsError: the folder holds rows of something else, or one label stands for two methods.
+            OptionsError: the folder holds rows of something else, one label stands for two methods, or a file is
+                damaged.
         """
         self.path = folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         about, said = folder / "experiment.json", json.loads(json.dumps(experiment))
-        there = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {**said, "methods": {}}
-        labels = there.pop("methods", {})
+        there = _read_json(about) if about.exists() else {**said, "methods": {}}
+        self.methods: dict[str, str] = there.pop("methods", {})
         _same(folder, there, said)
-        told = dict(methods or {})
-        shared = labels.keys() & told.keys()
-        _same(folder, {label: labels[label] for label in shared}, {label: told[label] for label in shared})
-        self.methods: dict[str, str] = labels | told
-        save_json(about, {**said, "methods": self.methods})
+        self._about, self._said, self._told = about, said, dict(methods or {})
+        shared = self.methods.keys() & self._told.keys()
+        _same(
+            folder,
+            {label: self.methods[label] for label in shared},
+            {label: self._told[label] for label in shared},
+        )
         self._lines = list(self._read())
         self._done = {(line["method"], name) for line in self._lines for name in line["images"]}
         failures = {(line["method"], name): why for line in self._lines for name, why in line["failures"].items()}
@@ -55,6 +58,10 @@ class Ledger:
     def add(self, method: str, images: Iterable[str], rows: Iterable[Row], failures: Mapping[str, str]) -> None:
         """Keep the rows of some images, and why others have none; those are tried again by a later run."""
         line = {"method": method, "images": [*images], "rows": [*rows], "failures": dict(failures)}
+        if line["images"] and (not self._about.exists() or self._told.get(method) != self.methods.get(method)):
+            if method in self._told:
+                self.methods[method] = self._told[method]
+            save_json(self._about, {**self._said, "methods": self.methods})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -79,8 +86,21 @@ class Ledger:
         if len(whole) < len(text):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
-        for line in whole.splitlines():
-            yield json.loads(line)
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise OptionsError(
+                    f"{self.path}: line {number} is damaged ({error}). Take it out of the file; what it had is "
+                    "measured again."
+                ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionsError(f"{path} is damaged ({error}). Name another folder.") from error
 
 
 def _same(folder: Path, there: Mapping[str, Any], said: Mapping[str, Any]) -> None:

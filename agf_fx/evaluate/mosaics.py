@@ -27,11 +27,13 @@ class Tiles:
         names: of the M pictures.
         images: (M, C, H, W).
         classes: (M,) int64.
+        failures: pictures that could not be read, with the reason.
     """
 
     names: tuple[str, ...]
     images: Tensor
     classes: Tensor
+    failures: tuple[tuple[str, Exception], ...] = ()
 
 
 @torch.no_grad()
@@ -46,8 +48,9 @@ def confident_tiles(
         InputError: there are none.
     """
     names: list[str] = []
-    images, classes = [], []
+    images, classes, failures = [], [], []
     for batch in batches:
+        failures += getattr(batch, "failures", ())
         if not len(batch.images):
             continue
         logits = predict(batch.images)
@@ -62,7 +65,7 @@ def confident_tiles(
         classes.append(likeliest[chosen].cpu())
     if not names:
         raise InputError(f"the network finds the class of no picture with a probability of {confidence} or more.")
-    return Tiles(tuple(names), torch.cat(images), torch.cat(classes))
+    return Tiles(tuple(names), torch.cat(images), torch.cat(classes), tuple(failures))
 
 
 @dataclass(frozen=True)

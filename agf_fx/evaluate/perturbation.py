@@ -72,7 +72,8 @@ def perturbation(
         images: (N, C, H, W) as the network takes them.
         maps: (N, K, H, W), or (N, H, W) for one map of each.
         target: (N, K) or (N,) int64: the classes of the maps.
-        labels: (N,) or (N, K) int64: which class counts as correct; None for ``target``.
+        labels: (N,) or (N, K) int64: which class counts as correct; None for ``target``. Or (N, K, L): any of L classes
+            does, -1 being none.
         first: which pixels go first.
         fractions: of the pixels that are hidden, from 0 to 1, growing.
         impute: what stands in their place; None for 0 in the units of the images.
@@ -85,8 +86,11 @@ def perturbation(
         OptionsError: fractions or ``first`` have no meaning.
     """
     maps, target = _each(maps, 4), _each(target, 2)
-    labels = target if labels is None else _each(labels, 2).expand(target.shape)
+    labels = target if labels is None else _each(labels, 2)
+    labels = (labels if labels.dim() == 3 else labels[..., None]).expand(*target.shape, -1)
     _check(images, maps, target, first, fractions)
+    if activation not in ("softmax", "sigmoid"):
+        raise OptionsError(f"activation is {activation!r}; give 'softmax' or 'sigmoid'.")
     order = ranks(maps if first == "least" else -maps, seed)
     steps = torch.tensor(tuple(fractions), dtype=torch.float64)
     counts = (steps * order[0, 0].numel()).round().long().to(order.device)
@@ -97,7 +101,7 @@ def perturbation(
         hidden = order.flatten(0, 1)[pair] < counts[step][:, None, None]
         logits = predict(impute(images[pair // maps.shape[1]], hidden))
         logits = logits.flatten(2).mean(2) if logits.dim() > 2 else logits
-        found.append(_said(logits, target.reshape(-1)[pair], labels.reshape(-1)[pair], activation))
+        found.append(_said(logits, target.reshape(-1)[pair], labels.flatten(0, 1)[pair], activation))
     log_odds, correct = torch.cat(found, 1).reshape(2, *target.shape, len(counts))
     return Curves(steps, torch.sigmoid(log_odds), log_odds, correct > 0)
 
@@ -147,11 +151,13 @@ def _even(steps: int) -> list[float]:
 
 def _said(logits: Tensor, target: Tensor, labels: Tensor, activation: str) -> Tensor:
     """Log-odds of the targets and whether the labels are the likeliest, (2, M) float64 where the device has it."""
+    if bool((target < 0).any()) or bool((target >= logits.shape[1]).any()):
+        raise InputError(f"classes are {sorted(set(target.tolist()))}, and the network has {logits.shape[1]}.")
     wide = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
     own = wide.gather(1, target[:, None])[:, 0]
     if activation == "softmax":  # log p - log (1 - p), from the logits of the others
         own = own - wide.scatter(1, target[:, None], -torch.inf).logsumexp(1)
-    return torch.stack([own, (logits.argmax(1) == labels).to(own)])
+    return torch.stack([own, (logits.argmax(1)[:, None] == labels).any(1).to(own)])
 
 
 def _each(values: Tensor, dims: int) -> Tensor:

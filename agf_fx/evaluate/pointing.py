@@ -25,8 +25,9 @@ def cell_shares(maps: Tensor, rows: int, columns: int | None = None) -> Tensor:
         prefers none.
 
     Raises:
-        InputError: the cells would not be whole pixels.
+        InputError: the cells would not be whole pixels, or maps are not finite.
     """
+    _finite(maps)
     columns = rows if columns is None else columns
     height, width = maps.shape[-2:]
     if min(rows, columns) < 1 or height % rows or width % columns:
@@ -46,7 +47,7 @@ def mask_shares(maps: Tensor, masks: Tensor) -> Tensor:
         (...,) from 0 to 1; of a map without positive relevance, the share of the pixels in the mask.
 
     Raises:
-        InputError: shapes differ.
+        InputError: shapes differ, or maps are not finite.
     """
     _same(maps, masks)
     positive = maps.clamp_min(0)
@@ -66,7 +67,7 @@ def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
         part.
 
     Raises:
-        InputError: shapes differ.
+        InputError: shapes differ, or maps are not finite.
     """
     _same(maps, masks)
     values, inside = maps.flatten(-2), masks.flatten(-2)
@@ -91,7 +92,7 @@ def peaks_inside(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
         (...,) from 0 to 1: the share of the largest values that does, as there may be several.
 
     Raises:
-        InputError: shapes differ.
+        InputError: shapes differ, or maps are not finite.
         OptionsError: the tolerance is negative.
     """
     _same(maps, masks)
@@ -115,7 +116,13 @@ def _shares(part: Tensor, whole: Tensor, otherwise: float | Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole.clamp_min(tiny), torch.as_tensor(otherwise).to(part))
 
 
+def _finite(maps: Tensor) -> None:
+    if not bool(maps.isfinite().all()):
+        raise InputError("maps hold NaN or infinity; leave these images out.")
+
+
 def _same(maps: Tensor, masks: Tensor) -> None:
+    _finite(maps)
     if maps.shape != masks.shape or maps.dim() < 2 or masks.dtype != torch.bool:
         raise InputError(
             f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} ({masks.dtype}) must be (..., H, W) and bool of "

@@ -59,11 +59,13 @@ def sanity_check(
         OptionsError: the order is unknown.
     """
     usual = explain_with(model)(images, target)
-    found = [
-        (name, similarity(usual, explain_with(changed)(images, target)))
-        for name, changed in randomised(model, images[:1], order=order, seed=seed)
-    ]
-    explain_with(model)  # an explainer that was bound to copies is bound to its network again
+    try:
+        found = [
+            (name, similarity(usual, explain_with(changed)(images, target)))
+            for name, changed in randomised(model, images[:1], order=order, seed=seed)
+        ]
+    finally:
+        explain_with(model)  # an explainer that was bound to copies is bound to its network again
     if not found:
         raise InputError(f"{type(model).__name__} has no layer with weights to draw anew.")
     names, values = zip(*found, strict=True)

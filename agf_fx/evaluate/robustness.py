@@ -99,7 +99,8 @@ def sparseness(maps: Tensor) -> Tensor:
 
     0 where all pixels have the same, near 1 where one has all; NaN for a map of zeros.
     """
-    values = maps.abs().flatten(-2).sort(-1).values
+    wide = maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
+    values = wide.abs().flatten(-2).sort(-1).values
     count = values.shape[-1]
     weights = 2 * torch.arange(1, count + 1, device=maps.device, dtype=values.dtype) - count - 1
     return (values * weights).sum(-1) / (count * values.sum(-1))

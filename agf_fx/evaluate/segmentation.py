@@ -22,8 +22,9 @@ class Segmentations:
         object_iou: intersection over union of the object.
         background_iou: of the rest. NaN where there is none of it in mask and map, as `object_iou`.
         average_precision: of the map's values for the object's pixels; NaN for an empty mask.
-        both_average_precision: of the values for the object and of their negatives for the rest, of all pixels twice:
-            0.5 at random whatever the size of the object. This is the mAP of the paper's Tab. 3.
+        both_average_precision: of the two sides of the threshold, as zeros and ones, for the object and for the rest,
+            of all pixels twice: about 0.5 at random whatever the size of the object. This is how the published code
+            computes the mAP of the paper's Tab. 3.
     """
 
     pixel_accuracy: Tensor
@@ -65,7 +66,7 @@ def segmentation(
         top, below = ((values & counted).sum((1, 2)).double() for values in (part, whole))
         return (top / below).cpu()  # 0/0 is NaN
 
-    precisions = [_precisions(*row) for row in zip(maps, masks, counted, strict=True)]
+    precisions = [_precisions(*row) for row in zip(maps, found, masks, counted, strict=True)]
     alone, both = torch.tensor(precisions, dtype=torch.float64).reshape(-1, 2).unbind(1)
     return Segmentations(
         pixel_accuracy=share(found == masks, counted),
@@ -84,18 +85,18 @@ def _levels(maps: Tensor, counted: Tensor, threshold: Threshold) -> Tensor:
     return means if threshold == "mean" else means.masked_fill((maps < 0).flatten(1).any(1)[:, None, None], 0)
 
 
-def _precisions(values: Tensor, mask: Tensor, counted: Tensor) -> tuple[float, float]:
+def _precisions(values: Tensor, found: Tensor, mask: Tensor, counted: Tensor) -> tuple[float, float]:
     try:
         from sklearn.metrics import average_precision_score
     except ImportError as error:
         raise MissingDependencyError(
             "average precision is computed by scikit-learn: pip install 'agf-fx[data]'"
         ) from error
-    scores, wanted = values[counted].double().cpu(), mask[counted].cpu()
+    scores, sides, wanted = values[counted].double().cpu(), found[counted].cpu(), mask[counted].cpu()
     if not len(scores):
         return float("nan"), float("nan")
     alone = float(average_precision_score(wanted, scores)) if bool(wanted.any()) else float("nan")
-    twice = average_precision_score(torch.cat([wanted, ~wanted]), torch.cat([scores, -scores]))
+    twice = average_precision_score(torch.cat([wanted, ~wanted]), torch.cat([sides, ~sides]).double())
     return alone, float(twice)
 
 

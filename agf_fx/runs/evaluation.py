@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor, nn
@@ -27,13 +30,11 @@ from agf_fx.evaluate.mosaics import confident_tiles, mosaic_batches
 from agf_fx.models import LoadedModel
 from agf_fx.runs.console import describe, say, stdout_kept_clean
 from agf_fx.runs.evaluation_report import chosen_cases, pictures_of, write_report
+from agf_fx.runs.evaluation_settings import MOSAICS, fits, said, settings_of
 from agf_fx.runs.run import Execution
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOSAICS = {"grid": 2, "separation": None, "saliency-bias": None}
-"""Experiments that can be played on mosaics of the dataset's pictures, with how many cells if the user says nothing."""
 
 _SHOWN = 12  # measures in the table on the screen, which leaves out the steps of a curve
 
@@ -53,6 +54,7 @@ class Request:
         out: the folder of all files.
         settings: of the experiment, such as ``tolerance``.
         limit: the most examples, or mosaics.
+        output: where the model returns more than logits, in words.
     """
 
     experiment: str
@@ -66,17 +68,21 @@ class Request:
     workers: int = 0
     execution: Execution = field(default_factory=Execution)
     unknown_ops: str = "refuse"
+    output: str | None = None
 
     def __post_init__(self) -> None:
-        known = list(signature(EXPERIMENTS[self.experiment].measure).parameters)[2:]
-        known += [name for name in ("cells", "confidence") if self.experiment in MOSAICS and name not in known]
-        for name in self.settings:
+        known = settings_of(self.experiment)
+        for name, value in self.settings.items():
             if name not in known:
                 advice = f"it has {', '.join(known)}" if known else "it has none"
                 raise OptionsError(f"{self.experiment} has no setting {name!r}; {advice}.")
-        way = self.settings.get("impute")
-        if way is not None and way not in WAYS:
-            raise OptionsError(f"impute is {way!r}; give one of {', '.join(WAYS)}, or leave it out for black.")
+            if not fits(value, known[name]):
+                raise OptionsError(f"{name} is {value!r}; give {said(known[name])}.")
+        cells, confidence = self.settings.get("cells", 2), self.settings.get("confidence", 0)
+        if cells < 1 or not 0 <= confidence <= 1:
+            raise OptionsError(f"cells={cells} and confidence={confidence} must be 1 or more, and from 0 to 1.")
+        if "confidence" in self.settings and not _cells(self):
+            raise OptionsError("confidence is for mosaics; give cells=2 too.")
 
 
 def run(request: Request, model: LoadedModel, console: Console) -> bool:
@@ -87,6 +93,14 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
         InputError: the dataset lacks what the experiment needs.
     """
     experiment = EXPERIMENTS[request.experiment]
+    try:
+        with FileLock(_made(request.out) / ".lock", timeout=0):
+            return _run(experiment, request, model, console)
+    except Timeout as error:
+        raise OptionsError(f"another evaluation is at work in {request.out}; wait for it, or name another.") from error
+
+
+def _run(experiment: Experiment, request: Request, model: LoadedModel, console: Console) -> bool:
     ledger = Ledger(request.out, _about(request, model), _told(request))
     with stdout_kept_clean():
         model = model if request.execution.device == "cpu" else _placed(model, request.execution)
@@ -123,7 +137,28 @@ def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
         "preprocessing": model.preprocessing.describe(),
         "dataset": request.source,
         "precision": request.execution.precision,
+        "parameters": _digest(*(value.detach().cpu() for value in model.model.state_dict().values())),
+        "class_names": _digest(*model.class_names),
+        "classes_of_dataset": _digest(*(request.dataset.class_names or ())),
+        "multi_label": model.multi_label,
+        "output": request.output,
     }
+
+
+def _digest(*values: Tensor | str) -> str:
+    """A short name of what is in tensors and words."""
+    found = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            found.update(repr((value.dtype, tuple(value.shape))).encode())
+            value = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else ""
+        found.update(value if isinstance(value, bytes) else repr(value).encode())
+    return found.hexdigest()[:16]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _told(request: Request) -> dict[str, str]:
@@ -183,13 +218,15 @@ def _measure(
     device, settings = torch.device(request.execution.device), dict(request.settings)
     if "impute" in settings:
         settings["impute"] = WAYS[settings["impute"]]()
-    read = _on_device(_read(request, model), device)
+    read = _on_device(_read(request, model, console), device)
     count = len(request.dataset) if request.limit is None else min(request.limit, len(request.dataset))
     if cells := _cells(request):
         confidence = settings.pop("confidence", 0.25)
         if experiment.name != "grid":
             settings.pop("cells")
         tiles = confident_tiles(model.logits, read, confidence=confidence, multi_label=model.multi_label)
+        for method in subjects if tiles.failures else ():
+            ledger.add(method, [], [], {name: str(error) for name, error in tiles.failures})
         limit = 500 if request.limit is None else request.limit
         read = list(mosaic_batches(tiles, cells=cells, limit=limit, size=request.batch_size, device=device))
         count = sum(len(batch.names) for batch in read)
@@ -206,9 +243,9 @@ def _measure(
         )
 
 
-def _read(request: Request, model: LoadedModel) -> Iterable[Batch]:
+def _read(request: Request, model: LoadedModel, console: Console) -> Iterable[Batch]:
     """The dataset in batches, its classes as the network counts them."""
-    places = _places(request.dataset, model)
+    places = _places(request.dataset, model, console)
     limit = None if _cells(request) else request.limit  # of mosaics, not of pictures
     for batch in batches(
         request.dataset, model.preprocessing, size=request.batch_size, workers=request.workers, limit=limit
@@ -224,17 +261,33 @@ def _cells(request: Request) -> int | None:
     return request.settings.get("cells", MOSAICS.get(request.experiment))
 
 
-def _places(dataset: Dataset, model: LoadedModel) -> Tensor | None:
+def _places(dataset: Dataset, model: LoadedModel, console: Console) -> Tensor | None:
     """The network's class for each of the dataset's, by name; None where they are the same.
 
+    Where there are as many, and none or not all of them have one name, the order counts, unless names speak against it.
+
     Raises:
-        OptionsError: the network has not all of them.
+        OptionsError: the network has not all of them, or in another order.
     """
     names = dataset.class_names
-    if names is None or names == model.class_names or len(names) == len(model.class_names):
+    if names is None or names == model.class_names:
         return None
     known = {name.casefold(): index for index, name in reversed([*enumerate(model.class_names)])}
     missing = [name for name in names if name.casefold() not in known]
+    if len(names) == len(model.class_names) and (missing or len(known) < len(names)):
+        counts = Counter(map(str.casefold, (*model.class_names, *names)))  # a name that is there twice tells nothing
+        moved = [
+            name
+            for index, name in enumerate(names)
+            if counts[name.casefold()] == 2 and known.get(name.casefold(), index) != index
+        ]
+        if moved:
+            raise OptionsError(
+                f"{dataset.name} and {model.name} have {len(names)} classes each, but {moved[0]!r} at another place, "
+                "and not all by the same names. Give --class-names with the network's classes, named as the dataset's."
+            )
+        say(console, f"note: the classes of {dataset.name} are taken for those of {model.name} in their order.")
+        return None
     if missing:
         raise OptionsError(
             f"{model.name} has no class {missing[0]!r}, which {dataset.name} has; give --class-names, or a network "
@@ -316,5 +369,5 @@ def print_summary(console: Console, means: pd.DataFrame, experiment: Experiment)
     for values, group in means.groupby(keys, sort=False, dropna=False):
         rows = group.set_index("measure")
         cells = [f"{rows['mean'][m]:.3f} ({rows['low'][m]:.3f} to {rows['high'][m]:.3f})" for m in shown]
-        table.add_row(*map(str, values), *cells, str(int(rows["images"].max())))
+        table.add_row(*(escape(str(value)) for value in values), *cells, str(int(rows["images"].max())))
     console.print(table)

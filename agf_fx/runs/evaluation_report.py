@@ -17,7 +17,7 @@ from torch import Tensor
 
 from agf_fx.atomic import atomic_write
 from agf_fx.data.datasets import Dataset
-from agf_fx.errors import AgfFxError, MissingDependencyError
+from agf_fx.errors import AgfFxError, InputError, MissingDependencyError
 from agf_fx.evaluate.evaluation import KEYS
 from agf_fx.evaluate.experiments import Experiment, Subject
 from agf_fx.imaging.preprocess import Preprocessing
@@ -140,6 +140,9 @@ def pictures_of(dataset: Dataset, preprocessing: Preprocessing) -> Callable[[str
     def seen(name: str) -> Seen:
         if name in places:
             return preprocessing.prepare(dataset[places[name]].image)
+        missing = [part for part in name.split("+") if part not in places]
+        if missing:
+            raise InputError(f"the dataset has no picture {missing[0]!r} now")
         tiles = [preprocessing.prepare(dataset[places[part]].image) for part in name.split("+")]
         side = math.isqrt(len(tiles))
         rows = [tiles[start : start + side] for start in range(0, len(tiles), side)]

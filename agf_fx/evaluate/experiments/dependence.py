@@ -26,12 +26,14 @@ def _sanity(subject: Subject, batch: BatchLike, *, order: Order = "cascading", s
     target = logits_of(subject, batch.images).argmax(1, keepdim=True)
     usual = maps_of(subject, batch.images, target)[:, 0]
     rows: list[Row] = []
-    for step, (layer, copy) in enumerate(randomised(subject.model, batch.images[:1], order=order, seed=seed), 1):
-        maps = subject.bind(copy)(batch.images, target)[:, 0]
-        alike = {"correlation": spearman(usual, maps), "absolute_correlation": spearman(usual.abs(), maps.abs())}
-        found = table(target, **{name: value[:, None] for name, value in alike.items()})
-        rows += [{"layer": layer, "step": step} | row for row in found]
-    subject.bind(subject.model)
+    try:
+        for step, (layer, copy) in enumerate(randomised(subject.model, batch.images[:1], order=order, seed=seed), 1):
+            maps = subject.bind(copy)(batch.images, target)[:, 0]
+            alike = {"correlation": spearman(usual, maps), "absolute_correlation": spearman(usual.abs(), maps.abs())}
+            found = table(target, **{name: value[:, None] for name, value in alike.items()})
+            rows += [{"layer": layer, "step": step} | row for row in found]
+    finally:
+        subject.bind(subject.model)
     return rows
 
 

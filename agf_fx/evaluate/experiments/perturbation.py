@@ -29,15 +29,13 @@ def _hidden_by(subject: Subject, impute: Imputation | None) -> Imputation:
     return constant(subject.black) if impute is None else impute
 
 
-def _negative(
-    subject: Subject,
-    batch: BatchLike,
-    *,
-    first: Literal["least", "most"] = "least",
-    impute: Imputation | None = None,
-    seed: int = 0,
+def _perturbed(
+    subject: Subject, batch: BatchLike, first: Literal["least", "most"], impute: Imputation | None, seed: int
 ) -> list[Row]:
-    """Both tests of the paper: the map of the predicted class, and that of the true one; both judged by the latter."""
+    """Both tests of the paper: the map of the predicted class, and that of the true one; both judged by the latter.
+
+    Of images with several classes the map is that of the first, and any of them counts as right.
+    """
     truth = batch.targets[:, :1]
     if not truth.shape[1] or bool((truth < 0).any()):
         raise InputError("perturbation asks whether a network still finds the class of an image; give images with one.")
@@ -50,7 +48,7 @@ def _negative(
         batch.images,
         maps,
         target,
-        labels=truth,
+        labels=batch.targets[:, None, :].expand(-1, 2, -1),
         first=first,
         impute=_hidden_by(subject, impute),
         activation=activation,
@@ -73,8 +71,12 @@ def _steps(curves: Curves, k: int) -> dict[str, Tensor]:
     return found
 
 
-def _positive(subject: Subject, batch: BatchLike, **options: Any) -> list[Row]:
-    return _negative(subject, batch, first="most", **options)
+def _least(subject: Subject, batch: BatchLike, *, impute: Imputation | None = None, seed: int = 0) -> list[Row]:
+    return _perturbed(subject, batch, "least", impute, seed)
+
+
+def _most(subject: Subject, batch: BatchLike, *, impute: Imputation | None = None, seed: int = 0) -> list[Row]:
+    return _perturbed(subject, batch, "most", impute, seed)
 
 
 def _deletion(
@@ -95,7 +97,7 @@ EXPERIMENTS = (
         "accuracy while the least relevant pixels go, 10 % to 90 %",
         "Gur, Ali and Wolf, AAAI 2021, Fig. 3 and Tab. 2",
         dict.fromkeys(_CURVE, True),
-        _negative,
+        _least,
         curve=STEPS,
     ),
     Experiment(
@@ -103,7 +105,7 @@ EXPERIMENTS = (
         "accuracy while the most relevant pixels go, 10 % to 90 %",
         "Samek et al., TNNLS 2017",
         dict.fromkeys(_CURVE, False),
-        _positive,
+        _most,
         curve=STEPS,
     ),
     Experiment(

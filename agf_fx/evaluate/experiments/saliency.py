@@ -58,7 +58,7 @@ def _saliency(
     for contrast in levels:
         for faint in range(target.shape[1]):
             there = (target[:, faint] >= 0) & ~alone
-            images = faded(batch.images, masks[:, faint] & ~_others(masks, faint), contrast, fill)
+            images = faded(batch.images, masks[:, faint] & ~_rest(masks, faint), contrast, fill)
             rows += _measured(subject, images, masks, torch.where(there[:, None], target, -1), faint, contrast)
     return rows
 
@@ -85,8 +85,12 @@ def _measured(
 
 def _others(masks: Tensor, k: int) -> Tensor:
     """Pixels of other objects than number k, and not of it: (N, H, W)."""
-    rest = torch.cat([masks[:, :k], masks[:, k + 1 :]], 1)
-    return rest.any(1) & ~masks[:, k]
+    return _rest(masks, k) & ~masks[:, k]
+
+
+def _rest(masks: Tensor, k: int) -> Tensor:
+    """Pixels of other objects than number k: (N, H, W)."""
+    return torch.cat([masks[:, :k], masks[:, k + 1 :]], 1).any(1)
 
 
 EXPERIMENTS = (

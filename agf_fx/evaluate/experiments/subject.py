@@ -77,9 +77,14 @@ class Experiment:
 
 
 def classes_of(subject: Subject, batch: BatchLike) -> Tensor:
-    """The classes (N, K) that are explained: those of an image, or the likeliest where none of it is known."""
+    """The classes (N, K) that are explained: those of an image, or the likeliest where none of it is known.
+
+    An image of which it is known that it shows no object (masks, none of which has a pixel) has no class.
+    """
     target = batch.targets if batch.targets.shape[1] else batch.targets.new_full((len(batch.images), 1), -1)
     unknown = (target < 0).all(1)
+    if batch.masks is not None:
+        unknown = unknown & batch.masks.flatten(1).any(1)
     if not bool(unknown.any()):
         return target
     likeliest = logits_of(subject, batch.images).argmax(1)
@@ -95,8 +100,15 @@ def logits_of(subject: Subject, images: Tensor) -> Tensor:
 
 
 def maps_of(subject: Subject, images: Tensor, target: Tensor) -> Tensor:
-    """Maps (N, K, H, W) of the classes; where there is none (-1), those of class 0, which `table` leaves out."""
-    return subject.explain(images, target.clamp_min(0)).detach()
+    """Maps (N, K, H, W) of the classes; where there is none (-1), those of class 0, which `table` leaves out.
+
+    Raises:
+        InputError: maps are not finite.
+    """
+    maps = subject.explain(images, target.clamp_min(0)).detach()
+    if not bool(maps.isfinite().all()):
+        raise InputError("maps hold NaN or infinity; explain in float64 (precision), or leave the image out.")
+    return maps
 
 
 def masks_of(batch: BatchLike, target: Tensor) -> Tensor:
@@ -107,7 +119,10 @@ def masks_of(batch: BatchLike, target: Tensor) -> Tensor:
     """
     if batch.masks is None:
         raise InputError("this compares maps with masks of objects, and these images have none.")
-    return batch.masks.expand(*target.shape, *batch.masks.shape[2:])
+    masks = batch.masks
+    if not masks.shape[1]:  # no image of the batch has an object
+        masks = masks.new_zeros(len(masks), 1, *masks.shape[2:])
+    return masks.expand(*target.shape, *masks.shape[2:])
 
 
 def table(target: Tensor, **measures: Tensor) -> list[Row]:
