@@ -1,0 +1,70 @@
+"""All certificates, by the function that computes a rule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from agf_fx.inspect.certificates.certificate import Certificate, Claim
+from agf_fx.rules.merging import Merge
+from agf_fx.rules.register import registered_rules
+from agf_fx.rules.rule import Rule
+
+Claims = Callable[[Any], tuple[Claim, ...]]
+_OWN: dict[Callable[..., Any], Claims] = {}
+
+
+@functools.cache
+def _built_in() -> dict[str, Claims]:
+    from agf_fx.inspect.certificates import agf, between, deeplift, gradients, rap, relevance, starts
+
+    return {
+        key: claims
+        for room in (relevance, between, agf, rap, gradients, deeplift, starts)
+        for key, claims in room.CLAIMS.items()
+    }
+
+
+def of(rule: Any) -> Certificate | None:
+    """The certificate of a rule, of what a stream starts with, or of what merges messages; None if there is none.
+
+    Claims are of the rule as it is, with its parameters and its promise.
+    """
+    function = rule.function if isinstance(rule, Rule | Merge) else rule
+    claims = _OWN.get(function)
+    if claims is None:
+        key = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+        found = _built_in()
+        claims = found.get(f"{key} {rule.symbol}" if isinstance(rule, Rule) else key) or found.get(key)
+    return None if claims is None else Certificate(rule, claims(rule))
+
+
+def certify(rule: Rule | Merge | Callable[..., Any], *claims: Claim) -> None:
+    """Say what a rule of one's own promises, and on which layer that can be proved.
+
+    Args:
+        rule: the rule.
+        claims: what `of` will give; see `agf_fx.inspect.certificates.laws` for those that many rules make.
+    """
+    _OWN[rule.function if isinstance(rule, Rule | Merge) else rule] = lambda _: claims
+
+
+def subjects() -> Iterator[tuple[str, Any]]:
+    """Every rule, start and merge of every method with its default options, and the rules that users have registered.
+
+    Yields:
+        What has it, as "agf" or "registered", and the rule.
+    """
+    from agf_fx.methods import REGISTRY
+
+    for name, entry in REGISTRY.items():
+        for stream in entry.make(entry.options()).streams:
+            yield from ((name, rule) for table in (stream.rules, stream.starts) for _, rule in table)
+            yield from ((name, part) for part in (stream.seed, stream.merge) if part is not None)
+    yield from (("registered", rule) for rule in registered_rules().values())
+
+
+def uncertified() -> list[Any]:
+    """The rules, starts and merges without a certificate."""
+    return [rule for _, rule in subjects() if of(rule) is None]

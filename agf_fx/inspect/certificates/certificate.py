@@ -1,0 +1,63 @@
+"""What a certificate is: claims about a rule, each with the small layer on which its own code proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from agf_fx.inspect.certificates.symbolic import Number, is_zero
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim.
+
+    Attributes:
+        says: it in words.
+        layer: the small symbolic layer on which it is proved.
+        residuals: rule -> the numbers that are 0 if it holds, one for each entry and case.
+        latex: the identity.
+    """
+
+    says: str
+    layer: str
+    residuals: Callable[[Any], Iterable[Number]]
+    latex: str = ""
+
+    def residual(self, rule: Any) -> sympy.Expr:
+        """0 where the claim is proved of ``rule``; else what is left of the first identity that does not hold."""
+        for found in self.residuals(rule):
+            if not is_zero(found):
+                return sympy.factor_terms(found.expression) or sympy.Float(found.value)
+        return sympy.S.Zero
+
+    def holds(self, rule: Any) -> bool:
+        """Whether it is proved of ``rule``."""
+        return self.residual(rule) == 0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proved of a rule.
+
+    Attributes:
+        rule: the rule, or the start or merge of a stream.
+        claims: what is claimed of it.
+        formula: what it computes on a small layer: a function, as that takes a moment; LaTeX.
+    """
+
+    rule: Any
+    claims: tuple[Claim, ...]
+    formula: Callable[[], str] = str
+
+    def proofs(self) -> list[tuple[Claim, sympy.Expr]]:
+        """Every claim with what is left of it, which is 0 where it is proved. The rule's code runs on symbols."""
+        return [(claim, claim.residual(self.rule)) for claim in self.claims]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all claims are proved."""
+        return all(claim.holds(self.rule) for claim in self.claims)
