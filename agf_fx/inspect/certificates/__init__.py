@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from agf_fx.inspect.certificates.certificate import Certificate, Claim
 from agf_fx.inspect.certificates.catalogue import certify, of, subjects, uncertified
+from agf_fx.inspect.certificates.certificate import Certificate, Claim
 
 __all__ = ["Certificate", "Claim", "certify", "of", "subjects", "uncertified"]

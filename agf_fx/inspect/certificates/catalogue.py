@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from agf_fx.inspect.certificates.certificate import Certificate, Claim
@@ -15,15 +16,16 @@ Claims = Callable[[Any], tuple[Claim, ...]]
 _OWN: dict[Callable[..., Any], Claims] = {}
 
 
+ROOMS = (
+    *("agf", "layers", "lrp", "weights", "movement", "shares", "signals", "scales", "rap", "patterns"),
+    *("adjoints", "relus", "deeplift", "starts"),
+)
+
+
 @functools.cache
 def _built_in() -> dict[str, Claims]:
-    from agf_fx.inspect.certificates import agf, between, deeplift, gradients, rap, relevance, starts
-
-    return {
-        key: claims
-        for room in (relevance, between, agf, rap, gradients, deeplift, starts)
-        for key, claims in room.CLAIMS.items()
-    }
+    rooms = (import_module(f"agf_fx.inspect.certificates.claims.{name}") for name in ROOMS)
+    return {key: claims for room in rooms for key, claims in room.CLAIMS.items()}
 
 
 def of(rule: Any) -> Certificate | None:

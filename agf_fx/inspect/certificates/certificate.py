@@ -8,7 +8,7 @@ from typing import Any
 
 import sympy
 
-from agf_fx.inspect.certificates.symbolic import Number, is_zero
+from agf_fx.inspect.certificates.numbers import Number, is_zero
 
 
 @dataclass(frozen=True)

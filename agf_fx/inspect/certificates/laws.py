@@ -11,7 +11,8 @@ import sympy
 
 from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.layers import EPSILON, Case, messages, stabilised
-from agf_fx.inspect.certificates.symbolic import Number, expressions, number, sign, symbols, total
+from agf_fx.inspect.certificates.numbers import Number, number, sign, symbols, total
+from agf_fx.inspect.certificates.symbolic import expressions
 from agf_fx.rules.numerics import EXACT, Division
 from agf_fx.rules.rule import Rule
 
@@ -68,9 +69,7 @@ Lost = Callable[[Case, np.ndarray, Quotient], Number]
 """(case, Φ of one target, quotient) -> what is lost of the sum."""
 
 
-def sums(
-    cases: Cases, layer: str, lost: Lost | None = None, says: str = "", latex: str = ""
-) -> Claim:
+def sums(cases: Cases, layer: str, lost: Lost | None = None, says: str = "", latex: str = "") -> Claim:
     """The sum of what is handed on is that of the message, but for ``lost``; divisions are exact."""
 
     def residuals(rule: Rule) -> Iterator[Number]:
@@ -83,7 +82,9 @@ def sums(
     return Claim(says or "the sum is that of the message", layer, residuals, latex or CONSERVED)
 
 
-def equals(cases: Cases, layer: str, formula: Formula, says: str, latex: str = "", *, with_epsilon: bool = True) -> Claim:
+def equals(
+    cases: Cases, layer: str, formula: Formula, says: str, latex: str = "", *, with_epsilon: bool = True
+) -> Claim:
     """The code computes a formula, entry by entry: in exact division, and with the stabiliser ε for a symbol."""
 
     def residuals(rule: Rule) -> Iterator[Number]:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from agf_fx.inspect.certificates.symbolic import Number, Symbolic, number, symbols
+from agf_fx.inspect.certificates.numbers import Number, number, symbols
+from agf_fx.inspect.certificates.symbolic import Symbolic
 from agf_fx.ir.facts import mark
 from agf_fx.ir.types import BATCH, TensorType
 from agf_fx.rules.numerics import EXACT, Division, dividing

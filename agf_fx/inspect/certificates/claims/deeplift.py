@@ -11,12 +11,11 @@ import numpy as np
 import sympy
 import torch
 
-from agf_fx.inspect.certificates.between import logs
 from agf_fx.inspect.certificates.certificate import Claim
-from agf_fx.inspect.certificates.gradients import CONVOLUTIONS, convolutions
-from agf_fx.inspect.certificates.layers import Case, Constant, call, case, messages
+from agf_fx.inspect.certificates.claims.adjoints import CONVOLUTIONS, convolutions
 from agf_fx.inspect.certificates.laws import Cases, Quotient, equals, transposed
-from agf_fx.inspect.certificates.symbolic import Number, number, symbols, total
+from agf_fx.inspect.certificates.layers import Case, Constant, call, case, messages
+from agf_fx.inspect.certificates.numbers import Number, logs, number, symbols, total
 from agf_fx.rules.rule import Rule
 
 aten = torch.ops.aten
@@ -166,7 +165,10 @@ def linear(rule: Rule) -> tuple[Claim, ...]:
         )
 
     layer = "linear layer with a bias, convolution, mean, sum of 2 to 3 entries"
-    return (differences_sum(cases, layer), transposed(convolutions, CONVOLUTIONS, "the adjoint, by sympy's derivatives"))
+    return (
+        differences_sum(cases, layer),
+        transposed(convolutions, CONVOLUTIONS, "the adjoint, by sympy's derivatives"),
+    )
 
 
 # What mixes entries
@@ -255,6 +257,8 @@ CLAIMS: dict[str, Callable[[Rule], tuple[Claim, ...]]] = {
         "log_softmax": _one_layer(
             "log-softmax of 3 scores", _over_dimension(aten.log_softmax.int, 1, None, exponentials=True)
         ),
-        "log_sum_exp": _one_layer("log Σ exp of 3 scores", _over_dimension(aten.logsumexp.default, [1], exponentials=True)),
+        "log_sum_exp": _one_layer(
+            "log Σ exp of 3 scores", _over_dimension(aten.logsumexp.default, [1], exponentials=True)
+        ),
     }.items()
 } | {"agf_fx.rules.gradients:vjp m": linear}

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from agf_fx.inspect.certificates.certificate import Claim
-from agf_fx.inspect.certificates.layers import LINEAR, Case, linear
 from agf_fx.inspect.certificates.laws import Quotient, equals, negative, nonzero, positive, sums
-from agf_fx.inspect.certificates.symbolic import Number, number, total
+from agf_fx.inspect.certificates.layers import LINEAR, Case, linear
+from agf_fx.inspect.certificates.numbers import Number, number, total
 from agf_fx.rules.rule import Rule
 
 aten = torch.ops.aten
@@ -64,8 +64,12 @@ SHIFT = r"\Phi^{\mathrm{in}}_i = \phi_i - [\phi_i \neq 0] \frac{\sum_k \phi_k - 
 def linear_rule(rule: Rule) -> tuple[Claim, ...]:
     """Linear layers."""
     formula = _propagated(lambda phi: (phi, phi * number(0)))
-    latex = SHIFT + r"\sum_j \frac{(x_i w_{ji})^+}{z_j^+} \Phi_j + \frac{(x_i w_{ji})^-}{z_j^-} \frac{z_j^-}{z_j} \Phi_j"
-    return _claims(formula, "positive contributions by the whole, negative ones by their share, then the mean shift", latex)
+    latex = (
+        SHIFT + r"\sum_j \frac{(x_i w_{ji})^+}{z_j^+} \Phi_j + \frac{(x_i w_{ji})^-}{z_j^-} \frac{z_j^-}{z_j} \Phi_j"
+    )
+    return _claims(
+        formula, "positive contributions by the whole, negative ones by their share, then the mean shift", latex
+    )
 
 
 def convolution(rule: Rule) -> tuple[Claim, ...]:

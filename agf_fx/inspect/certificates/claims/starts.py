@@ -11,8 +11,8 @@ import torch
 
 from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.layers import EPSILON
-from agf_fx.inspect.certificates.laws import nonzero
-from agf_fx.inspect.certificates.symbolic import Number, Symbolic, number, symbols, total
+from agf_fx.inspect.certificates.numbers import Number, number, symbols, total
+from agf_fx.inspect.certificates.symbolic import Symbolic
 from agf_fx.rules.merging import Merge
 from agf_fx.rules.numerics import EXACT, Division
 
@@ -37,7 +37,9 @@ def _derivatives(function: sympy.Expr) -> list[Number]:
     return [Number(function.diff(y.expression), float("nan")) for y in _logits().flat]
 
 
-def seed(wanted: Callable[[int], Sequence[Any]], says: str, latex: str, *more: Claim) -> Callable[[Any], tuple[Claim, ...]]:
+def seed(
+    wanted: Callable[[int], Sequence[Any]], says: str, latex: str, *more: Claim
+) -> Callable[[Any], tuple[Claim, ...]]:
     """The claim that a stream starts so, for each target."""
 
     def residuals(subject: Any) -> Iterator[Number]:
@@ -121,7 +123,12 @@ def merge(scaled: bool) -> Callable[[Merge], tuple[Claim, ...]]:
     what = "times x / (x + ε), and 0 where the value is 0" if scaled else "entry by entry"
     latex = r"\Phi = \frac{x}{x + \varepsilon} \sum_k \Phi_k" if scaled else r"\Phi = \sum_k \Phi_k"
     return lambda subject: (
-        Claim("conserves, in exact division: the sum of all messages is kept", layer, summed, r"\sum \Phi = \sum_k \sum \Phi_k"),
+        Claim(
+            "conserves, in exact division: the sum of all messages is kept",
+            layer,
+            summed,
+            r"\sum \Phi = \sum_k \sum \Phi_k",
+        ),
         Claim(f"messages add, {what}", layer, formula, latex),
     )
 
@@ -138,7 +145,9 @@ CLAIMS: dict[str, Callable[[Any], tuple[Claim, ...]]] = {
         "the target's logit in equal parts at all other classes",
         r"\Phi_k = (1 - \delta_{tk})\, y_t / (n - 1)",
         _adds_up_to(
-            lambda t: _logits()[0, t], "sums to the target's logit, as the other stream of CLRP does", r"\sum_k \Phi_k = y_t"
+            lambda t: _logits()[0, t],
+            "sums to the target's logit, as the other stream of CLRP does",
+            r"\sum_k \Phi_k = y_t",
         ),
     ),
     "agf_fx.methods.contrast:target_slope": seed(

@@ -1,4 +1,4 @@
-"""Certificates of gradients: that of every operation is the transposed Jacobian, and those that are none are as written."""
+"""Certificates of gradients: that of every operation is the transposed Jacobian."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import sympy
 import torch
 
-from agf_fx.inspect.certificates.between import logs, movements, pair
 from agf_fx.inspect.certificates.certificate import Claim
-from agf_fx.inspect.certificates.layers import LINEAR, Case, Constant, call, case, linear, message
-from agf_fx.inspect.certificates.laws import Quotient, differences, equals, number, positive, transposed
-from agf_fx.inspect.certificates.symbolic import Number, Symbolic, symbols, total
+from agf_fx.inspect.certificates.claims.movement import MOVEMENT, movements
+from agf_fx.inspect.certificates.claims.signals import pair
+from agf_fx.inspect.certificates.laws import transposed
+from agf_fx.inspect.certificates.layers import Case, Constant, call, case, linear, messages
+from agf_fx.inspect.certificates.numbers import Number, logs, symbols, total
 from agf_fx.rules import linear_maps
 from agf_fx.rules.rule import Rule
 
 aten = torch.ops.aten
-Messages = list[np.ndarray | None]
-
 _ANY, _INSIDE, _ABOVE = (2, -3), (0.5, -0.25), (2, 3)
 _ENTRYWISE = {
     aten.relu.default: _ANY,
@@ -101,7 +99,17 @@ def convolutions() -> tuple[Case, ...]:
         _called(aten.conv1d.default, one, kernel, None, [2], [0], [1], 1),
         _called(aten.conv1d.default, one, three, None, [3], [1], [2], 1),
         _called(aten.conv1d.default, two, wide, None, [1], [1], [1], 2),
-        _called(aten.conv_transpose1d.default, two, Constant(symbols("W", [[[3, -1]], [[1, 2]]])), None, [2], [1], [1], 1, [1]),
+        _called(
+            aten.conv_transpose1d.default,
+            two,
+            Constant(symbols("W", [[[3, -1]], [[1, 2]]])),
+            None,
+            [2],
+            [1],
+            [1],
+            1,
+            [1],
+        ),
         _called(aten.conv_transpose1d.default, two, wide, None, [1], [0], [0], 2, [2]),
     )
 
@@ -126,8 +134,6 @@ ADJOINT = r"\langle L x, s \rangle = \langle x, L^{\mathsf T} s \rangle"
 
 def chain_rule(rule: Rule) -> tuple[Claim, ...]:
     """Vector-Jacobian products; what is PyTorch's own backward operation is taken from there."""
-    from agf_fx.inspect.certificates.between import MOVEMENT
-
     return (
         transposed(convolutions, CONVOLUTIONS),
         transposed(entrywise, ENTRYWISE),
@@ -141,8 +147,6 @@ def chain_rule(rule: Rule) -> tuple[Claim, ...]:
 
 def _inner_products(rule: Rule) -> Iterator[Number]:
     """⟨Lx, s⟩ - ⟨x, Lᵀs⟩."""
-    from agf_fx.inspect.certificates.layers import messages
-
     for each in convolutions():
         (pulled, *_) = messages(rule, each)
         x, weight = each.site.x, each.site.weight
@@ -190,127 +194,6 @@ OUTPUT_PADDING = (
 )
 
 
-# Rules of ReLUs
-
-
-@functools.cache
-def _relus() -> tuple[Case, ...]:
-    x = symbols("x", [[2, -3, 5, -1]])
-    site = call(aten.relu.default, x)
-    return (Case("open and closed, gradients of both signs", site, message("g", (4,), (2, 3, -5, -7)), {"x": x}),)
-
-
-def _of_relus(formula: Callable[[Case, np.ndarray, Rule], np.ndarray], says: str, latex: str) -> Callable[[Rule], tuple]:
-    def claims(rule: Rule) -> tuple[Claim, ...]:
-        def wanted(case: Case, g: np.ndarray, over: Quotient) -> Messages:
-            return [formula(case, g, rule)]
-
-        return (equals(_relus, "ReLU of 4 entries: open and closed, gradients above and below 0", wanted, says, latex),)
-
-    return claims
-
-
-def _opened(x: np.ndarray) -> np.ndarray:
-    return np.frompyfunc(lambda entry: number(int(entry.value > 0)), 1, 1)(x)
-
-
-def _softplus_slope(case: Case, g: np.ndarray, rule: Rule) -> np.ndarray:
-    """The derivative of log(1 + exp(βx)) / β, by sympy."""
-    beta = sympy.Rational(dict(rule.parameters)["β"])
-
-    def slope(x: Number) -> Number:
-        found = sympy.log(1 + sympy.exp(beta * x.expression)).diff(x.expression) / beta
-        return Number(found, float(found.subs(x.expression, x.value)))
-
-    return g * np.frompyfunc(slope, 1, 1)(case.x)
-
-
-guided = _of_relus(
-    lambda case, g, rule: positive(g) * _opened(case.x),
-    "positive gradients of open ReLUs pass, and nothing else",
-    r"\nabla x_i = [x_i > 0]\, \max(\nabla y_i, 0)",
-)
-deconvolved = _of_relus(
-    lambda case, g, rule: positive(g),
-    "positive gradients pass, whether the ReLU is open or not",
-    r"\nabla x_i = \max(\nabla y_i, 0)",
-)
-smoothed = _of_relus(
-    _softplus_slope,
-    "the gradient of softplus, by sympy's derivative",
-    r"\nabla x_i = \frac{\partial}{\partial x_i} \frac{\log(1 + e^{\beta x_i})}{\beta} \nabla y_i",
-)
-
-
-# Patterns in the place of weights
-
-
-@functools.cache
-def _patterns(regimes: int) -> tuple[Case, ...]:
-    x, weight = symbols("x", [[2, 3]]), symbols("W", [[3, -1], [-2, 1]])
-    above, below = symbols("a", [[1, 2], [3, -1]]), symbols("c", [[2, -1], [1, 4]])
-    beside = {"pattern": above} if regimes == 1 else {"pattern": above, "pattern below": below}
-    site = call(aten.linear.default, x, Constant(weight), None, beside=beside)
-    about = "one pattern" if regimes == 1 else "a pattern for outputs above 0, and one below"
-    return (case(about, site, "g", weight=weight, used=above if regimes == 1 else np.stack([above[0], below[1]])),)
-
-
-PATTERNS = "linear layer, 2 inputs, 2 outputs, with patterns: of one regime, and of two"
-
-
-def _both_regimes() -> tuple[Case, ...]:
-    return (*_patterns(1), *_patterns(2))
-
-
-def signal(rule: Rule) -> tuple[Claim, ...]:
-    """PatternNet."""
-
-    def formula(case: Case, g: np.ndarray, over: Quotient) -> Messages:
-        return [g @ case.used]
-
-    says = "the transposed layer, with patterns for weights"
-    return (equals(_both_regimes, PATTERNS, formula, says, r"\nabla x_i = \sum_j a_{ji} \nabla y_j"),)
-
-
-def attribution(rule: Rule) -> tuple[Claim, ...]:
-    """PatternAttribution."""
-
-    def formula(case: Case, g: np.ndarray, over: Quotient) -> Messages:
-        return [g @ (case.weight * case.used)]
-
-    says = "the transposed layer, with weights times patterns for weights"
-    return (
-        equals(_both_regimes, PATTERNS, formula, says, r"\Phi^{\mathrm{in}}_i = \sum_j w_{ji} a_{ji} \Phi_j"),
-        Claim(
-            "may lose by masking: conserves where wᵀa = 1, and loses all of a neuron without a pattern",
-            PATTERNS,
-            _unit_patterns,
-            r"w_j^{\mathsf T} a_j = 1 \Rightarrow \sum_i \Phi^{\mathrm{in}}_i = \sum_j \Phi_j",
-        ),
-    )
-
-
-def _unit_patterns(rule: Rule) -> Iterator[Number]:
-    from agf_fx.inspect.certificates.layers import messages
-
-    x, weight = symbols("x", [[2, 3]]), symbols("W", [[3, -1], [-2, 1]])
-    first = symbols("a", [1, 2])
-    second = (number(1) - weight[:, 0] * first) / weight[:, 1]
-    whole = np.stack([first, second], 1)
-    without = np.stack([whole[0], np.full(2, number(0), dtype=object)])
-    for pattern, silent in ((whole, 0), (without, 1)):
-        each = case("wᵀa = 1", call(aten.linear.default, x, Constant(weight), None, beside={"pattern": pattern}))
-        (found, *_) = messages(rule, each)
-        for target, phi in enumerate(each.message):
-            kept = total(phi.flat) - phi[0, 1] * silent
-            yield total(found[target].flat) - kept
-
-
-CLAIMS: dict[str, Callable[[Rule], tuple[Claim, ...]]] = {
+CLAIMS: dict[str, Callable[[Any], tuple[Claim, ...]]] = {
     "agf_fx.rules.gradients:vjp ∇": chain_rule,
-    "agf_fx.rules.gradients:_guided": guided,
-    "agf_fx.rules.gradients:_deconvolved": deconvolved,
-    "agf_fx.rules.gradients:smoothed.<locals>.smoothed_": smoothed,
-    "agf_fx.rules.patterns:signal": signal,
-    "agf_fx.rules.patterns:attribution": attribution,
 }

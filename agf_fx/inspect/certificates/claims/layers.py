@@ -1,0 +1,146 @@
+"""Certificates of layers in the rules that methods share: by the size of contributions, z^B, and where AGF starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from agf_fx.inspect.certificates.certificate import Claim
+from agf_fx.inspect.certificates.laws import (
+    CONSERVED,
+    Formula,
+    Lost,
+    Quotient,
+    equals,
+    negative,
+    positive,
+    scale_free,
+    sums,
+)
+from agf_fx.inspect.certificates.layers import (
+    LINEAR,
+    LINEAR_3,
+    Case,
+    Constant,
+    call,
+    linear,
+    linear_of_three,
+    linear_with_gradient,
+)
+from agf_fx.inspect.certificates.numbers import Number, number
+from agf_fx.rules.rule import Promise, Rule
+
+aten = torch.ops.aten
+
+
+def parameter(rule: Rule, name: str) -> Number:
+    """A parameter of a rule, as the rational number that it is."""
+    return number(dict(rule.parameters)[name])
+
+
+def layer_cases() -> tuple[Case, ...]:
+    """Linear layers with a bias, by signs; and one without."""
+    return (*linear(bias=True), linear()[0])
+
+
+def rescaled(case: Case, scale: np.ndarray) -> Case:
+    """The layer with its outputs scaled, and the same message."""
+    return Case(case.about, _scaled_site(case, scale), case.message, case.values)
+
+
+def _scaled_site(case: Case, scale: np.ndarray):  # noqa: ANN202
+    bias = None if case.bias is None else Constant(case.bias * scale)
+    return call(aten.linear.default, case.x, Constant(case.weight * scale[:, None]), bias)
+
+
+def sum_promised(rule: Rule, cases: Callable, layer: str, lost: Lost | None = None, latex: str = "") -> Claim:
+    """What the rule's own promise says of the sum: without a loss that is known, all of it."""
+    biases = rule.promise in (Promise.SAVE_BIASES, Promise.BOTH_SIGNS_SAVE_BIASES)
+    says = f"{rule.promise}" + (", which take exactly their share of every denominator" if biases else "")
+    return sums(cases, layer, lost if biases else None, says, latex if biases and latex else CONSERVED)
+
+
+# By the sizes of contributions
+
+
+def _by_size(case: Case, phi: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
+    x, weight = np.abs(case.x), np.abs(case.weight)
+    return [x * (over(phi, x @ weight.T) @ weight)]
+
+
+BY_SIZE = r"\Phi^{\mathrm{in}}_i = \sum_j \frac{|x_i w_{ji}|}{\sum_k |x_k w_{jk}|} \Phi_j"
+
+
+def by_size(rule: Rule) -> tuple[Claim, ...]:
+    """C of AGF, and RAP's rule of pointwise convolutions."""
+    both = functools.partial(scale_free, lambda: linear()[:2], LINEAR, rescaled)
+    return (
+        sum_promised(rule, layer_cases, LINEAR),
+        equals(layer_cases, LINEAR, _by_size, "each input by the size of its contribution (eq. 9)", BY_SIZE),
+        both(signs=(1, -1)),
+    )
+
+
+# z^B
+
+
+def _box(low: Number | None, high: Number | None) -> Formula:
+    def formula(case: Case, phi: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
+        ordered = sorted(case.x.flat, key=lambda entry: entry.value)
+        least, most = low or ordered[0], high or ordered[-1]
+        shares = (case.x - least) * positive(case.weight) + (case.x - most) * negative(case.weight)
+        return [over(phi, shares.sum(1)[None]) @ shares]
+
+    return formula
+
+
+BOX = (
+    r"\Phi^{\mathrm{in}}_i = \sum_j \frac{z_{ji}}{\sum_k z_{jk}} \Phi_j,\quad "
+    r"z_{ji} = x_i w_{ji} - l w_{ji}^+ - h w_{ji}^-"
+)
+
+
+def z_box(rule: Rule) -> tuple[Claim, ...]:
+    """The rule of bounded inputs, whose bounds are given or those of the sample."""
+    known = dict(rule.parameters)
+    bounds = [number(known[name]) if name in known else None for name in ("l", "h")]
+    return (
+        sum_promised(rule, linear_of_three, LINEAR_3),
+        equals(
+            linear_of_three, LINEAR_3, _box(*bounds), "each input by what it adds to the bound that it could be", BOX
+        ),
+        scale_free(linear_of_three, LINEAR_3, rescaled, (1, 1)),
+    )
+
+
+def initial_attribution(rule: Rule) -> tuple[Claim, ...]:
+    """Where the relevance of AGF starts."""
+
+    def formula(case: Case, phi: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
+        target = next(place for place, part in enumerate(case.message) if part[0, 0] is phi[0, 0])
+        gradient = case.site.sent["gradient"].received.entries[target]
+        return [case.x * (gradient @ case.weight)]
+
+    latex = r"\Phi_i = x_i \sum_j w_{ji} \frac{\partial \hat y_t}{\partial y_j}"
+    return (
+        equals(
+            linear_with_gradient,
+            LINEAR,
+            formula,
+            "starts as input times gradient (eq. 8), whatever it is handed",
+            latex,
+        ),
+    )
+
+
+CLAIMS: dict[str, Callable[[Any], tuple[Claim, ...]]] = {
+    "agf_fx.rules.propagation:flat": by_size,
+    "agf_fx.rules.rap:pointwise": by_size,
+    "agf_fx.rules.propagation:z_box": z_box,
+    "agf_fx.rules.lrp:z_box.<locals>.z_box_": z_box,
+    "agf_fx.rules.propagation:initial_attribution": initial_attribution,
+}
