@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from agf_fx.inspect.certificates.certificate import Certificate, Claim
+from agf_fx.methods.method import Method
+from agf_fx.rules.contributions import AGGREGATED
 from agf_fx.rules.merging import Merge
 from agf_fx.rules.register import registered_rules
 from agf_fx.rules.rule import Rule
@@ -18,7 +20,7 @@ _OWN: dict[Callable[..., Any], Claims] = {}
 
 ROOMS = (
     *("agf", "layers", "lrp", "weights", "movement", "shares", "signals", "scales", "rap", "patterns"),
-    *("adjoints", "relus", "deeplift", "starts"),
+    *("adjoints", "relus", "deeplift", "starts", "read_outs"),
 )
 
 
@@ -53,7 +55,9 @@ def certify(rule: Rule | Merge | Callable[..., Any], *claims: Claim) -> None:
 
 
 def subjects() -> Iterator[tuple[str, Any]]:
-    """Every rule, start and merge of every method with its default options, and the rules that users have registered.
+    """What is to have a certificate: every rule, start and merge of every method, and what users have registered.
+
+    Methods have their default options. Of read-outs, those come along that have a certificate.
 
     Yields:
         What has it, as "agf" or "registered", and the rule.
@@ -61,10 +65,20 @@ def subjects() -> Iterator[tuple[str, Any]]:
     from agf_fx.methods import REGISTRY
 
     for name, entry in REGISTRY.items():
-        for stream in entry.make(entry.options()).streams:
+        method = entry.make(entry.options())
+        for stream in method.streams:
             yield from ((name, rule) for table in (stream.rules, stream.starts) for _, rule in table)
             yield from ((name, part) for part in (stream.seed, stream.merge) if part is not None)
+        yield from ((name, part) for part in _read_outs(method))
     yield from (("registered", rule) for rule in registered_rules().values())
+
+
+def _read_outs(method: Method) -> Iterator[Callable[..., Any]]:
+    """The parts of a method's read-out that have a certificate: a map is a function of a trace, and few have a law."""
+    found = method.read_out
+    given = found.keywords if isinstance(found, functools.partial) else {}
+    parts = [found, given.get("weigh"), AGGREGATED.get(given.get("aggregate", ""))]
+    yield from (part for part in parts if part is not None and of(part) is not None)
 
 
 def uncertified() -> list[Any]:

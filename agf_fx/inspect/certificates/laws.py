@@ -14,7 +14,7 @@ from agf_fx.inspect.certificates.layers import EPSILON, Case, messages, stabilis
 from agf_fx.inspect.certificates.numbers import Number, number, sign, symbols, total
 from agf_fx.inspect.certificates.symbolic import expressions
 from agf_fx.rules.numerics import EXACT, Division
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
 
 Cases = Callable[[], Iterable[Case]]
 Quotient = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -69,8 +69,19 @@ Lost = Callable[[Case, np.ndarray, Quotient], Number]
 """(case, Φ of one target, quotient) -> what is lost of the sum."""
 
 
-def sums(cases: Cases, layer: str, lost: Lost | None = None, says: str = "", latex: str = "") -> Claim:
-    """The sum of what is handed on is that of the message, but for ``lost``; divisions are exact."""
+def sums(
+    promise: Promise, cases: Cases, layer: str, lost: Lost | None = None, says: str = "", latex: str = CONSERVED
+) -> Claim:
+    """The sum of what is handed on is that of the message, but for ``lost``; divisions are exact.
+
+    Args:
+        promise: which promise of a rule that proves.
+        cases: where.
+        layer: that in words.
+        lost: what may be lost; nothing, if not given.
+        says: what is added to the words of the promise.
+        latex: the law.
+    """
 
     def residuals(rule: Rule) -> Iterator[Number]:
         for case in cases():
@@ -79,7 +90,7 @@ def sums(cases: Cases, layer: str, lost: Lost | None = None, says: str = "", lat
                 missing = number(0) if lost is None else lost(case, phi, quotient(EXACT))
                 yield to_signals(case, found, target) + missing - total(phi.flat)
 
-    return Claim(says or "the sum is that of the message", layer, residuals, latex or CONSERVED)
+    return Claim(f"{promise}{says}", layer, residuals, latex, promise, example_on(cases))
 
 
 def equals(
@@ -96,7 +107,7 @@ def equals(
                     wanted = formula(case, phi, quotient(division))
                     yield from differences(found, wanted, target)
 
-    return Claim(says, layer, residuals, latex)
+    return Claim(says, layer, residuals, latex, example=example_on(cases))
 
 
 def differences(
@@ -137,8 +148,13 @@ def scale_free(cases: Cases, layer: str, rescaled: Callable[[Case, np.ndarray], 
     return Claim(says, layer, residuals, r"\Phi^{\mathrm{in}}(\operatorname{diag}(s) W) = \Phi^{\mathrm{in}}(W)")
 
 
+def example_on(cases: Cases) -> Callable[[Rule], str]:
+    """A function of a rule: what its code computes on the first of the cases, as LaTeX."""
+    return lambda rule: formula_of(rule, next(iter(cases())))
+
+
 def formula_of(rule: Rule, case: Case) -> str:
-    """What the rule's code computes for the first entry of its first operand, as LaTeX."""
+    """What the rule's code computes for the first entry of its first operand that is not 0, as LaTeX."""
     found = next(part for part in messages(rule, case) if part is not None)[0]
     entry = next((entry for entry in found.flat if entry.expression), found.flat[0])
     left = {"Φ": r"\Phi^{\mathrm{in}}_1", "∇": r"\nabla x_1", "m": r"m^{\mathrm{in}}_1"}.get(rule.symbol, rule.symbol)
@@ -178,7 +194,14 @@ def transposed(cases: Cases, layer: str, says: str = "the transposed Jacobian, b
                 asked = [a if signal else None for a, signal in zip(found, varies, strict=True)]
                 yield from differences(asked, wanted, target)
 
-    return Claim(says, layer, residuals, r"\nabla x_i = \sum_j \frac{\partial y_j}{\partial x_i} \nabla y_j")
+    return Claim(
+        says,
+        layer,
+        residuals,
+        r"\nabla x_i = \sum_j \frac{\partial y_j}{\partial x_i} \nabla y_j",
+        None,
+        example_on(cases),
+    )
 
 
 def to_signals(case: Case, found: Sequence[np.ndarray | None], target: int) -> Number:

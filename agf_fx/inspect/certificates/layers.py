@@ -55,6 +55,10 @@ class Case:
         except KeyError:
             raise AttributeError(name) from None
 
+    def target_of(self, phi: np.ndarray) -> int:
+        """Which target a part of the message belongs to."""
+        return next(target for target, part in enumerate(self.message) if part.flat[0] is phi.flat[0])
+
 
 def call(
     target: Callable[..., Any],

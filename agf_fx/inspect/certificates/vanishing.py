@@ -1,8 +1,8 @@
 """Whether an expression is 0, whatever its symbols.
 
 An expression becomes a polynomial in its symbols, in functions of them such as exponentials, in roots, and in
-reciprocals of sums, each a variable of its own. If it does not vanish so, roots are squared, and reciprocals cleared, the
-outer ones first: a sum is 0 where its product with all denominators is. What is 0 as a polynomial is 0.
+reciprocals of sums, each a variable of its own. If it does not vanish so, roots are squared and reciprocals
+cleared, the outer ones first: a sum is 0 where its product with all denominators is. What is 0 as a polynomial is 0.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Root(_Made):
     """√B: its square is replaced, and then it stands for itself."""
 
     def eliminated(self, polynomial: Polynomial) -> Polynomial:
-        """The polynomial with B for squares, times what makes powers positive; 0 only if both parts, even and odd, are."""
+        """The polynomial with B for squares; 0 only if its even and its odd part are."""
         parts = _by_power(polynomial, self)
         least = min(min(parts), 0)
         least -= least % 2

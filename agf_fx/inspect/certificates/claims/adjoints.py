@@ -89,7 +89,7 @@ def of_several() -> tuple[Case, ...]:
 
 @functools.cache
 def convolutions() -> tuple[Case, ...]:
-    """Convolutions and transposed ones, with strides, padding, dilation, groups, and entries that strides leave unread."""
+    """Convolutions and transposed ones: strides that leave entries unread, padding, dilation, groups."""
     one = symbols("x", [[[2, -3, 5, 7, 1]]])
     two = symbols("x", [[[2, -3, 5], [7, 1, -4]]])
     kernel, wide = Constant(symbols("W", [[[3, -1]]])), Constant(symbols("W", [[[3, -1, 2]], [[1, 4, -2]]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,11 @@ from agf_fx.inspect.certificates.layers import Case, Constant, call, case, messa
 from agf_fx.inspect.certificates.numbers import Number, number, sign, symbols, total
 from agf_fx.inspect.certificates.symbolic import Symbolic, expressions
 from agf_fx.ir.facts import FlattenBoundary
+from agf_fx.options import AGFOptions
 from agf_fx.rules import agf, propagation
 from agf_fx.rules.numerics import EXACT, dividing
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
+from agf_fx.rules.site import GRADIENT
 
 aten = torch.ops.aten
 Messages = list[np.ndarray | None]
@@ -77,16 +80,26 @@ def _influence(case: Case, phi: np.ndarray, over: Quotient) -> np.ndarray:
     return x * _transposed(over(phi, _map(x, size)), size)
 
 
-def _residual(case: Case, phi: np.ndarray, over: Quotient, C: np.ndarray, target: int) -> np.ndarray:
-    """r of eq. 13 with all its parts, one channel: its mean over channels is it."""
-    g = case.site.sent["gradient"].received.entries[target]
+def _residual(case: Case, phi: np.ndarray, over: Quotient, C: np.ndarray, options: AGFOptions) -> np.ndarray | None:
+    """r of eq. 13, or of the ablation that the options ask for; one channel: its mean over channels is it."""
+    g = case.site.sent[GRADIENT].received.entries[case.target_of(phi)]
     gradient, seen = _transposed(g, case.weight), _transposed(g * nonzero(phi), case.weight)
-    size = np.abs(case.weight)
-    ones = np.full(case.x.shape, number(1), dtype=object)
-    A = _transposed(over(phi, _map(ones, size)), size)
-    M = _by_maximum(positive(case.x * gradient))
-    F = [positive(_factorised(features, C)) for features in (case.x, seen)]
-    return (A + F[1] + (F[0] + M) * _sigmoid(C)) * nonzero(C)
+    parts, regularised = [], []
+    if options.numerator == "gradcam":
+        regularised.append(positive(case.x * (total(seen.flat) / number(seen.size))))
+    else:
+        if options.factorise_input:
+            regularised.append(positive(_factorised(case.x, C, options.dialect)))
+        if options.input_gradient:
+            regularised.append(_by_maximum(positive(case.x * gradient)))
+    if regularised:
+        parts.append(sum(regularised) * (_sigmoid(C) if options.regulariser else number(1)))
+    if options.factorise_gradient:
+        parts.append(positive(_factorised(seen, C, options.dialect)))
+    if options.input_agnostic:
+        ones, size = np.full(case.x.shape, number(1), dtype=object), np.abs(case.weight)
+        parts.append(_transposed(over(phi, _map(ones, size)), size))
+    return sum(parts) * nonzero(C) if parts else None
 
 
 def _by_maximum(a: np.ndarray) -> np.ndarray:
@@ -98,33 +111,36 @@ def _sigmoid(a: np.ndarray) -> np.ndarray:
     return torch.sigmoid(Symbolic(a)).entries
 
 
-def _factorised(features: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """F(Y, φ) of the reference dialect. Of one channel R is a row, and (RᵀR + I)⁻¹Rᵀ = Rᵀ / (1 + RRᵀ)."""
-    H = _sigmoid(_by_maximum(features) * number(10))
+def _factorised(features: np.ndarray, guide: np.ndarray, dialect: str) -> np.ndarray:
+    """F(Y, φ). Of one channel R is a row, so that (RᵀR + λI)⁻¹Rᵀ = Rᵀ / (λ + RRᵀ), and R⁺ = Rᵀ / RRᵀ for λ = 0."""
+    published = dialect == "reference"
+    H = _sigmoid(_by_maximum(features) * number(10 if published else 1))
+    sides = [(-1,) if published else (-1, 0), (1,)]
     means = []
-    for side in (-1, 1):
-        inside = [h for h, entry in zip(H.flat, guide.flat, strict=True) if sign(entry) == side]
+    for side in sides:
+        inside = [h for h, entry in zip(H.flat, guide.flat, strict=True) if sign(entry) in side]
         means.append(total(inside) / number(max(len(inside), 1)))
-    scale = number(1) + means[0] * means[0] + means[1] * means[1]
+    scale = number(int(published)) + means[0] * means[0] + means[1] * means[1]
     W = [positive(H * (mean / scale)) for mean in means]
     return W[1] - W[0]
 
 
 def guided_convolution(rule: Rule) -> tuple[Claim, ...]:
-    """A convolution with its residual terms."""
+    """A convolution with its residual terms, those that the method's options leave."""
+    options: AGFOptions = inspect.getclosurevars(rule.function).nonlocals["options"]
 
     def formula(case: Case, phi: np.ndarray, over: Quotient) -> Messages:
-        target = next(place for place, part in enumerate(case.message) if part[0, 0, 0] is phi[0, 0, 0])
         C = _influence(case, phi, over)
-        return [shifted(C, _residual(case, phi, over, C, target))]
+        r = _residual(case, phi, over, C, options)
+        return [C if r is None else shifted(C, r)]
 
     return (
-        sums(_convolutions, CONVOLUTION, None, "shifts to conserve: what r adds, its mean takes"),
+        sums(Promise.SHIFTS, _convolutions, CONVOLUTION, None, ": what r adds, its mean takes"),
         equals(
             _of_numbers,
             f"{CONVOLUTION}; symbols for relevance, numbers else",
             formula,
-            "Δ(C, r) with r of eq. 13, all of its parts written anew",
+            "Δ(C, r) with r of eq. 13, or what options leave of it, all parts written anew",
             SHIFT,
             with_epsilon=False,
         ),
@@ -185,12 +201,11 @@ def flatten_boundary(rule: Rule) -> tuple[Claim, ...]:
     """Δ(C, M)."""
 
     def formula(case: Case, phi: np.ndarray, over: Quotient) -> Messages:
-        target = next(place for place, part in enumerate(case.message) if part[0, 0] is phi[0, 0])
         x, size = np.abs(case.x), np.abs(case.weight)
         C = x * (over(phi, x @ size.T) @ size)
         if case.shape[1] == 1:
             return [C]
-        g = case.site.sent["gradient"].received.entries[target] @ case.weight
+        g = case.site.sent[GRADIENT].received.entries[case.target_of(phi)] @ case.weight
         mean = (case.x * g).reshape(case.shape).sum(0) / number(case.shape[0])
         M = np.broadcast_to(positive(mean), case.shape).reshape(1, -1) * nonzero(C)
         return [shifted(C, _by_maximum(M))]
@@ -198,7 +213,7 @@ def flatten_boundary(rule: Rule) -> tuple[Claim, ...]:
     layer = "linear layer behind a map of 2 channels with 2 positions, and with one"
     latex = r"\Delta(C, M) = C + M - [C \neq 0] \frac{\sum M}{\#\{C \neq 0\}}"
     return (
-        sums(_boundaries, layer, None, "shifts to conserve: what M adds, its mean takes"),
+        sums(Promise.SHIFTS, _boundaries, layer, None, ": what M adds, its mean takes"),
         equals(_boundaries, layer, formula, "Δ(C, M) (Alg. 1, l. 7-13)", latex, with_epsilon=False),
     )
 

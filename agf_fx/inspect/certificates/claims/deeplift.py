@@ -13,10 +13,10 @@ import torch
 
 from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.claims.adjoints import CONVOLUTIONS, convolutions
-from agf_fx.inspect.certificates.laws import Cases, Quotient, equals, transposed
+from agf_fx.inspect.certificates.laws import Cases, Quotient, equals, example_on, transposed
 from agf_fx.inspect.certificates.layers import Case, Constant, call, case, messages
 from agf_fx.inspect.certificates.numbers import Number, logs, number, symbols, total
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
 
@@ -47,7 +47,7 @@ def differences_sum(cases: Cases, layer: str, says: str = KEPT) -> Claim:
                 handed = total(total((part[target] * step).flat) for part, step in steps)
                 yield handed - total((m * dy).flat)
 
-    return Claim(says, layer, residuals, SUMMED)
+    return Claim(says, layer, residuals, SUMMED, Promise.CONSERVES, example_on(cases))
 
 
 # Functions of every entry
@@ -63,7 +63,14 @@ def entry_by_entry(cases: Cases, layer: str, where: str = "") -> Claim:
             yield from (found * dx - each.message * dy).flat
 
     latex = r"m^{\mathrm{in}}_i \Delta x_i = m_i \Delta y_i"
-    return Claim(f"conserves: multipliers times differences are kept at every entry{where}", layer, residuals, latex)
+    return Claim(
+        f"conserves: multipliers times differences are kept at every entry{where}",
+        layer,
+        residuals,
+        latex,
+        Promise.CONSERVES,
+        example_on(cases),
+    )
 
 
 def _pairs(*targets: Callable[..., Any], now: tuple = (2, -2, 5), before: tuple = (-1, 4, 1)) -> Cases:

@@ -33,6 +33,7 @@ from agf_fx.inspect.certificates.layers import (
 )
 from agf_fx.inspect.certificates.numbers import Number, number
 from agf_fx.rules.rule import Promise, Rule
+from agf_fx.rules.site import GRADIENT
 
 aten = torch.ops.aten
 
@@ -57,11 +58,12 @@ def _scaled_site(case: Case, scale: np.ndarray):  # noqa: ANN202
     return call(aten.linear.default, case.x, Constant(case.weight * scale[:, None]), bias)
 
 
-def sum_promised(rule: Rule, cases: Callable, layer: str, lost: Lost | None = None, latex: str = "") -> Claim:
-    """What the rule's own promise says of the sum: without a loss that is known, all of it."""
-    biases = rule.promise in (Promise.SAVE_BIASES, Promise.BOTH_SIGNS_SAVE_BIASES)
-    says = f"{rule.promise}" + (", which take exactly their share of every denominator" if biases else "")
-    return sums(cases, layer, lost if biases else None, says, latex if biases and latex else CONSERVED)
+def sum_promised(rule: Rule, cases: Callable, layer: str, lost: Lost | None = None, latex: str = CONSERVED) -> Claim:
+    """What the rule's own promise says of the sum: but for biases there is a loss, and else none."""
+    if rule.promise in (Promise.SAVE_BIASES, Promise.BOTH_SIGNS_SAVE_BIASES) and lost is not None:
+        return sums(rule.promise, cases, layer, lost, ", which take exactly their share of every denominator", latex)
+    both = Promise.BOTH_SIGNS if rule.promise is Promise.BOTH_SIGNS else Promise.CONSERVES
+    return sums(both, cases, layer)
 
 
 # By the sizes of contributions
@@ -121,8 +123,7 @@ def initial_attribution(rule: Rule) -> tuple[Claim, ...]:
     """Where the relevance of AGF starts."""
 
     def formula(case: Case, phi: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
-        target = next(place for place, part in enumerate(case.message) if part[0, 0] is phi[0, 0])
-        gradient = case.site.sent["gradient"].received.entries[target]
+        gradient = case.site.sent[GRADIENT].received.entries[case.target_of(phi)]
         return [case.x * (gradient @ case.weight)]
 
     latex = r"\Phi_i = x_i \sum_j w_{ji} \frac{\partial \hat y_t}{\partial y_j}"

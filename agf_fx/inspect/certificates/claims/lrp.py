@@ -82,8 +82,8 @@ def _weights(rule: Rule, z_ahead: np.ndarray, z_behind: np.ndarray) -> tuple[np.
 
 
 ALPHA_BETA = (
-    r"\Phi^{\mathrm{in}}_i = \sum_j \left(\alpha \frac{(x_i w_{ji})^+}{z_j^+} - \beta \frac{(x_i w_{ji})^-}{z_j^-}\right)"
-    r" \Phi_j"
+    r"\Phi^{\mathrm{in}}_i = \sum_j \left(\alpha \frac{(x_i w_{ji})^+}{z_j^+} "
+    r"- \beta \frac{(x_i w_{ji})^-}{z_j^-}\right) \Phi_j"
 )
 
 
@@ -142,9 +142,14 @@ def _one_sign(rule: Rule) -> Claim:
     def lost(case: Case, phi: np.ndarray, over: Quotient) -> Number:
         return total(phi.flat) * (number(1) - (alpha if case.ahead else -beta))
 
-    says = "of an output whose contributions have one sign, α Φ or -β Φ is handed on"
+    says = ": of an output whose contributions have one sign, α Φ or -β Φ is handed on"
     return sums(
-        _of_one_sign, "linear layer, 2 inputs, 1 output", lost, says, rf"{SUM_IN} \in \{{\alpha\Phi, -\beta\Phi\}}"
+        Promise.BOTH_SIGNS,
+        _of_one_sign,
+        "linear layer, 2 inputs, 1 output",
+        lost,
+        says,
+        rf"{SUM_IN} \in \{{\alpha\Phi, -\beta\Phi\}}",
     )
 
 
@@ -167,16 +172,18 @@ def z_minus(rule: Rule) -> tuple[Claim, ...]:
             r"\Phi^{\mathrm{in}}_i = \sum_j \frac{(x_i w_{ji})^-}{z_j^-} \Phi_j",
         ),
         sums(
+            Promise.MASKS,
             linear_of_both_signs,
             LINEAR,
             None,
-            "may lose by masking: nothing where something speaks against every output",
+            ": nothing where something speaks against every output",
         ),
         sums(
+            Promise.MASKS,
             _of_one_sign,
             "linear layer, 2 inputs, 1 output",
             lost,
-            "may lose by masking: all of an output that nothing speaks against",
+            ": all of an output that nothing speaks against",
             rf"{SUM_IN} = 0",
         ),
     )

@@ -13,7 +13,7 @@ from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import SUM_IN, Quotient, equals, nonzero, of_constants, sums, transposed
 from agf_fx.inspect.certificates.layers import Case, Constant, call, case
 from agf_fx.inspect.certificates.numbers import Number, entrywise, number, symbols
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
 Messages = list[np.ndarray | None]
@@ -40,7 +40,7 @@ def pass_through(rule: Rule) -> tuple[Claim, ...]:
         return [phi] * len(case.site.operands)
 
     return (
-        sums(_activations, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _activations, layer),
         equals(_activations, layer, formula, "relevance unchanged (eq. 9)", r"\Phi^{\mathrm{in}}_i = \Phi_i"),
     )
 
@@ -62,7 +62,9 @@ def scaled(rule: Rule) -> tuple[Claim, ...]:
         return of_constants(case, phi)
 
     return (
-        sums(_masked, layer, lost, "conserves but for entries that are 0 whatever the input is", _SAVE_CONSTANTS),
+        sums(
+            Promise.SAVE_CONSTANTS, _masked, layer, lost, ", entries that are 0 whatever the input is", _SAVE_CONSTANTS
+        ),
         equals(
             _masked,
             layer,
@@ -109,10 +111,11 @@ def move_back(rule: Rule) -> tuple[Claim, ...]:
 
     return (
         sums(
+            Promise.SAVE_CONSTANTS,
             movements,
             MOVEMENT,
             lost,
-            "conserves but for entries of the output that are none of the input",
+            ", entries of the output that are none of the input",
             _SAVE_CONSTANTS,
         ),
         transposed(movements, MOVEMENT, "every entry goes back where it came from: the transposed Jacobian"),

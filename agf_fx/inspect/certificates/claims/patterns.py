@@ -13,7 +13,7 @@ from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import Quotient, equals
 from agf_fx.inspect.certificates.layers import Case, Constant, call, case, messages
 from agf_fx.inspect.certificates.numbers import Number, number, symbols, total
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
 Messages = list[np.ndarray | None]
@@ -60,6 +60,7 @@ def attribution(rule: Rule) -> tuple[Claim, ...]:
             PATTERNS,
             _unit_patterns,
             r"w_j^{\mathsf T} a_j = 1 \Rightarrow \sum_i \Phi^{\mathrm{in}}_i = \sum_j \Phi_j",
+            Promise.MASKS,
         ),
     )
 

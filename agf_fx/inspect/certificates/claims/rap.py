@@ -12,7 +12,7 @@ from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import Quotient, equals, negative, nonzero, positive, sums
 from agf_fx.inspect.certificates.layers import LINEAR, Case, linear
 from agf_fx.inspect.certificates.numbers import Number, number, total
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
 Messages = list[np.ndarray | None]
@@ -53,12 +53,15 @@ def _propagated(whole: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) ->
 
 def _claims(formula: Callable, says: str, latex: str) -> tuple[Claim, ...]:
     return (
-        sums(_cases, LINEAR, None, "shifts to conserve: the shift restores the sum"),
+        sums(Promise.SHIFTS, _cases, LINEAR, None, ": the shift restores the sum"),
         equals(_cases, LINEAR, formula, says, latex, with_epsilon=False),
     )
 
 
-SHIFT = r"\Phi^{\mathrm{in}}_i = \phi_i - [\phi_i \neq 0] \frac{\sum_k \phi_k - \sum_j \Phi_j}{\#\{\phi \neq 0\}},\quad \phi_i = "
+SHIFT = (
+    r"\Phi^{\mathrm{in}}_i = \phi_i - [\phi_i \neq 0] \frac{\sum_k \phi_k - \sum_j \Phi_j}{\#\{\phi \neq 0\}},\quad "
+    r"\phi_i = "
+)
 
 
 def linear_rule(rule: Rule) -> tuple[Claim, ...]:
@@ -103,7 +106,7 @@ def first(rule: Rule) -> tuple[Claim, ...]:
             LINEAR,
             formula,
             "contributions to the logit by their size; the bias by the shares of either sign",
-            r"\Phi^{\mathrm{in}}_i = \frac{|c_i|}{\sum_k |c_k|} \sum_k c_k,\quad c_i = \sum_j x_i w_{ji} \Phi_j + \ldots",
+            r"\Phi^{\mathrm{in}}_i = \frac{|c_i|}{\sum_k |c_k|} \sum_k c_k,\ c_i = \sum_j x_i w_{ji} \Phi_j + c^b_i",
             with_epsilon=False,
         ),
     )

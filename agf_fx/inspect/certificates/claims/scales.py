@@ -81,8 +81,9 @@ def constant_scale(rule: Rule) -> tuple[Claim, ...]:
 
     latex = r"\Phi^{\mathrm{in}}_i = \sum_j \frac{x_i \gamma_j (\delta_{ij} - 1/n) / \sigma}{y_j} \Phi_j"
     law = rf"{SUM_IN} = \sum_j \Phi_j (1 - \beta_j / y_j)" if bias else CONSERVED
+    promise = Promise.SAVE_BIASES if bias else Promise.CONSERVES
     return (
-        sums(cases, layer, lost, f"{rule.promise}" + (", which take exactly their share" if bias else ""), law),
+        sums(promise, cases, layer, lost, ", which take exactly their share" if bias else "", law),
         equals(cases, layer, formula, "each entry by its share of the output, σ a constant", latex),
     )
 

@@ -46,7 +46,7 @@ def proportional(rule: Rule) -> tuple[Claim, ...]:
 
     latex = r"\Phi^{\mathrm{in}}_i = \sum_j \frac{x_i\, \partial y_j / \partial x_i}{y_j} \Phi_j"
     return (
-        sums(_shared, SHARED, None, f"{rule.promise}, where f is linear or a ReLU"),
+        sums(Promise.CONSERVES, _shared, SHARED, None, ", where f is linear or a ReLU"),
         equals(_shared, SHARED, formula, "each operand by its share of the output", latex),
     )
 
@@ -71,10 +71,11 @@ def selective(rule: Rule) -> tuple[Claim, ...]:
 
     return (
         sums(
+            Promise.CONSERVES,
             _selections,
             SELECTIONS,
             None,
-            f"{rule.promise}, in exact division: what falls on 0 goes to the other entries",
+            ", in exact division: what falls on 0 goes to the other entries",
         ),
         equals(
             _selections,
@@ -99,7 +100,7 @@ def _masks(formula: Formula) -> Claim:
 
     says = f"{Promise.MASKS}, in the published division: an output of 0 hands on nothing"
     latex = r"\Phi^{\mathrm{in}}_i = \sum_{j:\, y_j = x_i} \frac{y_j}{y_j + \varepsilon} \Phi_j"
-    return Claim(says, SELECTIONS, residuals, latex)
+    return Claim(says, SELECTIONS, residuals, latex, Promise.MASKS)
 
 
 def _selected(case: Case, phi: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def winner(rule: Rule) -> tuple[Claim, ...]:
 
     latex = r"\Phi^{\mathrm{in}}_i = \sum_{j:\, y_j = x_i} \Phi_j"
     return (
-        sums(cases, "maxima of 3 pairs", None, str(rule.promise)),
+        sums(Promise.CONSERVES, cases, "maxima of 3 pairs"),
         equals(cases, "maxima of 3 pairs", formula, "all to the entry that was selected", latex),
     )
 
@@ -147,7 +148,7 @@ def average(rule: Rule) -> tuple[Claim, ...]:
 
     latex = r"\Phi^{\mathrm{in}}_i = \sum_j \frac{|x_i| / n}{\sum_k |x_k| / n} \Phi_j"
     return (
-        sums(_averages, "means of 3 pairs", None, str(rule.promise)),
+        sums(Promise.CONSERVES, _averages, "means of 3 pairs"),
         equals(_averages, "means of 3 pairs", formula, "each entry by its size", latex),
     )
 
@@ -167,7 +168,7 @@ def merge_by_size(rule: Rule) -> tuple[Claim, ...]:
 
     layer, latex = "sum and difference of two signals of 3 entries", r"\Phi_a = \frac{|a|}{|a| + |b|} \Phi"
     return (
-        sums(_sums, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _sums, layer),
         equals(_sums, layer, formula, "each term by its size", latex),
     )
 

@@ -15,7 +15,7 @@ from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import Quotient, equals, sums
 from agf_fx.inspect.certificates.layers import Case, call, case, messages
 from agf_fx.inspect.certificates.numbers import Number, logs, number, symbols, total
-from agf_fx.rules.rule import Rule
+from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
 Messages = list[np.ndarray | None]
@@ -43,7 +43,7 @@ def gated(rule: Rule) -> tuple[Claim, ...]:
 
     layer = "signal and gate of 2 entries"
     return (
-        sums(_gates, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _gates, layer),
         equals(_gates, layer, formula, "all to the signal, nothing to the gate", r"\Phi_s = \Phi,\quad \Phi_g = 0"),
     )
 
@@ -68,7 +68,7 @@ def bilinear(rule: Rule) -> tuple[Claim, ...]:
     layer = "product of two signals of 3 entries, and of two 2×2 matrices"
     latex = r"\Phi^a_{ji} = \sum_p \frac{a_{ji} b_{ip}}{2 y_{jp}} \Phi_{jp}"
     return (
-        sums(_products, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _products, layer),
         equals(_products, layer, formula, "half of the relevance to either factor, by its share (eq. 15)", latex),
         _halves(),
     )
@@ -111,10 +111,10 @@ def by_influence(rule: Rule) -> tuple[Claim, ...]:
         sizes = [np.abs(x.entries * slope) for x, slope in zip(case.site.operands, slopes, strict=True)]
         return [size * over(phi, sizes[0] + sizes[1]) for size in sizes]
 
-    latex = r"\Phi_a = \frac{|a\, \partial f / \partial a|}{|a\, \partial f / \partial a| + |b\, \partial f / \partial b|} \Phi"
+    latex = r"\Phi_a = \frac{|a\, \partial_a f|}{|a\, \partial_a f| + |b\, \partial_b f|} \Phi"
     layer = "√(a² + b²) and a b of 2 to 3 entries"
     return (
-        sums(_joint, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _joint, layer),
         equals(_joint, layer, formula, "each operand by the size of its input times derivative", latex),
     )
 
@@ -138,7 +138,7 @@ def by_weights(rule: Rule) -> tuple[Claim, ...]:
 
     layer, latex = "log Σ exp of 2 pairs", r"\Phi^{\mathrm{in}}_i = \frac{e^{x_i}}{\sum_k e^{x_k}} \Phi"
     return (
-        sums(_log_sums, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _log_sums, layer),
         equals(_log_sums, layer, formula, "each entry by its weight", latex),
     )
 
@@ -169,7 +169,7 @@ def constant_attention(rule: Rule) -> tuple[Claim, ...]:
     layer = "2×2 attention weights, of which one is 0, and values"
     latex = r"\Phi^V_{ip} = \sum_j \frac{A_{ji} |V_{ip}|}{\sum_k A_{jk} |V_{kp}|} \Phi_{jp}"
     return (
-        sums(_attention, layer, None, str(rule.promise)),
+        sums(Promise.CONSERVES, _attention, layer),
         equals(_attention, layer, formula, "each value by the size of its contribution, nothing to the weights", latex),
     )
 
