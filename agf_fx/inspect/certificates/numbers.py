@@ -19,7 +19,7 @@ import sympy
 
 from agf_fx.inspect.certificates.vanishing import vanishes
 
-NEAR = 1e-9
+NEAR = 1e-12
 """Of values: what lies so near 0 must be 0."""
 
 
@@ -106,7 +106,7 @@ def number(value: Any) -> Number:
 
 def is_zero(a: Number) -> bool:
     """Whether an expression is 0, whatever its symbols."""
-    near = math.isnan(a.value) or abs(a.value) < NEAR * 1e3  # not a number: nobody has asked for the value
+    near = math.isnan(a.value) or abs(a.value) < 1e-6  # not a number: nobody has asked for the value
     return near and vanishes(a.expression)
 
 
