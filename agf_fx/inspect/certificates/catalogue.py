@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any
 
 from agf_fx.inspect.certificates.certificate import Certificate, Claim
 from agf_fx.methods.method import Method
+from agf_fx.methods.registry import Entry
 from agf_fx.rules.contributions import AGGREGATED
 from agf_fx.rules.merging import Merge
 from agf_fx.rules.register import registered_rules
@@ -38,8 +41,7 @@ def of(rule: Any) -> Certificate | None:
     function = rule.function if isinstance(rule, Rule | Merge) else rule
     claims = _OWN.get(function)
     if claims is None:
-        key = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
-        found = _built_in()
+        key, found = _name(rule), _built_in()
         claims = found.get(f"{key} {rule.symbol}" if isinstance(rule, Rule) else key) or found.get(key)
     return None if claims is None else Certificate(rule, claims(rule))
 
@@ -54,23 +56,69 @@ def certify(rule: Rule | Merge | Callable[..., Any], *claims: Claim) -> None:
     _OWN[rule.function if isinstance(rule, Rule | Merge) else rule] = lambda _: claims
 
 
+FURTHER: dict[str, tuple[dict[str, Any], ...]] = {
+    "agf": (
+        *({"merge": "ratio"}, {"attention": "cp"}, {"division": "exact"}, {"dialect": "paper"}),
+        {"numerator": "gradcam"},
+    ),
+    "lrp-alphabeta": ({"alpha": 2.0}, {"alpha": 2.0, "bias": True, "lossless": True}),
+    "epsilon-alpha2-beta1": ({"bias": False, "lossless": True},),
+    "attnlrp": ({"gamma": 0.25},),
+    "rap": ({"start": "one"},),
+}
+"""Options by which methods have other rules than by default, besides those that are switched on or off."""
+
+
 def subjects() -> Iterator[tuple[str, Any]]:
     """What is to have a certificate: every rule, start and merge of every method, and what users have registered.
 
-    Methods have their default options. Of read-outs, those come along that have a certificate.
+    Methods have their default options, each switch the other way, and `FURTHER`; what differs in nothing comes once.
+    Of read-outs, those come along that have a certificate.
 
     Yields:
         What has it, as "agf" or "registered", and the rule.
     """
     from agf_fx.methods import REGISTRY
 
+    seen: set[object] = set()
     for name, entry in REGISTRY.items():
-        method = entry.make(entry.options())
-        for stream in method.streams:
-            yield from ((name, rule) for table in (stream.rules, stream.starts) for _, rule in table)
-            yield from ((name, part) for part in (stream.seed, stream.merge) if part is not None)
-        yield from ((name, part) for part in _read_outs(method))
+        for options in _options(entry):
+            for part in _parts(entry.make(options)):
+                key = _key(part)
+                if key not in seen:
+                    seen.add(key)
+                    yield name, part
     yield from (("registered", rule) for rule in registered_rules().values())
+
+
+def _options(entry: Entry) -> Iterator[Any]:
+    usual = entry.options()
+    yield usual
+    for field in fields(usual):
+        value = getattr(usual, field.name)
+        if isinstance(value, bool):
+            yield replace(usual, **{field.name: not value})
+    yield from (replace(usual, **changes) for changes in FURTHER.get(entry.name, ()))
+
+
+def _parts(method: Method) -> Iterator[Any]:
+    for stream in method.streams:
+        yield from (rule for table in (stream.rules, stream.starts) for _, rule in table)
+        yield from (part for part in (stream.seed, stream.merge) if part is not None)
+    yield from _read_outs(method)
+
+
+def _key(part: Any) -> object:
+    """What tells rules apart: what they print, promise, and how they divide; what a function was made with."""
+    if not isinstance(part, Rule | Merge):
+        return part
+    made = inspect.getclosurevars(part.function).nonlocals.get("options") if isinstance(part, Rule) else None
+    return type(part), str(part), part.symbol, getattr(part, "promise", ""), part.division.kind, _name(part), str(made)
+
+
+def _name(part: Any) -> str:
+    function = part.function if isinstance(part, Rule | Merge) else part
+    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
 
 
 def _read_outs(method: Method) -> Iterator[Callable[..., Any]]:

@@ -41,7 +41,7 @@ class Claim:
 
     def holds(self, rule: Any) -> bool:
         """Whether it is proved of ``rule``."""
-        return self.residual(rule) == 0
+        return all(is_zero(found) for found in self.residuals(rule))
 
 
 @dataclass(frozen=True)
