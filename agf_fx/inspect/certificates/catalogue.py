@@ -65,6 +65,7 @@ FURTHER: dict[str, tuple[dict[str, Any], ...]] = {
     "epsilon-alpha2-beta1": ({"bias": False, "lossless": True},),
     "attnlrp": ({"gamma": 0.25},),
     "rap": ({"start": "one"},),
+    "extract-aggregate": ({"aggregate": "sum"}, {"aggregate": "positive-norm"}, {"aggregate": "max"}),
 }
 """Options by which methods have other rules than by default, besides those that are switched on or off."""
 
@@ -80,15 +81,16 @@ def subjects() -> Iterator[tuple[str, Any]]:
     """
     from agf_fx.methods import REGISTRY
 
-    seen: set[object] = set()
+    registered = list(registered_rules().values())  # they are in the tables of all methods, too
+    seen: set[object] = {rule.function for rule in registered}
     for name, entry in REGISTRY.items():
         for options in _options(entry):
             for part in _parts(entry.make(options)):
                 key = _key(part)
-                if key not in seen:
+                if key not in seen and getattr(part, "function", None) not in seen:
                     seen.add(key)
                     yield name, part
-    yield from (("registered", rule) for rule in registered_rules().values())
+    yield from (("registered", rule) for rule in registered)
 
 
 def _options(entry: Entry) -> Iterator[Any]:

@@ -40,6 +40,7 @@ from agf_fx.inspect.certificates.operations import (
     group_norm,
     layer_norm,
     linear,
+    max_pool2d,
     rms_norm,
 )
 
@@ -127,6 +128,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.logsumexp.default: log_sum_exp,
     aten.masked_fill.Scalar: _masked,
     aten.matmul.default: np.matmul,
+    aten.max_pool2d_with_indices.default: max_pool2d,
     aten.maximum.default: _maximum,
     aten.mean.dim: averaged,
     aten.mul.Tensor: operator.mul,

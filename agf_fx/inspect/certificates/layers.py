@@ -150,11 +150,12 @@ def messages(rule: Rule, case: Case, division: Division = EXACT) -> tuple[np.nda
     return tuple(None if part is None else part.entries for part in found)
 
 
-# Linear layers of two inputs and two outputs
+# Linear layers of two inputs and two outputs, and of four inputs and one
 
 _LINEAR = (
     ("contributions of both signs, outputs above 0", (2, 3), ((3, -1), (-2, 5)), (0.5, -0.25)),
     ("inputs of both signs, outputs of both", (2, -3), ((-3, -1), (-1, -2)), (-0.5, 0.25)),
+    ("inputs and weights in all four combinations of signs", (2, -3, 5, -1), ((-3, 1, 2, -4),), (0.5,)),
     ("an output without positive contributions", (-2, -3), ((3, -1), (5, 1)), (0.5, -0.25)),
     ("an output without negative contributions", (2, 3), ((1, 2), (3, -1)), (0.5, 0.25)),
     ("an input and a weight of 0", (0, 3), ((-1, 2), (3, 0)), (0.5, 0.25)),
@@ -177,7 +178,7 @@ def linear(bias: bool = False) -> tuple[Case, ...]:
 @functools.cache
 def linear_of_both_signs(bias: bool = False) -> tuple[Case, ...]:
     """Of these, where every output has contributions of both signs."""
-    return linear(bias)[:2]
+    return linear(bias)[:3]
 
 
 @functools.cache
@@ -197,5 +198,5 @@ def linear_of_three() -> tuple[Case, ...]:
     return tuple(_linear(*row, None) for row in rows)
 
 
-LINEAR = "linear layer, 2 inputs, 2 outputs"
+LINEAR = "linear layers, 2 inputs and 2 outputs, 4 inputs and 1"
 LINEAR_3 = "linear layer, 3 inputs, 2 outputs"

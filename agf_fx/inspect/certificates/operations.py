@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from agf_fx.inspect.certificates.arrays import averaged, pad, rsqrt
-from agf_fx.inspect.certificates.numbers import number
+from agf_fx.inspect.certificates.numbers import greater, number
 
 Array = np.ndarray
 Sizes = Sequence[int]
@@ -61,6 +62,19 @@ def conv_transpose1d(
             y[n, first + o, u * t + i * d] = y[n, first + o, u * t + i * d] + weight[c, o, i] * x[n, c, u]
     y = y[:, :, p : length - p]
     return y if bias is None else y + bias[:, None]
+
+
+def max_pool2d(x: Array, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> tuple[Array, Array]:
+    """The largest of every window of (N, C, H, W), without padding; and no indices, which nobody reads."""
+    sizes = [
+        (size - d * (k - 1) - 1) // t + 1 for size, k, t, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    ]
+    y = np.empty((*x.shape[:2], *sizes), dtype=object)
+    for n, c, u, v in np.ndindex(*y.shape):
+        (t, s), (d, e) = stride, dilation
+        window = (x[n, c, u * t + i * d, v * s + j * e] for i, j in np.ndindex(*kernel))
+        y[n, c, u, v] = functools.reduce(greater, window)
+    return y, y
 
 
 def _per_channel(value: Array, rank: int) -> Array:

@@ -97,13 +97,18 @@ def rescale(rule: Rule) -> tuple[Claim, ...]:
     )
 
 
-@functools.cache
-def _beside() -> tuple[Case, ...]:
-    x, step = symbols("x", [[2]]), symbols("d", [[NEAR]])
-    return (_compared("|Δx| ≤ 1e-4", aten.exp.default, x + step, x),)
+def _beside(x: float, step: float) -> Cases:
+    """exp of one entry, and of one a step away."""
+
+    @functools.cache
+    def cases() -> tuple[Case, ...]:
+        before, moved = symbols("x", [[x]]), symbols("d", [[step]])
+        return (_compared("near", aten.exp.default, before + moved, before),)
+
+    return cases
 
 
-def _mean_slope() -> tuple[Claim, ...]:
+def _mean_slope(x: float = 2, step: float = NEAR) -> tuple[Claim, ...]:
     """Where x and x₀ are near: the mean of both derivatives, whose error is of third order."""
 
     def formula(case: Case, m: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
@@ -120,7 +125,7 @@ def _mean_slope() -> tuple[Claim, ...]:
     latex = r"m^{\mathrm{in}} = m \frac{f'(x) + f'(x_0)}{2}"
     says = "where x and x₀ are near, the mean of both derivatives"
     return (
-        equals(_beside, "exp of an entry within 1e-4", formula, says, latex),
+        equals(_beside(x, step), "exp of an entry, near", formula, says, latex),
         Claim(
             "which misses the sum by f''' Δx³ / 12 and no more, of third order",
             "any smooth function, by its Taylor series",
@@ -140,19 +145,34 @@ def rescale_beside_0(rule: Rule) -> tuple[Claim, ...]:
     """Likewise."""
     cases = _pairs(aten.log.default, aten.reciprocal.default, aten.rsqrt.default, now=(2, 3), before=(5, 1))
     where = ", where |Δx| > 1e-4 (|x| + |x₀|)"
-    return (entry_by_entry(cases, "log, 1 / x and 1 / √x of 2 entries", where), *_mean_slope())
+    far = entry_by_entry(_beside(-2, 5e-4), "exp of an entry 5e-4 away", where)
+    return (entry_by_entry(cases, "log, 1 / x and 1 / √x of 2 entries", where), far, *_mean_slope(-2, 3e-4))
 
 
 def rescale_beside_3(rule: Rule) -> tuple[Claim, ...]:
     """Likewise."""
     cases = _pairs(aten.relu.default, aten.exp.default)
-    return (entry_by_entry(cases, "relu and exp of 3 entries", ", where |Δx| > 1e-4"), *_mean_slope())
+    corner = entry_by_entry(_beside(-3 + 2e-5, NEAR), "exp of an entry beside -3", ", beside 3 and -3")
+    return (entry_by_entry(cases, "relu and exp of 3 entries", ", where |Δx| > 1e-4"), corner, *_mean_slope())
 
 
 def square_root(rule: Rule) -> tuple[Claim, ...]:
     """1 / (√x + √x₀)."""
     cases = _pairs(aten.sqrt.default, now=(2, 3), before=(5, 1))
-    return (entry_by_entry(cases, "√ of 2 entries"),)
+
+    def unchanged(case: Case, m: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
+        return [m]
+
+    @functools.cache
+    def at_0() -> tuple[Case, ...]:
+        zero = np.array([[number(0)]])
+        return (_compared("0 and 0", aten.sqrt.default, zero, zero),)
+
+    latex = r"m^{\mathrm{in}} = m"
+    return (
+        entry_by_entry(cases, "√ of 2 entries"),
+        equals(at_0, "√ of 0, on a baseline of 0", unchanged, "m itself where √x + √x₀ is 0", latex),
+    )
 
 
 def linear(rule: Rule) -> tuple[Claim, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from agf_fx.inspect.certificates.layers import (
     Case,
     Constant,
     call,
+    case,
     linear,
     linear_of_three,
     linear_with_gradient,
+    messages,
 )
-from agf_fx.inspect.certificates.numbers import Number, number
+from agf_fx.inspect.certificates.numbers import Number, number, symbols
 from agf_fx.rules.rule import Promise, Rule
 from agf_fx.rules.site import GRADIENT
 
@@ -66,6 +68,31 @@ def sum_promised(rule: Rule, cases: Callable, layer: str, lost: Lost | None = No
     return sums(both, cases, layer)
 
 
+@functools.cache
+def _twins() -> tuple[tuple[Case, Case], ...]:
+    """Linear layers, and convolutions whose kernel is as long as their input."""
+    found = []
+    for each in (*linear_of_three(), *linear(bias=True)[:3]):
+        bias = None if each.bias is None else Constant(each.bias)
+        options = (Constant(each.weight[:, None]), bias, [1], [0], [1], 1)
+        site = call(aten.conv1d.default, each.x[:, None], *options)
+        found.append((each, Case(each.about, site, each.message[..., None])))
+    return tuple(found)
+
+
+def as_convolution() -> Claim:
+    """Of a convolution that has one position, that it is a linear layer."""
+
+    def residuals(rule: Rule) -> Iterator[Number]:
+        for layer, convolution in _twins():
+            (found, *_), (other, *_) = messages(rule, layer), messages(rule, convolution)
+            yield from (found - other[:, :, 0]).flat
+
+    says = "a convolution whose kernel is as long as its input hands on what the linear layer does"
+    latex = r"\Phi^{\mathrm{in}}_{\mathrm{conv}} = \Phi^{\mathrm{in}}_{\mathrm{linear}}"
+    return Claim(says, "convolutions of 2 to 4 positions", residuals, latex)
+
+
 # By the sizes of contributions
 
 
@@ -84,6 +111,7 @@ def by_size(rule: Rule) -> tuple[Claim, ...]:
         sum_promised(rule, layer_cases, LINEAR),
         equals(layer_cases, LINEAR, _by_size, "each input by the size of its contribution (eq. 9)", BY_SIZE),
         both(signs=(1, -1)),
+        as_convolution(),
     )
 
 
@@ -116,7 +144,28 @@ def z_box(rule: Rule) -> tuple[Claim, ...]:
             linear_of_three, LINEAR_3, _box(*bounds), "each input by what it adds to the bound that it could be", BOX
         ),
         scale_free(linear_of_three, LINEAR_3, rescaled, (1, 1)),
+        as_convolution(),
+        *(() if bounds[0] else (_blank(),)),
     )
+
+
+@functools.cache
+def _constant_image() -> tuple[Case, ...]:
+    pixel, weight = symbols("c", [2]), symbols("W", ((2, -1, 4), (-3, 1, 2)))
+    x = np.broadcast_to(pixel, (1, 3))
+    return (case("every pixel is an extreme one", call(aten.linear.default, x, Constant(weight), None), weight=weight),)
+
+
+def _blank() -> Claim:
+    """Of an image of one colour, in exact division."""
+
+    def formula(case: Case, phi: np.ndarray, over: Quotient) -> list[np.ndarray | None]:
+        size = np.abs(case.weight)
+        return [over(phi, size.sum(1)[None]) @ size]
+
+    latex = r"x = c\mathbf 1 \Rightarrow \Phi^{\mathrm{in}}_i = \sum_j \frac{|w_{ji}|}{\sum_k |w_{jk}|} \Phi_j"
+    says = "of an image of one colour, each pixel by the sizes of its weights (eq. 10), in exact division"
+    return equals(_constant_image, LINEAR_3, formula, says, latex, with_epsilon=False)
 
 
 def initial_attribution(rule: Rule) -> tuple[Claim, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from agf_fx.inspect.certificates.certificate import Claim
-from agf_fx.inspect.certificates.claims.layers import layer_cases, rescaled, sum_promised
+from agf_fx.inspect.certificates.claims.layers import as_convolution, layer_cases, rescaled, sum_promised
 from agf_fx.inspect.certificates.laws import (
     SUM_IN,
     Formula,
@@ -57,6 +57,7 @@ def epsilon(rule: Rule) -> tuple[Claim, ...]:
         sum_promised(rule, layer_cases, LINEAR, lost, rf"{SUM_IN} = \sum_j \Phi_j (1 - b_j / z_j)"),
         equals(layer_cases, LINEAR, _epsilon(bias), "each input by its share of the output (eq. 58)", formula),
         scale_free(lambda: linear()[:2], LINEAR, rescaled, (1, -1)),
+        as_convolution(),
     )
 
 
@@ -117,9 +118,7 @@ def alpha_beta(rule: Rule) -> tuple[Claim, ...]:
             ALPHA_BETA,
         ),
     )
-    if lossless:
-        return claims
-    return (*claims, _one_sign(rule))
+    return (*claims, as_convolution()) if lossless else (*claims, as_convolution(), _one_sign(rule))
 
 
 @functools.cache
@@ -186,6 +185,7 @@ def z_minus(rule: Rule) -> tuple[Claim, ...]:
             ": all of an output that nothing speaks against",
             rf"{SUM_IN} = 0",
         ),
+        as_convolution(),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from agf_fx.inspect.certificates.certificate import Claim
+from agf_fx.inspect.certificates.claims.layers import as_convolution
 from agf_fx.inspect.certificates.laws import Quotient, equals, negative, nonzero, positive, sums
 from agf_fx.inspect.certificates.layers import LINEAR, Case, linear
 from agf_fx.inspect.certificates.numbers import Number, number, total
@@ -20,7 +21,7 @@ Messages = list[np.ndarray | None]
 
 @functools.cache
 def _cases() -> tuple[Case, ...]:
-    return linear(bias=True)[:4]
+    return linear(bias=True)[:5]
 
 
 def _sides(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -55,6 +56,7 @@ def _claims(formula: Callable, says: str, latex: str) -> tuple[Claim, ...]:
     return (
         sums(Promise.SHIFTS, _cases, LINEAR, None, ": the shift restores the sum"),
         equals(_cases, LINEAR, formula, says, latex, with_epsilon=False),
+        as_convolution(),
     )
 
 
@@ -90,7 +92,7 @@ def first(rule: Rule) -> tuple[Claim, ...]:
     """The head of the published code."""
 
     def cases() -> tuple[Case, ...]:
-        return (*linear(bias=True)[:1], linear()[1])
+        return (*linear(bias=True)[:3:2], linear()[1])
 
     def formula(case: Case, phi: np.ndarray, over: Quotient) -> Messages:
         products = case.x * case.weight

@@ -11,13 +11,15 @@ import numpy as np
 from agf_fx.inspect.certificates.arrays import sqrt
 from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import positive
-from agf_fx.inspect.certificates.numbers import Number, number, sign, symbols, total
+from agf_fx.inspect.certificates.numbers import Number, number, symbols, total
 from agf_fx.inspect.certificates.symbolic import Symbolic
+from agf_fx.methods.cam import Reading
+from agf_fx.rules.contributions import Contribution, Window
+from agf_fx.rules.site import RELEVANCE
 
 # Sizes of a contribution x_u gᵀ_u, whose entries are formed here, and nowhere else
 
 _X, _G = ((2, -3), (5, 1), (-4, -2)), ((3, -1), (-2, -5))
-OUTER = "outer products of 3 channels and 2 gradients at 2 positions, for two targets"
 
 
 def _factors(channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,31 +28,35 @@ def _factors(channels: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.stack([g, -g[:, ::-1]])
 
 
-def _aggregated(subject: Callable[..., Any], size: Callable[[np.ndarray], Number], groups: int) -> Iterator[Number]:
-    from agf_fx.rules.contributions import Contribution
-
-    channels = 3 if groups == 1 else 2
+def _aggregated(subject: Callable[..., Any], size: Callable[[np.ndarray], Number], kind: str) -> Iterator[Number]:
+    channels, groups = (2, 2) if kind == "scaling" else (3, 1)
     x, g = _factors(channels)
-    part = Contribution(Symbolic(x), Symbolic(g), groups, None, (channels, 2), (2, 2), 2)
-    found = subject(part).entries
+    window = Window([3], [1], [1], [1]) if kind == "window" else None
+    found = subject(Contribution(Symbolic(x), Symbolic(g), groups, window, (channels, 2), (2, 2), 2)).entries
+    padded = np.pad(x[0], ((0, 0), (1, 1)), constant_values=number(0))
     for target, position in np.ndindex(2, 2):
-        read, gradient = x[0, :, position], g[target, 0, :, position]
-        entries = np.outer(read, gradient).reshape(-1) if groups == 1 else read * gradient
+        read = padded[:, position : position + 3] if window else x[0, :, position]
+        gradient = g[target, 0, :, position]
+        entries = read * gradient if kind == "scaling" else np.outer(read.reshape(-1), gradient).reshape(-1)
         yield found[target, 0, position] - size(entries)
+
+
+LAYERS = {
+    "pointwise": "1×1 convolution of 3 channels to 2 at 2 positions, for two targets",
+    "window": "convolution of 3 channels to 2 with a kernel of 3 at 2 positions, padded, for two targets",
+    "scaling": "scalings of 2 channels at 2 positions, for two targets",
+}
 
 
 def aggregate(
     size: Callable[[np.ndarray], Number], says: str, latex: str
 ) -> Callable[[Callable[..., Any]], tuple[Claim, ...]]:
     """The claim that products of factors are the size of the contribution itself."""
-    outer = Claim(says, OUTER, lambda subject: _aggregated(subject, size, 1), latex)
-    channels = Claim(
-        f"{says}; channel by channel where groups do not meet",
-        "scalings of 2 channels at 2 positions, for two targets",
-        lambda subject: _aggregated(subject, size, 2),
-        latex,
+    claims = tuple(
+        Claim(says, layer, lambda subject, kind=kind: _aggregated(subject, size, kind), latex)
+        for kind, layer in LAYERS.items()
     )
-    return lambda subject: (outer, channels)
+    return lambda subject: claims
 
 
 def _length(entries: np.ndarray) -> Number:
@@ -67,8 +73,6 @@ LAYER = "a layer of 2 channels with 3 positions"
 
 
 def _map_of(subject: Callable[..., Any], wanted: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[Number]:
-    from agf_fx.methods.cam import Reading
-
     a, g = symbols("a", [((2, -3, 5), (1, 4, -2))]), symbols("g", [[((3, -1, 2), (-2, 5, 1))]])
     found = subject(Reading(Symbolic(a), Symbolic(g), -2, [-1])).entries
     yield from (found[0, 0] - wanted(a[0], g[0, 0])).flat
@@ -101,7 +105,7 @@ class _Trace:
     channel_dim: int = 1
 
     def at_images(self, stream: str) -> Symbolic:
-        return Symbolic(self.own if stream == "relevance" else self.others)
+        return Symbolic(self.own if stream == RELEVANCE else self.others)
 
     def over_channels(self, values: Symbolic) -> Symbolic:
         return Symbolic(values.entries.sum(2))
@@ -111,17 +115,18 @@ IMAGE = "an image of 2 channels with 2 positions"
 
 
 def _relevances() -> _Trace:
-    return _Trace(symbols("Phi", [[((2, -3), (5, 1))]]), symbols("Psi", [[((1, 4), (-2, 3))]]))
+    own = symbols("Phi", [[((2, -3), (5, 1))], [((1, 2), (3, -4))]])
+    return _Trace(own, symbols("Psi", [[((1, 4), (-2, 3))], [((2, 1), (4, -3))]]))
 
 
 def _balanced(subject: Callable[..., Any]) -> Iterator[Number]:
-    yield total(subject(_relevances()).entries.flat)
+    yield from (total(part.flat) for part in subject(_relevances()).entries)
 
 
 def _rescaled(subject: Callable[..., Any]) -> Iterator[Number]:
     trace = _relevances()
-    own, others = trace.own.sum(2), trace.others.sum(2)
-    yield from (subject(trace).entries - (own - others * (total(own.flat) / total(others.flat)))).flat
+    for found, own, others in zip(subject(trace).entries, trace.own.sum(2), trace.others.sum(2), strict=True):
+        yield from (found - (own - others * (total(own.flat) / total(others.flat)))).flat
 
 
 def difference(subject: Callable[..., Any]) -> tuple[Claim, ...]:
@@ -138,19 +143,17 @@ def difference(subject: Callable[..., Any]) -> tuple[Claim, ...]:
 
 
 def _normalised(subject: Callable[..., Any]) -> Iterator[Number]:
-    phi = symbols("Phi", [[((2, -3), (5, 1))]])
-    largest = max(phi.flat, key=lambda entry: entry.value)
-    yield from (subject(Symbolic(phi), 3, 1).entries - phi.sum(2) / largest).flat
-    below = -np.abs(phi)
-    size = max(np.abs(phi).flat, key=lambda entry: entry.value)
-    found = subject(Symbolic(below), 3, 1).entries
-    yield from (found - below.sum(2) / size).flat
-    yield from (number(int(sign(entry) > 0)) for entry in found.flat)
+    """Of two targets: the first has a largest entry above 0; of the second none is, or next to none."""
+    for second in (((-2, -3), (-5, -1)), ((-2, -3), (-5, 0.004))):
+        phi = symbols("Phi", [[((2, -3), (-5, 1))], [second]])
+        found = subject(_Trace(phi, phi)).entries
+        yield from (found[0] - phi[0].sum(1) / phi[0, 0, 0, 0]).flat
+        yield from (found[1] + phi[1].sum(1) / phi[1, 0, 1, 0]).flat
 
 
 def normalised_channel_sum(subject: Callable[..., Any]) -> tuple[Claim, ...]:
     """The map of AGF."""
-    says = "relevance over its maximum, summed over channels; over its largest size where none is positive"
+    says = "relevance over its maximum, summed over channels; over its largest size where next to none is positive"
     return (Claim(says, IMAGE, _normalised, r"\mathrm{map} = \sum_c \Phi / \max \Phi"),)
 
 
@@ -188,5 +191,5 @@ CLAIMS: dict[str, Callable[[Any], tuple[Claim, ...]]] = {
         r"\sum_c a_{cp} \sum_q \alpha_{cq} \max(g_{cq}, 0),\ \alpha = g^2 / (2 g^2 + g^3 \sum_q a_{cq} + 10^{-6})",
     ),
     "agf_fx.methods.contrast:difference": difference,
-    "agf_fx.rules.agf:normalised_channel_sum": normalised_channel_sum,
+    "agf_fx.methods.agf:normalised_channel_sum": normalised_channel_sum,
 }

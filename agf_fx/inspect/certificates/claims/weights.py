@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agf_fx.inspect.certificates.certificate import Claim
-from agf_fx.inspect.certificates.claims.layers import layer_cases, parameter, sum_promised
+from agf_fx.inspect.certificates.claims.layers import as_convolution, layer_cases, parameter, sum_promised
 from agf_fx.inspect.certificates.laws import SUM_IN, Quotient, equals, negative, positive
 from agf_fx.inspect.certificates.layers import LINEAR, Case, linear
 from agf_fx.inspect.certificates.numbers import Number, number, total
@@ -60,11 +60,12 @@ def gamma(rule: Rule) -> tuple[Claim, ...]:
             rf"{SUM_IN} = \sum_j \Phi_j (1 - c_{{jb}} / (\sum_k c_{{jk}} + c_{{jb}}))",
         ),
         equals(_without_zeros, LINEAR, formula, says, latex),
+        as_convolution(),
     )
 
 
 def _without_zeros() -> tuple[Case, ...]:
-    return (*linear(bias=True)[:4], linear()[0])
+    return (*linear(bias=True)[:5], linear()[0])
 
 
 def w_square(rule: Rule) -> tuple[Claim, ...]:
@@ -87,6 +88,7 @@ def w_square(rule: Rule) -> tuple[Claim, ...]:
             rule, layer_cases, LINEAR, lost, rf"{SUM_IN} = \sum_j \Phi_j (1 - b_j^2 / (\sum_k w_{{jk}}^2 + b_j^2))"
         ),
         equals(layer_cases, LINEAR, formula, "each input by the square of its weight", latex),
+        as_convolution(),
     )
 
 
@@ -101,6 +103,7 @@ def flat(rule: Rule) -> tuple[Claim, ...]:
     return (
         sum_promised(rule, layer_cases, LINEAR),
         equals(layer_cases, LINEAR, formula, "the n inputs that an output reads get the same", latex),
+        as_convolution(),
     )
 
 
