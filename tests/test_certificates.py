@@ -15,10 +15,11 @@ import agf_fx
 from agf_fx.inspect import certificates
 from agf_fx.inspect.certificates.claims.layers import rescaled
 from agf_fx.inspect.certificates.laws import sums
-from agf_fx.inspect.certificates.layers import linear, linear_of_three, messages
+from agf_fx.inspect.certificates.layers import Constant, call, case, linear, linear_of_three, messages
 from agf_fx.inspect.certificates.numbers import Number, is_zero, number, sign, symbols, total
 from agf_fx.inspect.certificates.symbolic import Symbolic
 from agf_fx.inspect.certificates.vanishing import vanishes
+from agf_fx.ir.vocabulary import VOCABULARY
 from agf_fx.rules import agf, factorisation, gradients, linear_maps, lrp, numerics, propagation
 from agf_fx.rules.merging import Merge
 from agf_fx.rules.register import registered_rules
@@ -131,6 +132,10 @@ def with_weights(site, arrays):
     return arrays
 
 
+def on_convolutions(site, arrays):
+    return doubled(site, arrays) if site.node.target is aten.conv1d.default else arrays
+
+
 def twice(function):
     def changed(*args):
         found = function(*args)
@@ -171,7 +176,8 @@ def test_no_claim_is_empty(subject, monkeypatch):
                 patch.setattr(module, name, change(getattr(module, name)))
                 assert not claim.holds(subject), claim.says
         else:
-            changes = [with_weights] if "folding" in claim.says else [doubled, negated, moved]
+            kinds = {"invariant under batch-norm folding": [with_weights], "a convolution whose": [on_convolutions]}
+            changes = next((kinds[start] for start in kinds if claim.says.startswith(start)), [doubled, negated, moved])
             assert any(not claim.holds(broken(subject, change)) for change in changes), claim.says
 
 
@@ -237,9 +243,9 @@ def test_delta_shift_keeps_the_sum_of_each_target():
 
 @pytest.mark.parametrize("rule", [propagation.z_box, lrp.z_box(-3.0, 3.0)], ids=str)
 def test_z_box_depends_on_the_sign_of_the_scale_of_an_output(rule):
-    case = linear_of_three()[0]
-    found = messages(rule, case)[0]
-    above, below = (messages(rule, rescaled(case, symbols("s", [size, 7])))[0] for size in (3, -3))
+    layer = linear_of_three()[0]
+    found = messages(rule, layer)[0]
+    above, below = (messages(rule, rescaled(layer, symbols("s", [size, 7])))[0] for size in (3, -3))
     assert all(is_zero(entry) for entry in (above - found).flat)
     assert not all(is_zero(entry) for entry in (below - found).flat)
 
@@ -247,8 +253,6 @@ def test_z_box_depends_on_the_sign_of_the_scale_of_an_output(rule):
 def test_relevance_is_lost_where_all_denominators_are_0():
     """What exact division cannot save: of a layer whose outputs are all 0 nothing is handed on."""
     x = np.array([[number(0), number(0)]])
-    from agf_fx.inspect.certificates.layers import Constant, call, case
-
     blank = case("a blank input", call(aten.linear.default, x, Constant(symbols("W", ((1, 2), (3, -1)))), None))
     assert all(entry.expression == 0 for entry in messages(propagation.flat, blank)[0].flat)
 
@@ -263,7 +267,8 @@ def by_squares(site, phi):
     return (x * linear_maps.adjoint(site, numerics.div(site.settled(phi, y), y), weight),)
 
 
-def test_a_rule_of_ones_own_is_certified():
+def test_a_rule_of_ones_own_is_certified(monkeypatch):
+    monkeypatch.setattr("agf_fx.inspect.certificates.catalogue._OWN", {})
     assert certificates.of(by_squares) is None
     certificates.certify(by_squares, sums(Promise.CONSERVES, linear, "linear layer"))
     certificate = certificates.of(by_squares)
@@ -275,10 +280,13 @@ def test_a_rule_of_ones_own_is_certified():
 
 def test_a_registered_rule_without_a_certificate_is_named(monkeypatch):
     monkeypatch.setattr("agf_fx.rules.register._REGISTERED", {})
+    monkeypatch.setattr("agf_fx.inspect.certificates.catalogue._OWN", {})
     mine = Rule(lambda site, phi: (phi,), "mine", promise=Promise.CONSERVES)
     with torch.library._scoped_library("certificates", "FRAGMENT") as library:
         library.define("twice(Tensor x) -> Tensor")
         op = torch.ops.certificates.twice.default
+        for table in (VOCABULARY, gradients.VJPS):  # undone at the end
+            monkeypatch.setitem(table, op, None)
         agf_fx.register_rule(op, mine, vjp=lambda site, g: (g * 2,))
         assert registered_rules() == {op: mine}
         assert certificates.uncertified() == [mine]

@@ -39,14 +39,14 @@ ROOMS = {
 
 INTRODUCTION = """\
 A certificate says what is claimed of a rule, and on which small layer it is proved: the rule's own code, the same that
-explains networks, runs there on symbols in the place of numbers, and what is left of the claim is 0. Divisions are exact, or
-have the stabiliser ε for a symbol. What a rule asks of values, their signs and which is larger, is answered at a point, so that a
-proof holds around it for all values with the same answers; a few points cover the cases that a rule tells apart. Claims of a sum hold
-unless all denominators of a sample are 0: then nothing is handed on.
+explains networks, runs there on symbols in the place of numbers, and what is left of the claim is 0. Divisions are
+exact, or have the stabiliser ε for a symbol. What a rule asks of values, their signs and which is larger, is answered
+at a point, so that a proof holds around it, for all values with the same answers; a few points cover the cases that a
+rule tells apart. Claims of a sum hold unless all denominators of a sample are 0: then nothing is handed on.
 
-`agf_fx.inspect.certificates.of(rule)` has the claims of a rule as data, `.proofs()` proves them, and `.computed()` is what the code
-computes on the layer, as LaTeX. `python tools/certificates.py --prove` proves all. A rule without a certificate, and a broken one,
-fail the tests; for one of your own, see [extending](extending.md#a-certificate)."""
+`agf_fx.inspect.certificates.of(rule)` has the claims of a rule as data, `.proofs()` proves them, and `.computed()` is
+what the code computes on the layer, as LaTeX. `python tools/certificates.py --prove` proves all. A rule without a
+certificate, and a broken one, fail the tests; for one of your own, see [extending](extending.md#a-rule)."""
 
 
 def main() -> int:
