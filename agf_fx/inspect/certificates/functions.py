@@ -71,6 +71,17 @@ _max, _min = extreme(greater), extreme(less)
 _maximum = entrywise(greater, 2)
 _hypot = entrywise(lambda a, b: Number(sympy.sqrt(a.expression**2 + b.expression**2), math.hypot(a.value, b.value)), 2)
 
+
+def _clamp(x: Any, low: float | None, high: float | None) -> Any:
+    x = x if low is None else entrywise(greater, 2)(x, low)
+    return x if high is None else entrywise(less, 2)(x, high)
+
+
+def _prelu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    slope = slope.reshape(-1, *[1] * (x.ndim - 2))
+    return entrywise(lambda a, s: a if sign(a) > 0 else a * s, 2)(x, slope)
+
+
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.abs: entrywise(abs),
     torch.amax: _max,
@@ -105,8 +116,12 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.abs.default: entrywise(abs),
     aten.add.Tensor: operator.add,
     aten.amax.default: _max,
+    aten.atan2.default: entrywise(
+        lambda a, b: Number(sympy.atan2(a.expression, b.expression), math.atan2(a.value, b.value)), 2
+    ),
     aten.batch_norm.default: batch_norm,
     aten.cat.default: lambda parts, dim: np.concatenate(parts, dim),
+    aten.clamp.default: _clamp,
     aten.constant_pad_nd.default: pad,
     aten.conv1d.default: conv1d,
     aten.conv_transpose1d.default: conv_transpose1d,
@@ -124,6 +139,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.log.default: log,
     aten.log1p.default: function_of(lambda a: sympy.log(1 + a), math.log1p),
     aten.log_softmax.int: log_softmax,
+    aten.logaddexp.default: lambda a, b: log(exp(a) + exp(b)),
     aten.logical_not.default: _not,
     aten.logsumexp.default: log_sum_exp,
     aten.masked_fill.Scalar: _masked,
@@ -137,6 +153,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.new_zeros.default: _full(0),
     aten.permute.default: np.transpose,
     aten.pow.Tensor_Scalar: lambda a, b: a ** number(b),
+    aten.prelu.default: _prelu,
     aten.reciprocal.default: _reciprocal,
     aten.relu.default: _relu,
     aten.reshape.default: np.reshape,
@@ -148,6 +165,7 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.sigmoid_backward.default: lambda g, y: g * y * (number(1) - y),
     aten.slice.Tensor: slice_,
     aten.softmax.int: softmax,
+    aten.special_entr.default: lambda a: -a * log(a),
     aten.sqrt.default: sqrt,
     aten.sub.Tensor: operator.sub,
     aten.sum.dim_IntList: summed,

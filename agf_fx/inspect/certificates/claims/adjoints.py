@@ -29,6 +29,7 @@ _ENTRYWISE = {
     aten.exp.default: _ANY,
     aten.expm1.default: _ANY,
     aten.log.default: _ABOVE,
+    aten.special_entr.default: _ABOVE,
     aten.log1p.default: _ABOVE,
     aten.sin.default: _ANY,
     aten.cos.default: _ANY,
@@ -55,7 +56,15 @@ def _called(target: Callable[..., Any], *args: Any) -> Case:
 def entrywise() -> tuple[Case, ...]:
     """Functions of every entry, where their derivatives are written by hand."""
     found = [_called(target, symbols("x", [values])) for target, values in _ENTRYWISE.items()]
-    return (*found, _called(aten.pow.Tensor_Scalar, symbols("x", [_ANY]), 3))
+    x, slope = symbols("x", [_ANY]), Constant(symbols("c", [0.5, 0.25]))
+    clamped = symbols("x", [(2, -3, 0.5)])
+    return (
+        *found,
+        _called(aten.pow.Tensor_Scalar, x, 3),
+        _called(aten.prelu.default, x, slope),
+        _called(aten.clamp.default, clamped, -1, 1),
+        _called(aten.clamp.default, clamped, 0, None),
+    )
 
 
 @functools.cache
@@ -76,6 +85,8 @@ def of_several() -> tuple[Case, ...]:
         _called(aten.div.Tensor, a, c),
         _called(aten.matmul.default, left, right),
         _called(aten.hypot.default, a, b),
+        _called(aten.atan2.default, a, b),
+        _called(aten.logaddexp.default, a, b),
         _called(aten.softmax.int, scores, 1, None),
         _called(aten.log_softmax.int, scores, 1, None),
         _called(aten.logsumexp.default, scores, [1]),
@@ -83,7 +94,7 @@ def of_several() -> tuple[Case, ...]:
         _called(aten.sum.dim_IntList, maps, [1]),
         _called(aten.amax.default, maps, [2]),
         _called(aten.linalg_vector_norm.default, x, 2, [1]),
-        _called(aten.batch_norm.default, maps, *statistics, False, 0.0, 0, True),
+        _called(aten.batch_norm.default, maps, *statistics, False, 0.0, symbols("eta", [0.5])[0], True),
     )
 
 
@@ -125,7 +136,7 @@ def _norms() -> tuple[Case, ...]:
     )
 
 
-ENTRYWISE = f"{len(_ENTRYWISE) + 1} functions of 2 entries each: relu, sigmoid, tanh, exp, log, sin, asin, pow, …"
+ENTRYWISE = f"{len(_ENTRYWISE) + 3} functions of 2 to 3 entries each: relu, sigmoid, tanh, exp, log, sin, asin, pow, …"
 SEVERAL = "sums, products, quotients, matrix products, softmaxes, maxima, means, norms of 2 to 4 entries"
 CONVOLUTIONS = "linear layer; convolutions of 3 to 5 entries with strides, padding, dilation, groups; transposed ones"
 NORMS = "layer, group and RMS norms of 2 to 3 entries"
