@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from agf_fx.inspect.certificates.numbers import Number, number, symbols
+from agf_fx.inspect.certificates.numbers import Number, numbers, symbols
 from agf_fx.inspect.certificates.symbolic import Symbolic
 from agf_fx.ir.facts import mark
 from agf_fx.ir.types import BATCH, TensorType
+from agf_fx.rules.gradients import vjp
 from agf_fx.rules.numerics import EXACT, Division, dividing
 from agf_fx.rules.rule import Rule
 from agf_fx.rules.site import GRADIENT, Sent, Site
@@ -98,8 +99,6 @@ def call(
     mark(node, **(facts or {}))
     site = Site(node, values, output, TARGETS, beside={name: Symbolic(a) for name, a in (beside or {}).items()})
     if sent is not None:
-        from agf_fx.rules.gradients import vjp
-
         received = Symbolic(sent)
         site = replace(site, sent={GRADIENT: Sent(received, vjp(site, received))})
     if reference is not None:
@@ -124,7 +123,7 @@ def message(name: str, shape: tuple[int, ...], sizes: tuple[int, ...] = _SIZES) 
     """A message (K, 1, *shape): symbols, and numbers of other signs."""
     count = int(np.prod(shape))
     first = symbols(name, np.resize(sizes, count).reshape(1, 1, *shape))
-    other = np.frompyfunc(number, 1, 1)(np.resize(_OTHERS, count).reshape(1, 1, *shape))
+    other = numbers(np.resize(_OTHERS, count).reshape(1, 1, *shape))
     return np.concatenate([first, other])
 
 

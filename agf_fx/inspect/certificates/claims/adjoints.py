@@ -128,10 +128,10 @@ def convolutions() -> tuple[Case, ...]:
 @functools.cache
 def _norms() -> tuple[Case, ...]:
     x, gamma, eps = symbols("x", [[2, -3, 5]]), Constant(symbols("gamma", [3, -2, 1])), symbols("eta", [0.5])[0]
-    maps, scale = symbols("x", [[[2], [-3]]]), Constant(symbols("gamma", [3, -2]))
+    maps, scale = symbols("x", [[[2], [-3], [1], [5]]]), Constant(symbols("gamma", [3, -2, 1, 4]))
     return (
         _called(aten.layer_norm.default, x, [3], gamma, None, eps, True),
-        _called(aten.group_norm.default, maps, 1, scale, None, eps, True),
+        _called(aten.group_norm.default, maps, 2, scale, None, eps, True),
         _called(aten.rms_norm.default, x, [3], gamma, eps),
     )
 
@@ -139,7 +139,7 @@ def _norms() -> tuple[Case, ...]:
 ENTRYWISE = f"{len(_ENTRYWISE) + 3} functions of 2 to 3 entries each: relu, sigmoid, tanh, exp, log, sin, asin, pow, …"
 SEVERAL = "sums, products, quotients, matrix products, softmaxes, maxima, means, norms of 2 to 4 entries"
 CONVOLUTIONS = "linear layer; convolutions of 3 to 5 entries with strides, padding, dilation, groups; transposed ones"
-NORMS = "layer, group and RMS norms of 2 to 3 entries"
+NORMS = "layer norm and RMS norm of 3 entries, group norm of 2 groups of 2"
 ADJOINT = r"\langle L x, s \rangle = \langle x, L^{\mathsf T} s \rangle"
 
 

@@ -251,15 +251,14 @@ def _over_dimension(target: Callable[..., Any], *options: Any, exponentials: boo
 
 def _norm(target: Callable[..., Any]) -> Callable[[], Iterable[Case]]:
     def made() -> Iterable[Case]:
-        gamma, eps = symbols("gamma", [3, -2]), symbols("eta", [0.5])[0]
-        x, x_0 = symbols("x", [[2, -3]]), symbols("u", [[1, 4]])
+        eps = symbols("eta", [0.5])[0]
         if target is aten.group_norm.default:
-            x, x_0 = x[..., None], x_0[..., None]
-            options: tuple[Any, ...] = (1, Constant(gamma), None, eps, True)
-        else:
-            options = ([2], Constant(gamma), *(() if target is aten.rms_norm.default else (None,)), eps)
-            options += () if target is aten.rms_norm.default else (True,)
-        yield _compared(target._schema.name, target, x, x_0, *options)
+            x, x_0 = symbols("x", [[[2, -3]]]), symbols("u", [[[1, 4]]])
+            yield _compared("one group", target, x, x_0, 1, Constant(symbols("gamma", [3])), None, eps, True)
+            return
+        x, x_0, gamma = symbols("x", [[2, -3]]), symbols("u", [[1, 4]]), Constant(symbols("gamma", [3, -2]))
+        options = (eps,) if target is aten.rms_norm.default else (None, eps, True)
+        yield _compared(target._schema.name, target, x, x_0, [2], gamma, *options)
 
     return made
 

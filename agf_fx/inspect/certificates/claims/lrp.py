@@ -73,13 +73,11 @@ def _weights(rule: Rule, z_ahead: np.ndarray, z_behind: np.ndarray) -> tuple[np.
     """What the two parts count at each output: α and -β; in the lossless rule 1 and 0 where there is only one."""
     known = dict(rule.parameters)
     alpha, beta = number(known.get("α", 1)), number(known.get("β", 0))
-    one, none = np.full(z_ahead.shape, number(1)), np.full(z_ahead.shape, number(0))
+    both = nonzero(z_ahead) * nonzero(z_behind)
     if not known.get("lossless"):
-        return one * alpha, one * -beta
-    both, only_behind = nonzero(z_ahead) * nonzero(z_behind), (1 - nonzero(z_ahead)) * nonzero(z_behind)
-    return np.where(both.astype(bool), one * alpha, np.where(only_behind.astype(bool), none, one)), np.where(
-        both.astype(bool), one * -beta, np.where(only_behind.astype(bool), one, none)
-    )
+        return both * 0 + alpha, both * 0 - beta
+    behind_alone = nonzero(z_behind) - both
+    return both * alpha + (1 - both - behind_alone), behind_alone - both * beta
 
 
 ALPHA_BETA = (

@@ -12,7 +12,7 @@ import torch
 from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import SUM_IN, Quotient, equals, nonzero, of_constants, sums, transposed
 from agf_fx.inspect.certificates.layers import Case, Constant, call, case
-from agf_fx.inspect.certificates.numbers import Number, entrywise, number, symbols
+from agf_fx.inspect.certificates.numbers import Number, numbers, symbols
 from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
@@ -82,14 +82,13 @@ _SAVE_CONSTANTS = rf"{SUM_IN} = \sum_{{j:\, y_j \text{{ depends on }} x}} \Phi_j
 def movements() -> tuple[Case, ...]:
     """Data movement, with and without constants among what is moved."""
     x, maps, c = symbols("x", [[2, -3, 5]]), symbols("x", [[[2, -3, 5], [7, 1, -4]]]), Constant(symbols("c", [[3]]))
-    mask, index = (Constant(np.array(places)) for places in ([[1, 0, 1]], [2, 0, 2]))
-    mask, index = (Constant(entrywise(number)(a.values)) for a in (mask, index))
+    mask, index = (Constant(numbers(np.array(places))) for places in ([[1, 0, 1]], [2, 0, 2]))
     calls = (
         ("reshape", call(aten.reshape.default, maps, [1, 6])),
         ("permute", call(aten.permute.default, maps, [0, 2, 1])),
         ("cat with a constant", call(aten.cat.default, [x, c], 1)),
         ("expand", call(aten.expand.default, symbols("x", [[[2], [-3]]]), [-1, 2, 3])),
-        ("slice with a step", call(aten.slice.Tensor, symbols("x", [[2, -3, 5, 7, 1]]), 1, 1, 5, 2)),
+        ("slice with a step", call(aten.slice.Tensor, symbols("x", [[[2, -3], [5, 7], [1, 4], [-2, 3]]]), 1, 1, 4, 2)),
         ("select", call(aten.select.int, maps, 2, 1)),
         ("index_select that repeats", call(aten.index_select.default, x, 1, index)),
         ("roll", call(aten.roll.default, maps, [1], [2])),
@@ -100,7 +99,7 @@ def movements() -> tuple[Case, ...]:
     return tuple(case(about, site) for about, site in calls)
 
 
-MOVEMENT = "reshape, permute, cat, expand, slice, select, index_select, roll, pad, masked_fill, where of 3 to 6 entries"
+MOVEMENT = "reshape, permute, cat, expand, slice, select, index_select, roll, pad, masked_fill, where of 3 to 8 entries"
 
 
 def move_back(rule: Rule) -> tuple[Claim, ...]:

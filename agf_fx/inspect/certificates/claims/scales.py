@@ -12,7 +12,7 @@ import torch
 from agf_fx.inspect.certificates.certificate import Claim
 from agf_fx.inspect.certificates.laws import CONSERVED, SUM_IN, Quotient, equals, sums
 from agf_fx.inspect.certificates.layers import Case, Constant, call, case
-from agf_fx.inspect.certificates.numbers import Number, entrywise, number, symbols, total
+from agf_fx.inspect.certificates.numbers import Number, number, numbers, symbols, total
 from agf_fx.rules.rule import Promise, Rule
 
 aten = torch.ops.aten
@@ -56,7 +56,7 @@ def constant_scale(rule: Rule) -> tuple[Claim, ...]:
         """Contributions (outputs, inputs), their sums, and β."""
         x = case.site.x.entries.reshape(-1)
         n, gamma = len(x), case.site.args[2].entries
-        eye = entrywise(number)(np.eye(n))
+        eye = numbers(np.eye(n))
         centre = eye if case.kind == "rms" else eye - number(1) / number(n)
         products = gamma[:, None] * centre / sigma * x
         beta = np.full(n, number(0)) if case.beta is None else case.beta.values
