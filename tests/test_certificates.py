@@ -257,6 +257,14 @@ def test_relevance_is_lost_where_all_denominators_are_0():
     assert all(entry.expression == 0 for entry in messages(propagation.flat, blank)[0].flat)
 
 
+def test_bilinear_hands_on_nothing_in_all_at_a_quotient():
+    """So tables have `gated` in front of it: the denominator of a quotient is a gate."""
+    a, b = symbols("a", [[2, -3]]), symbols("b", [[5, 1]])
+    upper, lower = messages(propagation.bilinear, case("a / b", call(aten.div.Tensor, a, b)))
+    assert all(is_zero(entry) for entry in (upper + lower).flat)
+    assert not is_zero(upper.flat[0])
+
+
 # Rules of one's own
 
 

@@ -31,10 +31,12 @@ def _shared() -> tuple[Case, ...]:
         case("a sum over entries", call(aten.sum.dim_IntList, symbols("x", [[[2, -3], [5, 1]]]), [2])),
         case("a mean", call(aten.mean.dim, x, [1])),
         case("ReLU", call(aten.relu.default, x)),
+        case("a maximum", call(aten.amax.default, x, [1])),
+        case("a length", call(aten.linalg_vector_norm.default, x, 2, [1])),
     )
 
 
-SHARED = "sum and difference of two signals, sum, mean and ReLU of 2 to 4 entries"
+SHARED = "sum and difference of two signals, sum, mean, maximum, length and ReLU of 2 to 4 entries"
 
 
 def proportional(rule: Rule) -> tuple[Claim, ...]:
@@ -46,7 +48,7 @@ def proportional(rule: Rule) -> tuple[Claim, ...]:
 
     latex = r"\Phi^{\mathrm{in}}_i = \sum_j \frac{x_i\, \partial y_j / \partial x_i}{y_j} \Phi_j"
     return (
-        sums(Promise.CONSERVES, _shared, SHARED, None, ", where f is linear or a ReLU"),
+        sums(Promise.CONSERVES, _shared, SHARED, None, ", where f is homogeneous of degree 1, as these are"),
         equals(_shared, SHARED, formula, "each operand by its share of the output", latex),
     )
 
