@@ -1,0 +1,1 @@
+"""What is claimed of every rule, by the room that it belongs to."""
