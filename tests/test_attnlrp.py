@@ -408,3 +408,22 @@ def test_options():
     with pytest.raises(OptionsError, match="gamma is -1"):
         REGISTRY["attnlrp"].chosen({"gamma": -1})
     assert REGISTRY["attnlrp"].parsed(["gamma=none"]).gamma is None
+
+
+class DividedBySoftmax(nn.Module):
+    """A quotient whose denominator is a softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.above, self.below = nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(3, 6, 3, bias=False)
+        self.head = nn.Linear(6, 4, bias=False)
+
+    def forward(self, x):
+        return self.head((self.above(x).relu() / self.below(x).softmax(1)).mean((2, 3)))
+
+
+def test_a_quotient_keeps_its_relevance_whatever_it_is_divided_by():
+    torch.manual_seed(0)
+    model = DividedBySoftmax().double().eval()
+    logits = model(IMAGES).gather(1, TARGETS[:, None])[:, 0].detach()
+    assert torch.allclose(maps(model).sum((1, 2)), logits, rtol=1e-3, atol=0)  # but for the stabiliser

@@ -73,6 +73,7 @@ def attnlrp_table(options: AttnLRPOptions) -> RuleTable:
         (linear_layer, layers),
         (op(*NORMS), constant_scale(epsilon, bias=bias)),
         *affine,
+        (fact("gate") & op(aten.div.Tensor), propagation.gated),  # halves of a quotient would be Φ/2 and -Φ/2
         (fact("gate") & ~_attention_gate, propagation.gated),
         (family(Family.PRODUCT), propagation.bilinear.divided(lrp.signed(epsilon / 2))),  # Φ / (2ab ± ε)
         (family(Family.JOINT), propagation.by_influence.divided(division)),
