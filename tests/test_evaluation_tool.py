@@ -62,6 +62,7 @@ def test_a_table_has_the_best_first():
     assert lines[2].endswith("| 2 |")
     assert lines[3].startswith("| agf | 0.500 (0.400 to 0.600)")
     assert study.commands()[0] in text
+    assert study.commands()[1] not in text  # no method of it is there
 
 
 def test_a_table_has_a_column_for_each_kind_of_map():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from evaluation_report.studies import STUDIES, Study
+from evaluation_report.studies import GROUPS, STUDIES, Study
 
 from agf_fx.evaluate.evaluation import KEYS
 from agf_fx.evaluate.experiments import EXPERIMENTS
@@ -34,7 +34,8 @@ def section(study: Study, means: pd.DataFrame) -> str:
     ways = "; ".join(f"{name.replace('_', ' ')}: {_WAYS[experiment.measures[name]]}" for name in measures)
     lines += [f"{ways[0].upper()}{ways[1:]}.", ""]
     lines += ["<details><summary>Commands</summary>", "", "```console"]
-    lines += [f"$ {command}" for command in study.commands()] + ["```", "", "</details>", ""]
+    there = [group for group in study.groups if {*GROUPS[group]} & {*means["method"]}]
+    lines += [f"$ {command}" for command in study.commands(there)] + ["```", "", "</details>", ""]
     named = means.assign(measure=means["measure"].where(means["measure"].isin(measures))).dropna(subset=["measure"])
     whole = _whole(named, keys)
     columns = [(*values, measure) for values in _values(named, keys) for measure in measures]
