@@ -16,7 +16,7 @@ from typing import Any
 Element = list[Any]
 """``[tag, child, ...]``; children are elements, or one string. A tag may carry attributes: ``mi:normal``."""
 
-_FUNCTIONS = {"min", "max", "exp", "softmax", "mean", "var"}
+_FUNCTIONS = {"min", "max", "exp", "log", "softmax", "mean", "var"}
 _TWO_LETTER_WORDS = {"as", "at", "by", "in", "is", "of", "or", "to"}  # any other two letters are a product
 _UPRIGHT_BELOW = {"in", "max"}  # subscripts that are words
 _RAISED = {"ᵀ": "T", "⁺": "+", "⁻": "−", "²": "2", "³": "3"}
@@ -28,7 +28,7 @@ _OPERATORS = {**dict.fromkeys("=<>≥≤≠⊙·+,;:§", None), "-": "−", "->"
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<operator>->|\.\.\.|[-=<>≥≤≠⊙·+,;:±∓])|(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?|½)"
     r"|(?P<below>_(?:[∇∂]?[A-Za-z∇]+))|(?P<raised>[ᵀ⁺⁻²³'])|(?P<lowered>₀)|(?P<slash>/)"
-    r"|(?P<word>[A-Za-z]{2,}(?:'s\b)?)|(?P<letter>[A-Za-zŷͰ-ϿΣΔ∂∇])|(?P<bracket>[()\[\]|‖])"
+    r"|(?P<word>[A-Za-z]{2,}(?:'s\b)?)|(?P<letter>(?:[A-Za-z][\u0303\u0304]?|[Ā-žͰ-Ͽ∂∇]))|(?P<root>√)|(?P<bracket>[()\[\]|‖])"
 )
 _NOTE = re.compile(r"(?:^|\s{2})(\((?:eqs?\. |§|z\^B|Alg\. |[A-Z][a-z]+ et al\.)[^()]*\))$")
 
@@ -38,6 +38,7 @@ class _Token:
     kind: str
     text: str
     spaced: bool  # white space before it
+    apart: bool = False  # several, which set off another formula
 
 
 class _Unknown(Exception):
@@ -51,7 +52,7 @@ class _Atom:
     Attributes:
         element: as it is typeset.
         text: what it was read from, without white space.
-        kind: "operator", "words", "slash", or "" for what is multiplied where it stands side by side.
+        kind: "operator", "words", "slash", "apart", or "" for what is multiplied where it stands side by side.
         spaced: white space stood before it.
         inside: of parentheses, what they hold, for fractions, whose bar groups already.
     """
@@ -106,17 +107,17 @@ def _shown(element: Element) -> str:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    place, spaced = 0, False
+    place, spaced, apart = 0, False, False
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
             raise _Unknown(text[place])
         place = match.end()
         if match.lastgroup == "space":
-            spaced = True
+            spaced, apart = True, len(match[0]) > 1
             continue
-        yield _Token(match.lastgroup or "", match[0], spaced)
-        spaced = False
+        yield _Token(match.lastgroup or "", match[0], spaced, apart)
+        spaced = apart = False
 
 
 class _Reader:
@@ -137,6 +138,8 @@ class _Reader:
                 self._place += 1
                 return _fractions(atoms)
             self._place += 1
+            if token.apart:
+                atoms.append(_Atom(["mspace:wide"], "", "apart"))
             self._read(token, atoms)
         if closing:
             raise _Unknown(closing)
@@ -167,7 +170,7 @@ class _Reader:
 
     def _word(self, token: _Token, atoms: list[_Atom]) -> None:
         text, last = token.text, atoms[-1] if atoms else None
-        in_prose = last is not None and last.kind == "words" and text not in ("min", "max", "exp", "softmax")
+        in_prose = last is not None and last.kind == "words" and (text == "mean" or text not in _FUNCTIONS)
         if text in _FUNCTIONS and not in_prose:
             atoms.append(_Atom(["mi:normal", text], text, "", token.spaced))
         elif len(text) == 2 and text not in _TWO_LETTER_WORDS:  # a product of two letters
@@ -280,6 +283,9 @@ def _reach(atoms: list[_Atom], place: int, close: bool) -> tuple[int, int]:
             if not _reaches_on(atoms[end - 1]):
                 raise _Unknown("/")  # a / b c: nobody can tell where the denominator ends
         end += 1
+    ends_in_word = end < len(atoms) and atoms[end].kind == "words" and not atoms[end].spaced
+    if ends_in_word or (start and atoms[start - 1].kind == "words" and not atoms[start].spaced):
+        raise _Unknown("/")
     return start, end
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,8 @@ class LayerMaps:
         target: the class that is explained.
         logit: its value; the mean over positions, where there are several.
         quantity: of the maps, "relevance" or "gradient".
-        maps: call of the model -> its output's relevance summed over channels, (H, W); of signals (1, L). Calls whose
-            output has no positions, or is counted together with other images, have none.
+        maps: call of the model -> its output's relevance summed over channels, (H, W); of signals and of tokens
+            (1, L). Calls whose output has no positions, or is counted together with other images, have none.
         image: the method's own map, (H, W) or another form.
         totals: call of the model -> the sum of the relevance of its output.
         conservation: what calls receive and hand on; None for gradients.
@@ -61,7 +62,9 @@ def layer_maps(
         OptionsError: the method looks at many points, searches, or moves the weights.
     """
     if method.points is not None or method.search is not None or method.step is not None:
-        raise OptionsError(f"{method.name} looks at every image many times, and has no one map at a layer.")
+        raise OptionsError(
+            f"{method.name} looks at every image many times, and has no one map at a layer; leave the image out."
+        )
     with torch.no_grad():
         streams = interpret(canonical, method, image, target, inputs)
     quantity = RELEVANCE if RELEVANCE in streams.messages else GRADIENT
@@ -98,6 +101,19 @@ def _map(node: fx.Node, found: Mapping[str, Tensor]) -> np.ndarray | None:
     if spatial.dim() not in (1, 2) or spatial.numel() < 2 or not bool(spatial.isfinite().all()):
         return None
     return np.atleast_2d(spatial.cpu().numpy())
+
+
+def folded(tokens: np.ndarray) -> np.ndarray | None:
+    """Relevance (1, L) of the tokens of an image as the square that they cover; None where they cover none.
+
+    Where one token is too many, it is the first, which stands for the class and for no place.
+    """
+    count = tokens.shape[1]
+    for extra in (0, 1):
+        side = math.isqrt(count - extra)
+        if side > 1 and side * side == count - extra:
+            return tokens[0, extra:].reshape(side, side)
+    return None
 
 
 def displayed(image: Tensor, pixels: Any = None) -> np.ndarray | None:

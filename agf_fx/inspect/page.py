@@ -19,7 +19,7 @@ from agf_fx.atomic import atomic_write
 from agf_fx.errors import MissingDependencyError
 from agf_fx.imaging.render import diverging_colormap, symmetric_limit
 from agf_fx.inspect.conservation import ConservationReport, Flow
-from agf_fx.inspect.layer_maps import LayerMaps
+from agf_fx.inspect.layer_maps import LayerMaps, folded
 from agf_fx.inspect.page_data import page_data
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.views import READ_OUT
@@ -124,7 +124,7 @@ def _add_maps(
         if row["name"] == READ_OUT and maps.image.ndim == 2:
             drawn = maps.image
         if drawn is not None:
-            row["map"] = {"src": map_address(drawn), "shape": list(drawn.shape), "limit": symmetric_limit(drawn)}
+            row["map"] = _drawn(drawn, of_image=explanation.canonical.image_type.rank == 4)
         total = next((maps.totals[call] for call in reversed(calls) if call in maps.totals), None)
         if total is not None:
             row["total"] = total
@@ -134,6 +134,17 @@ def _add_maps(
         found = [flows[call] for call in row["calls"] if call in flows]
         if found:
             row["flow"] = _flow(found)
+
+
+def _drawn(relevance: np.ndarray, of_image: bool) -> dict[str, Any]:
+    """A map with what is said of it; tokens of an image in their square."""
+    shape, said = relevance.shape, ""
+    if of_image and shape[0] == 1:
+        square = folded(relevance)
+        if square is not None:
+            relevance, said = square, f" of {shape[1]} tokens"
+    shown = {"src": map_address(relevance), "shape": list(relevance.shape)}
+    return {**shown, "limit": symmetric_limit(relevance), "said": said}
 
 
 def _cuts(report: ConservationReport | None, images: str) -> dict[str, float]:

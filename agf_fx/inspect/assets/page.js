@@ -424,7 +424,7 @@ function conservation(item) {
       ["all branches", item.cut === undefined ? "" : signed(item.cut)]]));
   } else if (item.total !== undefined) parts.push(facts([["sum", signed(item.total)]]));
   if (item.map) parts.push(el("img", {class: "map", src: item.map.src, alt: `${quantity} at the output of ${item.name}, red for and blue against`}),
-    el("p", {class: "faint"}, `${item.map.shape.join(" × ")}, scale ±${signed(item.map.limit)}`));
+    el("p", {class: "faint"}, `${item.map.shape.join(" × ")}${item.map.said}, scale ±${signed(item.map.limit)}`));
   return parts;
 }
 async function showOperations(panel, item, key) {
@@ -506,7 +506,7 @@ function legend() {
     return el("span", {}, svg("svg", {width: 34, height: 16, "aria-hidden": "true"},
       svg("path", {d: y, fill: colour(name)}), svg("path", {d: "M14 8H34", stroke: colour(name), "stroke-width": 2.5, "stroke-dasharray": name === "forward" ? "" : dash(number)})), words);
   };
-  $("legend").append(entry("forward", "forward, down the left", 0, false), ...streams.map((name, number) => entry(name, `${name}, back up the right`, number, true)));
+  $("legend").append(entry("forward", "forward, down", 0, false), ...streams.map((name, number) => entry(name, `${name}, up`, number, true)));
 }
 function begin() {
   $("summary").textContent = `images ${data.images} · ${leaves.filter((leaf) => leaf.calls.length).length} calls, ${data.operations} operations · ` +
