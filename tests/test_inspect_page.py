@@ -167,6 +167,7 @@ def test_maps_and_sums_at_every_layer(written):
     assert shown["map"]["limit"] == pytest.approx(limit, rel=1e-2)
     report = explainer().conservation(image(), 1)
     assert rows["stem"]["flow"]["handed"] == pytest.approx(report.flows[-1].handed_on.item(), rel=1e-5)
+    assert rows["stem"]["cut"] + rows["stem"]["flow"]["change"] == pytest.approx(rows["(map)"]["cut"], rel=1e-4)
     assert rows["(map)"]["cut"] == pytest.approx(report.final.item(), rel=1e-5)
     assert data["picture"]["target"] == "<b>"
     assert data["picture"]["photo"].startswith("data:image/jpeg;base64,")
@@ -288,7 +289,7 @@ def test_a_layer_opens_with_formula_operations_and_costs(opened):
     assert box["width"] > 40
     assert box["height"] > 12
     panel.locator("summary", has_text="relevance").click()
-    assert panel.locator("tbody tr").count() > 50
+    panel.locator("tbody tr").nth(50).wait_for(state="attached")
     assert panel.locator("mfrac").count() > 3
     words = panel.inner_text()
     assert "stage.0.conv1.weight" in words

@@ -35,6 +35,7 @@ function short(number, unit = "") {
   const digits = power === 0 && Number.isInteger(number) ? String(size) : size.toPrecision(3);
   return `${number < 0 ? "−" : ""}${digits} ${prefixes[power]}${unit}`.trim();
 }
+const percent = (part) => (part && part < 0.0005 ? "< 0.1 %" : `${(100 * part).toFixed(1)} %`);
 const signed = (number) => (number === 0 ? "0" : Number(number).toPrecision(4).replace("-", "−").replace("e+", "e"));
 const colour = (stream) => `var(--${stream === "forward" || stream === "relevance" || stream === "gradient" ? stream : "other"})`;
 const dash = (number) => ["", "5 3", "2 3"][Math.min(number, 2)];
@@ -279,11 +280,11 @@ function mark() {
   streams.forEach((stream, number) => bold(state.marked[1], stream, number, at.spine(number), (edge) => at.lane(edge.lane, number)));
 }
 function focusChosen() { const found = elementOf(state.chosen); if (found) found.focus({preventScroll: true}); }
-function choose(key, {focus = true, open = false, scroll = true} = {}) {
+function choose(key, {focus = true, open = false, block = "nearest"} = {}) {
   state.chosen = key;
   mark();
   const found = elementOf(key);
-  if (found && scroll) found.scrollIntoView({block: "nearest"});
+  if (found) found.scrollIntoView({block});
   if (focus) focusChosen();
   showDetails();
   if (open) $("details").classList.add("open");
@@ -347,7 +348,7 @@ function applySearch() {
 $("search").addEventListener("input", (event) => {
   state.words = event.target.value.trim().toLowerCase();
   applySearch();
-  const first = state.rows.find((row) => row.item.inside.some((index) => hits().includes(index)));
+  const first = state.rows.find((row) => row.kind !== "head" && row.item.inside.some((index) => hits().includes(index)));
   if (first && state.words) elementOf(first.key).scrollIntoView({block: "center"});
 });
 $("search").addEventListener("keydown", (event) => {
@@ -357,7 +358,7 @@ $("search").addEventListener("keydown", (event) => {
   if (!found.length) return;
   const row = state.rows[placeOf(state.chosen)], at = row.kind === "leaf" ? row.item.inside[0] : row.item.inside[0] - 1;
   const next = event.shiftKey ? found.filter((i) => i < at).at(-1) ?? found.at(-1) : found.find((i) => i > at) ?? found[0];
-  choose(reveal(next), {focus: event.key === "ArrowDown", open: false});
+  choose(reveal(next), {focus: event.key === "ArrowDown", block: "center"});
   event.preventDefault();
 });
 
@@ -383,17 +384,19 @@ function showDetails() {
   const item = row.item, panel = $("details");
   const close = el("button", {class: "close", type: "button"}, "Close");
   close.addEventListener("click", () => { panel.classList.remove("open"); focusChosen(); });
-  const count = item.weights.length ? item.weights.map(([path, type]) => el("div", {}, el("code", {}, `${path}  ${type}`))) : [];
   panel.replaceChildren(close, el("h2", {}, item.name || data.model),
     el("p", {class: "faint"}, ENDS[item.name] || [item.op, item.class && item.class !== item.op ? item.class : "", row.kind === "leaf" ? "" : `${item.inside.length} calls`].filter(Boolean).join(" · ")),
-    facts([["role", item.role], ["form", item.form], ["output", item.shape && el("code", {}, item.shape)],
-      ["source", item.source && el("code", {}, item.source)],
-      ["weights", count.length > 12 ? `${count.length} tensors` : count.length ? el("div", {}, ...count) : ""],
-      ["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
-      ["cost", `${short(item.flops, "FLOP")}, ${short(item.bytes, "B")} moved, ${(100 * item.share).toFixed(item.share < .1 ? 2 : 1)} % of the whole`],
-      ["FLOP", item.costs[0] && el("code", {}, item.costs[0])], ["bytes", item.costs[1] && el("code", {}, item.costs[1])]]));
+    facts([["role", item.role], ["form", item.form], ["output", item.shape && el("code", {}, item.shape)], ["source", item.source && el("code", {}, item.source)]]));
+  for (const [number, ...rules] of item.rules) panel.append(...ruleParts(streams[number], rules), el("div", {"data-parts": streams[number]}));
   if (item.flow || item.total !== undefined) panel.append(...conservation(item));
-  for (const [number, ...rules] of item.rules) panel.append(...ruleParts(streams[number], rules));
+  panel.append(el("h3", {}, "Cost and weights"),
+    facts([["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
+      ["cost", `${short(item.flops, "FLOP")}, ${short(item.bytes, "B")} moved, ${percent(item.share)} of the whole`],
+      ["FLOP", item.costs[0] && el("code", {}, item.costs[0])], ["bytes", item.costs[1] && el("code", {}, item.costs[1])]]));
+  if (item.weights.length) {
+    const list = item.weights.map(([path, type]) => el("div", {}, el("code", {}, `${path}  ${type}`)));
+    panel.append(el("details", list.length > 4 ? {} : {open: ""}, el("summary", {}, `weights: ${list.length}`), el("div", {}, ...list)));
+  }
   if (row.kind === "leaf") showOperations(panel, item, row.key);
   else {
     const open = el("button", {type: "button"}, row.kind === "head" ? "Close this module" : "Open this module");
@@ -430,6 +433,7 @@ function conservation(item) {
 async function showOperations(panel, item, key) {
   const index = item.inside[0], parts = (await allOperations())[index];
   if (state.chosen !== key) return;
+  for (const box of panel.querySelectorAll("[data-parts]")) box.append(...partsOf(item, box.dataset.parts, parts));
   panel.append(el("h3", {}, "Operations"));
   if (!parts.length) panel.append(el("p", {class: "faint"}, "None: it is part of another layer, or passes on what it gets."));
   for (const {part, rows} of parts) {
@@ -438,6 +442,11 @@ async function showOperations(panel, item, key) {
     box.addEventListener("toggle", () => { if (box.open && box.childElementCount === 1) box.append(operationTable(rows, part)); });
     panel.append(box);
   }
+}
+function partsOf(item, stream, parts) {  // what the rule's formula is made of, in the order in which it is computed
+  const own = new Set(item.rules.flatMap((rule) => rule.slice(1)).map((number) => data.rules[number].equation));
+  const rows = parts.filter(({part}) => part === stream).flatMap((found) => found.rows);
+  return [...new Set(rows.map((row) => row[5]))].filter((number) => number >= 0 && !own.has(number)).map((number) => equation(number, stream));
 }
 function operationTable(rows, part) {
   const body = el("tbody");
@@ -471,7 +480,7 @@ function goTo(stop, {select = true} = {}) {
   if (line) { const x = 1000 * stop / Math.max(1, stops.length - 1); line.setAttribute("x1", x); line.setAttribute("x2", x); }
   if (!select) return;
   moving = true;
-  choose(state.rows[state.rowOf[index]].key, {focus: false});
+  choose(state.rows[state.rowOf[index]].key, {focus: false, block: "center"});
   moving = false;
 }
 function follow() {  // the slider goes where the choice is
