@@ -517,6 +517,13 @@ function legend() {
   };
   $("legend").append(entry("forward", "forward, down", 0, false), ...streams.map((name, number) => entry(name, `${name}, up`, number, true)));
 }
+function probe() {  // without a font for mathematics, browsers leave subscripts on the line: then the style lowers them
+  const test = el("div", {class: "formula"}, formula(["math", ["msub", ["mi", "x"], ["mi", "x"]]]));
+  document.body.append(test);
+  const [base, below] = [...test.querySelectorAll("mi")].map((node) => node.getBoundingClientRect().bottom);
+  document.documentElement.classList.toggle("plain", below - base < 1.5);
+  test.remove();
+}
 function begin() {
   $("summary").textContent = `images ${data.images} · ${leaves.filter((leaf) => leaf.calls.length).length} calls, ${data.operations} operations · ` +
     `${short(data.flops, "FLOP")}, ${short(data.bytes, "B")} moved for one image and target`;
@@ -533,6 +540,7 @@ function begin() {
   $("theme").addEventListener("change", (event) => {
     if (event.target.value) document.documentElement.dataset.theme = event.target.value; else delete document.documentElement.dataset.theme;
   });
+  probe();
   legend();
   draw();
   if (data.picture) {
