@@ -197,12 +197,12 @@ function draw() {
   const edges = visibleEdges(rowOf), count = lanes(rows, edges);
   Object.assign(state, {rows, rowOf, edges});
   const graph = $("graph"), width = $("scroll").clientWidth || 800;
-  const room = Math.max(24, width * 0.15), gap = count ? Math.min(9, Math.max(0.8, room / count)) : 0;
+  const room = Math.max(24, width * 0.18), gap = count ? Math.min(9, Math.max(0.8, room / count)) : 0;
   const left = 22 + gap * count + 6, right = 16 + 9 * streams.length + gap * count + 6;
   const sideL = svg("svg", {width: left, height: rows.length * ROW, "aria-hidden": "true"});
   const sideR = svg("svg", {width: right, height: rows.length * ROW, "aria-hidden": "true"});
   sideL.style.left = "0"; sideR.style.right = "0";
-  const thin = gap < 3 ? 1 : 1.8;
+  const thin = count ? Math.min(1.8, Math.max(0.5, gap * 0.4)) : 1.8;
   state.place = {forwardSpine: left - 10, forwardLane: (lane) => left - 22 - lane * gap,
     spine: (s) => 8 + s * 9, lane: (lane, s) => 16 + 9 * streams.length + lane * gap + s * Math.min(2.4, gap / 2)};
   paint(sideL, edges, "forward", 0, thin);
