@@ -381,7 +381,7 @@ def test_it_fits_a_phone(browser, written):
     context.close()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("name", ["densenet121"])
 def test_networks_open_fast_and_small(browser, name, tmp_path):
     import torchvision
 
