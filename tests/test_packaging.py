@@ -58,6 +58,7 @@ def test_the_wheel_holds_what_it_should(installed):
     _, site, _ = installed
     files = {path.relative_to(site / "agf_fx").as_posix() for path in (site / "agf_fx").rglob("*") if path.is_file()}
     assert {"py.typed", "assets/digits-vgg.safetensors", "assets/digits-resnet.safetensors"} <= files
+    assert {f"inspect/assets/page.{ending}" for ending in ("html", "css", "js")} <= files
     assert not [name for name in files if "test" in name]
     tree = {path.relative_to(ROOT / "agf_fx").as_posix() for path in (ROOT / "agf_fx").rglob("*.py")}
     assert tree <= files

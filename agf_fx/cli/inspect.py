@@ -17,6 +17,7 @@ from agf_fx.errors import OptionsError
 from agf_fx.runs.console import say, stdout_kept_clean
 
 if TYPE_CHECKING:
+    from agf_fx.models import LoadedModel
     from agf_fx.runtime.explainer import Explainer
 
 _WIDTH = 150  # of tables that go to a file or another program
@@ -55,6 +56,16 @@ def inspect(
         str | None,
         typer.Option(help="Of --write: node-link, graphml, dot, svg or model-explorer. [default: by the ending]"),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page for browsers: the graph, and --image in it.")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An image whose relevance --html shows at every layer.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Class of --image, by name or index. [default: the top one]")
+    ] = None,
+    class_names: options.ClassNames = None,
     input_size: options.InputSize = None,
     weights: options.Weights = None,
     checkpoint: options.Checkpoint = None,
@@ -68,11 +79,15 @@ def inspect(
     """Show a model's explanation graph: its layers, rules and costs. Only its structure matters: no weights needed."""
     console = error_console()
     asked = {"--layer": layer, "--stage": stage, "--diff": diff, "--full": full, "--canonical": canonical}
-    asked |= {"--plan": plan, "--write": write}
+    asked |= {"--plan": plan, "--write": write, "--html": html}
     given = [name for name, value in asked.items() if value]
     with expected_errors(console):
         if len(given) > 1:
             raise OptionsError(f"{' and '.join(given)} show different things; give one of them.")
+        if image is not None and html is None:
+            raise OptionsError("--image is shown by a page; add --html FILE.")
+        if target is not None and image is None:
+            raise OptionsError("--target is of an image; add --image FILE.")
     chosen = options.of_method(console, method, option)
     loaded = options.load(
         console,
@@ -82,7 +97,8 @@ def inspect(
         num_classes=num_classes,
         channels=channels,
         output=output,
-        untrained=True,
+        class_names=class_names,
+        untrained=image is None,
     )
     import torch
 
@@ -93,6 +109,10 @@ def inspect(
         explainer = agf_fx.compile(
             loaded.model, example, method=method, options=chosen, output=loaded.select, unknown_ops=unknown_ops
         )
+        if html is not None:
+            _page(explainer, loaded, html, image, target)
+            say(console, f"written to {html}")
+            return
         if write is not None:
             from agf_fx.inspect.formats import save
 
@@ -116,6 +136,19 @@ def inspect(
         _print_text(shown)
     else:
         _print_table(shown, paged=layer is not None)
+
+
+def _page(explainer: Explainer, loaded: LoadedModel, html: Path, image: Path | None, target: str | None) -> None:
+    """The page for browsers, with an image where one is given."""
+    if image is None:
+        explainer.to_html(html, title=loaded.name)
+        return
+    from agf_fx.imaging.read import read_image
+    from agf_fx.models import class_index
+
+    seen, pixels = loaded.preprocessing.prepare(read_image(image))
+    index = None if target is None else class_index(target, loaded.class_names)
+    explainer.to_html(html, seen[None], index, pixels=pixels, class_names=loaded.class_names, title=loaded.name)
 
 
 def _overview(explainer: Explainer, depth: int | None, images: int, targets: int) -> Any:

@@ -129,9 +129,21 @@ def _of_one(
     """The report of one image, (1, C, ...)."""
     with torch.no_grad():
         streams = interpret(canonical, method, image, target, inputs)
+    return summed(canonical, streams, target, image.dtype)
+
+
+def summed(canonical: CanonicalGraph, streams: Streams, target: Tensor, dtype: torch.dtype) -> ConservationReport:
+    """The sums of a walk over one image whose relevances are known.
+
+    Args:
+        canonical: the graph that was walked over.
+        streams: what the walk found.
+        target: (1, K) int64.
+        dtype: of the image.
+    """
     received: dict[str, Tensor] = {}
     flows = []
-    initial = torch.zeros_like(target, dtype=image.dtype)
+    initial = torch.zeros_like(target, dtype=dtype)
     for node in reversed(canonical.calls):
         given = _handed_on(node, streams)
         if not given:

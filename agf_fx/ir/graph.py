@@ -233,6 +233,12 @@ class ExplanationGraph:
             graph.add_edges_from((source, view.name) for source in view.reads)
         return graph
 
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of its layers."""
+        from agf_fx.ir.html import layers_html
+
+        return layers_html(self)
+
     def __str__(self) -> str:
         self.infer_types()
         return text.explanation_text(self)

@@ -186,6 +186,11 @@ _END = {"placeholder": INPUT, "output": RESULT}
 
 def layer_views(explanation: ExplanationGraph, depth: int | None = None) -> list[LayerView]:
     """A row for every layer; see `ExplanationGraph.layers`."""
+    return [row for row, _ in opened_layers(explanation, depth)]
+
+
+def opened_layers(explanation: ExplanationGraph, depth: int | None = None) -> list[tuple[LayerView, list[NodeView]]]:
+    """The same rows, each with the operations that are counted in it, in order of execution."""
     groups = _groups(explanation.canonical, depth)
     of_site = {site: group for group in groups.values() for site in group.calls}
     of_path = {path: group for group in groups.values() for path in group.paths}
@@ -201,9 +206,9 @@ def layer_views(explanation: ExplanationGraph, depth: int | None = None) -> list
         place.views.append(view)
     every = [view for group in groups.values() for view in group.views if view.part != PREPARATION]
     whole = float(_at_one(total(view.flops for view in every if view.flops is not None))) or 1.0
-    rows = [group.row(explanation, reached, whole) for group in groups.values()]
-    kept = [row for row in rows if row.calls or row.nodes or row.prepared]
-    return [row for row in kept if row.name == SEED] + [row for row in kept if row.name != SEED]
+    rows = [(group.row(explanation, reached, whole), group.views) for group in groups.values()]
+    kept = [(row, inside) for row, inside in rows if row.calls or row.nodes or row.prepared]
+    return sorted(kept, key=lambda pair: pair[0].name != SEED)
 
 
 @dataclass

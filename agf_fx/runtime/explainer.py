@@ -18,6 +18,7 @@ from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
+from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
@@ -248,6 +249,48 @@ class Explainer:
         with shielded(), without_tf32():
             bound, weights, codes = self._request(images, target, top_k)
             return conservation(bound.program.canonical, self._rules, images, codes, weights)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        image: Tensor | None = None,
+        target: int | None = None,
+        *,
+        pixels: Any = None,
+        class_names: Sequence[str] | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Write the explanation graph as a page for browsers: one file, which needs no other and no network.
+
+        Args:
+            path: the file, which appears whole or not at all.
+            image: (1, C, H, W), to show its relevance at every layer, and where the sum changes; or its gradient, for
+                methods without relevance. Explained rule by rule, which keeps all of it in memory.
+            target: class to explain; None for the top class.
+            pixels: (H, W, 3) uint8, to show beside the maps; by default the image itself, where it has colours.
+            class_names: of the model, to name the target.
+            title: what the model is called; by default its class.
+
+        Raises:
+            InputError: nothing has been captured yet, or ``image`` is not one image.
+            OptionsError: the method has no one map at a layer, as it looks at every image many times.
+            TargetError: no such class.
+        """
+        from agf_fx.inspect.page import write
+
+        found = shown = None
+        if image is not None:
+            found, shown = self._at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
+        write(self.graph, path, found, shown, class_names, title)
+
+    def _at_layers(self, image: Tensor, target: int | None) -> LayerMaps:
+        """What one image looks like at every layer."""
+        check_concrete(image)
+        if len(image) != 1:
+            raise InputError(f"a page shows one image, not {len(image)}; give images[:1].")
+        with shielded(), without_tf32():
+            bound, weights, codes = self._request(image, target, None)
+            return layer_maps(bound.program.canonical, self._rules, image, codes, weights)
 
     def _request(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None

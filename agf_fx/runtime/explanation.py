@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +108,12 @@ class Explanation:
         file = io.BytesIO()
         figure.figure(few, max_rows=_PICTURE_ROWS).savefig(file, format="png", dpi=80)
         return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        """That picture with what it is, for notebooks that show HTML."""
+        said = html.escape(repr(self))
+        picture = base64.b64encode(self._repr_png_()).decode()
+        return f'<div>{said}</div><img alt="{said}" src="data:image/png;base64,{picture}">'
 
     def show(self, **options: Any) -> Any:
         """Draw the images and their maps, with a colour bar centred at zero; see `agf_fx.imaging.figure.show`."""

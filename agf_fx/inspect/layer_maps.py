@@ -1,0 +1,127 @@
+"""What relevance, or the gradient, looks like at every layer: one walk, rule by rule, over one image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from agf_fx.emit import Streams, interpret
+from agf_fx.errors import OptionsError
+from agf_fx.imaging.pixels import display_pixels
+from agf_fx.inspect.conservation import ConservationReport, summed
+from agf_fx.ir.channels import channel_dim
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.vocabulary import depends_on_images
+from agf_fx.methods.method import Method
+from agf_fx.rules.site import GRADIENT, RELEVANCE
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """An image and a target, looked at in every layer.
+
+    Attributes:
+        target: the class that is explained.
+        logit: its value; the mean over positions, where there are several.
+        quantity: of the maps, "relevance" or "gradient".
+        maps: call of the model -> its output's relevance summed over channels, (H, W); of signals and of tokens
+            (1, L). Calls whose output has no positions, or is counted together with other images, have none.
+        image: the method's own map, (H, W) or another form.
+        totals: call of the model -> the sum of the relevance of its output.
+        conservation: what calls receive and hand on; None for gradients.
+    """
+
+    target: int
+    logit: float
+    quantity: str
+    maps: Mapping[str, np.ndarray]
+    image: np.ndarray
+    totals: Mapping[str, float]
+    conservation: ConservationReport | None
+
+
+def layer_maps(
+    canonical: CanonicalGraph, method: Method, image: Tensor, target: Tensor, inputs: Mapping[str, Tensor]
+) -> LayerMaps:
+    """Explain one image for one target, and keep what there is at every call.
+
+    Args:
+        canonical: an analysed canonical graph.
+        method: the method; one that looks at the image once.
+        image: (1, C, ...).
+        target: (1, 1) int64; a class, or -r for the class of rank r.
+        inputs: placeholder name -> weight or constant.
+
+    Raises:
+        OptionsError: the method looks at many points, searches, or moves the weights.
+    """
+    if method.points is not None or method.search is not None or method.step is not None:
+        raise OptionsError(
+            f"{method.name} looks at every image many times, and has no one map at a layer; leave the image out."
+        )
+    with torch.no_grad():
+        streams = interpret(canonical, method, image, target, inputs)
+    quantity = RELEVANCE if RELEVANCE in streams.messages else GRADIENT
+    messages = streams.messages.get(quantity, {})
+    found = {node.name: messages[node.name] for node in _values(canonical) if node.name in messages}
+    logits = streams.logits[0]
+    chosen = int(target[0, 0])
+    scores = logits.flatten(1).mean(1) if logits.dim() > 1 else logits
+    chosen = chosen if chosen >= 0 else int(scores.argsort(descending=True, stable=True)[-chosen - 1])
+    return LayerMaps(
+        target=chosen,
+        logit=float(scores[chosen]),
+        quantity=quantity,
+        maps={node.name: drawn for node in _values(canonical) if (drawn := _map(node, found)) is not None},
+        image=streams.maps[0, 0].double().cpu().numpy(),
+        totals={name: float(value.sum()) for name, value in found.items()},
+        conservation=_conserved(canonical, streams, target, image) if quantity == RELEVANCE else None,
+    )
+
+
+def _values(canonical: CanonicalGraph) -> list[fx.Node]:
+    return [canonical.images, *(node for node in canonical.calls if depends_on_images(node))]
+
+
+def _map(node: fx.Node, found: Mapping[str, Tensor]) -> np.ndarray | None:
+    """What a message (1, 1, ...) at a value looks like; None where it has no positions."""
+    value, kind = found.get(node.name), node.meta["type"]
+    if value is None or isinstance(kind, tuple) or not kind.batched or value.shape[1] != 1:
+        return None
+    channels = channel_dim(node)
+    if channels is None or not 1 <= channels < kind.rank:
+        return None
+    spatial = value[0, 0].double().sum(channels - 1)
+    if spatial.dim() not in (1, 2) or spatial.numel() < 2 or not bool(spatial.isfinite().all()):
+        return None
+    return np.atleast_2d(spatial.cpu().numpy())
+
+
+def folded(tokens: np.ndarray) -> np.ndarray | None:
+    """Relevance (1, L) of the tokens of an image as the square that they cover; None where they cover none.
+
+    Where one token is too many, it is the first, which stands for the class and for no place.
+    """
+    count = tokens.shape[1]
+    for extra in (0, 1):
+        side = math.isqrt(count - extra)
+        if side > 1 and side * side == count - extra:
+            return tokens[0, extra:].reshape(side, side)
+    return None
+
+
+def displayed(image: Tensor, pixels: Any = None) -> np.ndarray | None:
+    """Pixels (H, W, 3) uint8 to show for an image (1, C, H, W); None for one that has no colours, without pixels."""
+    if pixels is None and (image.dim() != 4 or image.shape[1] not in (1, 3)):
+        return None
+    return display_pixels(image, None if pixels is None else [pixels])[0]
+
+
+def _conserved(canonical: CanonicalGraph, streams: Streams, target: Tensor, image: Tensor) -> ConservationReport:
+    return summed(canonical, streams, target, image.dtype)

@@ -1,0 +1,431 @@
+"""The page of an explanation graph: what it holds, and what it does in a browser."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import re
+import shutil
+import sys
+import zlib
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+import agf_fx
+from agf_fx.cli import app
+from agf_fx.errors import InputError, OptionsError
+from agf_fx.inspect import page
+from agf_fx.inspect.layer_maps import folded
+from agf_fx.inspect.page_data import page_data, short_source
+
+EVIL = "<script>alert(1)</script><!--<script>&amp;"
+TITLE = f"{EVIL}\u2028'\""
+SIZE = 16
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.relu = nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(x + self.conv2(self.relu(self.conv1(x))))
+
+
+class Net(nn.Module):
+    def __init__(self, name: str = EVIL) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 2, 1)
+        self.stage = nn.Sequential(Block(), Block())
+        self.add_module(name, nn.Conv2d(4, 4, 1))
+        self.name, self.fc = name, nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.stage(torch.relu(self.stem(x)))
+        return self.fc(torch.relu(self._modules[self.name](x)).mean((2, 3)))
+
+
+@functools.cache
+def explainer(method="agf"):
+    torch.manual_seed(0)
+    return agf_fx.compile(Net().eval(), torch.zeros(1, 3, SIZE, SIZE), method=method)
+
+
+def image():
+    return torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "graph.html"
+    explainer().to_html(path, image(), 1, class_names=["a", "<b>", "c", "d", "e"], title=TITLE)
+    return path
+
+
+class Elements(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.within, self.texts = [], [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style", "title"):
+            self.within = (tag, dict(attrs).get("id"))
+
+    def handle_endtag(self, tag):
+        self.within = None
+
+    def handle_data(self, data):
+        if self.within:
+            self.texts[self.within] = self.texts.get(self.within, "") + data
+
+
+def read(path):
+    found = Elements(path.read_text())
+    packed = base64.b64decode(found.texts["script", "operations"])
+    operations = json.loads(zlib.decompress(packed))
+    return SimpleNamespace(data=json.loads(found.texts["script", "data"]), operations=operations, elements=found)
+
+
+# --- what it holds --------------------------------------------------------------------------------------------------
+
+
+def test_the_data_is_that_of_the_graph(written):
+    found, (data, operations) = read(written), page_data(explainer().graph)
+    assert found.operations == json.loads(json.dumps(operations))
+    rows = {row["name"]: row for row in found.data["layers"]}
+    for view in explainer().graph.layers():
+        row = rows[view.name]
+        assert (row["role"], row["form"], row["nodes"]) == (view.role, view.form, view.nodes)
+        assert row["flops"] == view.flops.subs(dict.fromkeys(view.flops.free_symbols, 1))
+    assert [row["name"] for row in data["layers"]][:: len(rows) - 1] == ["(map)", "(target)"]
+    assert sum(len(part["rows"]) for parts in operations for part in parts) == sum(
+        view.op not in ("input", "output") for view in explainer().graph.nodes()
+    )
+
+
+def test_edges_are_those_of_the_model_and_streams_go_back_along_them(written):
+    data = read(written).data
+    names = [row["name"] for row in data["layers"]]
+    reads = {row["name"]: {names[origin]: back for origin, *back in row["reads"]} for row in data["layers"]}
+    assert set(reads["stage.0"]) == {"relu", "stage.0.conv2"}  # the addition: both branches
+    relevance = data["streams"].index("relevance")
+    assert all(relevance in back for back in reads["stage.1"].values())
+    assert list(reads["stem"]) == ["(map)"]
+    assert list(reads["(target)"]) == ["fc"]
+    gradient = data["streams"].index("gradient")
+    assert gradient not in reads["stem"]["(map)"]  # nothing asks for it there
+
+
+def test_rules_come_with_their_equations(written):
+    data = read(written).data
+    conv = next(row for row in data["layers"] if row["name"] == "stage.0.conv1")
+    of_stream = {data["streams"][number]: [data["rules"][rule] for rule in rules] for number, *rules in conv["rules"]}
+    (rule,) = of_stream["relevance"]
+    assert rule["name"] == "guided_convolution"
+    assert rule["promise"].startswith("shifts to conserve")
+    assert data["equations"][rule["equation"]]["text"] == "Φ_in = Δ(C, r)  (eqs. 4 and 14)"
+    assert data["equations"][rule["equation"]]["math"][0] == "math"
+
+
+def test_names_cannot_leave_their_place(written):
+    found = read(written).elements
+    assert [tag for tag, _ in found.tags].count("script") == 3
+    assert EVIL in [row["name"] for row in read(written).data["layers"]]
+    assert found.texts["title", None] == f"{TITLE} by agf"
+    assert not any("href" in attrs or "src" in attrs for _, attrs in found.tags)
+
+
+def test_the_policy_forbids_everything_but_this_script(written):
+    found = read(written).elements
+    policy = next(attrs["content"] for tag, attrs in found.tags if tag == "meta" and "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for kind, within in (("script", ("script", None)), ("style", ("style", None))):
+        assert f"{kind}-src '{page._hash(found.texts[within])}'" in policy
+    assert not re.search(r"https?://(?!www\.w3\.org/)", written.read_text())
+
+
+def test_maps_and_sums_at_every_layer(written):
+    data = read(written).data
+    rows = {row["name"]: row for row in data["layers"]}
+    result = explainer().explain(image(), 1, layers=["stage.0"])
+    shown = rows["stage.0.relu"] if "stage.0.relu" in rows else rows["stage.0.relu.relu#2"]
+    values = result.layers["stage.0"]
+    assert shown["total"] == pytest.approx(values.sum().item(), abs=1e-3 * values.abs().sum().item())
+    assert shown["map"]["shape"] == [8, 8]
+    limit = result.layers["stage.0"].sum(2).abs().max().item()
+    assert shown["map"]["limit"] == pytest.approx(limit, rel=1e-2)
+    report = explainer().conservation(image(), 1)
+    assert rows["stem"]["flow"]["handed"] == pytest.approx(report.flows[-1].handed_on.item(), rel=1e-5)
+    assert rows["stem"]["cut"] + rows["stem"]["flow"]["change"] == pytest.approx(rows["(map)"]["cut"], rel=1e-4)
+    assert rows["(map)"]["cut"] == pytest.approx(report.final.item(), rel=1e-5)
+    assert data["picture"]["target"] == "<b>"
+    assert data["picture"]["photo"].startswith("data:image/jpeg;base64,")
+    assert rows["(map)"]["map"]["shape"] == [SIZE, SIZE]
+
+
+def test_a_map_is_red_above_and_blue_below_zero_and_small():
+    relevance = np.zeros((300, 200))
+    relevance[:150], relevance[150:, :100] = 2.0, -1.0
+    picture = Image.open(io.BytesIO(base64.b64decode(page.map_address(relevance).partition(",")[2]))).convert("RGB")
+    assert max(picture.size) == 96
+    red, blue, nothing = picture.getpixel((30, 20)), picture.getpixel((5, 90)), picture.getpixel((60, 90))
+    assert red[0] > red[2] + 50
+    assert blue[2] > blue[0] + 50
+    assert max(nothing) - min(nothing) <= 2
+
+
+def test_tokens_of_an_image_are_shown_as_the_square_that_they_cover():
+    tokens = np.arange(17.0)[None]
+    assert folded(tokens).tolist() == tokens[0, 1:].reshape(4, 4).tolist()
+    assert folded(tokens[:, 1:]).tolist() == tokens[0, 1:].reshape(4, 4).tolist()
+    assert folded(tokens[:, :15]) is None
+
+
+def test_methods_without_relevance_show_the_gradient_and_others_refuse(tmp_path):
+    explainer("gradcam").to_html(tmp_path / "a.html", image(), 1)
+    data = read(tmp_path / "a.html").data
+    assert data["picture"]["quantity"] == "gradient"
+    assert not any("flow" in row for row in data["layers"])
+    with pytest.raises(OptionsError, match="leave the image out"):
+        explainer("integrated-gradients").to_html(tmp_path / "b.html", image(), 1)
+    explainer("integrated-gradients").to_html(tmp_path / "b.html")
+    assert "picture" not in read(tmp_path / "b.html").data
+    with pytest.raises(InputError, match="one image"):
+        explainer().to_html(tmp_path / "c.html", image().repeat(2, 1, 1, 1))
+    assert not (tmp_path / "c.html").exists()
+
+
+def test_where_files_lie_is_nobodys_business():
+    assert (
+        short_source("/home/me/env/torchvision/models/resnet.py:92: x = f(x)")
+        == "torchvision/models/resnet.py:92: x = f(x)"
+    )
+    assert short_source(r"C:\me\nets\a.py:3: y") == "me/nets/a.py:3: y"
+    assert short_source("<stdin>:1: y") == "<stdin>:1: y"
+    assert short_source("") == ""
+
+
+def test_the_command_writes_pages(tmp_path):
+    scene = str(next((agf_fx_assets() / "scenes").glob("digits-0-4.png")))
+    run = CliRunner().invoke
+    done = run(app, ["inspect", "digits-vgg", "--html", str(tmp_path / "a.html"), "--image", scene, "--target", "0"])
+    assert done.exit_code == 0, done.output
+    data = read(tmp_path / "a.html").data
+    assert data["title"] == "digits-vgg by agf"
+    assert data["picture"]["target"] == "0"
+    done = run(app, ["inspect", "digits-vgg", "--image", scene])
+    assert done.exit_code
+    assert "--html" in done.output
+    done = run(app, ["inspect", "digits-vgg", "--html", "a.html", "--target", "0"])
+    assert done.exit_code
+    assert "--image" in done.output
+
+
+def agf_fx_assets():
+    from importlib import resources
+
+    return resources.files("agf_fx.assets")
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser, written):
+    """The page, and a check at the end that it has said nothing and asked nobody for anything."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    tab, said, asked = context.new_page(), [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(f"{written.as_uri()}#depth=9")
+    tab.wait_for_selector("html[data-ready]")
+    yield tab
+    assert said == []
+    assert [url for url in asked if not url.startswith(("data:", "file:", "blob:"))] == []
+    context.close()
+
+
+def chosen(tab):
+    return tab.locator('.row[aria-selected="true"]').get_attribute("data-key")
+
+
+def test_it_opens_and_names_stay_text(opened):
+    assert opened.locator("h1").text_content() == f"{TITLE} by agf"
+    assert EVIL in [row.text_content() for row in opened.locator(".row .name").all()]
+    assert opened.locator("script").count() == 3
+
+
+def test_a_layer_opens_with_formula_operations_and_costs(opened):
+    opened.locator('.row[data-key="l:3"]').click()
+    panel = opened.locator("#details")
+    assert panel.locator("h2").inner_text() == "stage.0.conv1"
+    assert panel.locator('.formula[data-text^="Φ_in = Δ(C, r)"] math').count() == 1
+    box = panel.locator(".formula math").first.bounding_box()
+    assert box["width"] > 40
+    assert box["height"] > 12
+    panel.locator("summary", has_text="relevance").click()
+    panel.locator("tbody tr").nth(50).wait_for(state="attached")
+    assert panel.locator("mfrac").count() > 3
+    words = panel.inner_text()
+    assert "stage.0.conv1.weight" in words
+    assert "FLOP" in words
+    assert "test_inspect_page.py" in words
+    assert "receives" in words
+
+
+def test_searching(opened):
+    opened.keyboard.press("/")
+    opened.keyboard.type("guided_conv")
+    assert opened.locator("#found").inner_text().startswith("2 of")
+    assert opened.locator(".row.dim").count() > 3
+    opened.keyboard.press("Enter")
+    first = chosen(opened)
+    opened.keyboard.press("Enter")
+    assert chosen(opened) != first
+    assert "guided_convolution" in opened.locator("#details").inner_text()
+    opened.keyboard.press("Escape")
+    assert opened.locator(".row.dim").count() == 0
+
+
+def test_modules_open_and_close_by_keyboard(opened):
+    opened.locator("#depth").select_option("1")
+    assert opened.locator(".row.closed .name").all_inner_texts() == ["stage"]
+    count = opened.locator(".row").count()
+    opened.locator(".row.closed").click()
+    opened.keyboard.press("ArrowRight")
+    assert opened.locator(".row").count() > count
+    assert opened.locator(".row.head").get_attribute("aria-expanded") == "true"
+    opened.keyboard.press("ArrowDown")
+    assert chosen(opened) == "m:stage.0"
+    opened.keyboard.press("ArrowLeft")
+    opened.keyboard.press("ArrowLeft")
+    assert opened.locator(".row").count() == count
+    opened.keyboard.press("End")
+    opened.keyboard.press("Enter")
+    assert opened.locator("#details").evaluate("node => node === document.activeElement")
+
+
+def test_streams_have_rails_and_residual_branches_have_lanes(opened):
+    lines = {
+        name: opened.locator(f'path[data-stream="{name}"]').get_attribute("d") for name in ("forward", "relevance")
+    }
+    for line in lines.values():
+        assert line.count("Q") == 2 * 2  # two bends for each of two residual branches
+    assert opened.locator('path[data-stream="gradient"]').get_attribute("stroke-dasharray")
+
+
+def test_the_slider_goes_from_logits_to_pixels(opened):
+    slider, picture = opened.locator("#slider"), opened.locator("#pictures img").last
+    assert "pixels" in opened.locator("#stop").inner_text()
+    slider.focus()
+    opened.keyboard.press("Home")
+    assert "pixels" not in opened.locator("#stop").inner_text()
+    for _ in range(6):
+        opened.keyboard.press("ArrowRight")
+    assert picture.get_attribute("src").startswith("data:image/png")
+    assert slider.get_attribute("aria-valuetext") in opened.locator("#details h2").inner_text()
+    opened.locator('.row[data-key="l:1"]').click()
+    assert "stem" in opened.locator("#stop").inner_text()
+
+
+def test_bars_and_colours(opened):
+    bars = opened.locator(".cost").count()
+    opened.locator("#heat").select_option("bytes")
+    assert opened.locator(".cost").count() == bars
+    opened.locator("#heat").select_option("")
+    assert opened.locator(".cost").count() == 0
+    ground = "getComputedStyle(document.body).backgroundColor"
+    grounds = []
+    for name in ("light", "dark"):
+        opened.locator("#theme").select_option(name)
+        grounds.append(opened.evaluate(ground))
+    assert grounds == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
+
+
+def test_it_fits_a_phone(browser, written):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    tab = context.new_page()
+    tab.goto(written.as_uri())
+    tab.wait_for_selector("html[data-ready]")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.locator("#details").is_hidden()
+    tab.locator(".row .name", has_text="stem").tap()
+    assert tab.locator("#details h2").is_visible()
+    tab.locator(".close").tap()
+    assert tab.locator("#details").is_hidden()
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["densenet121"])
+def test_networks_open_fast_and_small(browser, name, tmp_path):
+    import torchvision
+
+    made = agf_fx.compile(getattr(torchvision.models, name)().eval(), torch.zeros(1, 3, 64, 64))
+    made.to_html(tmp_path / "a.html")
+    assert (tmp_path / "a.html").stat().st_size < 1_000_000
+    tab = browser.new_page()
+    tab.goto(f"{(tmp_path / 'a.html').as_uri()}#depth=9")
+    tab.wait_for_selector("html[data-ready]")
+    assert int(tab.evaluate("document.documentElement.dataset.ready")) < 3000
+    tab.close()
+
+
+# --- in a notebook --------------------------------------------------------------------------------------------------
+
+
+def test_graphs_and_explanations_show_themselves():
+    table = explainer().graph._repr_html_()
+    assert "<script" not in table
+    assert "&lt;script&gt;" in table
+    assert table.count("<tr>") <= 30
+    shown = explainer().explain(image(), 1)._repr_html_()
+    assert 'src="data:image/png;base64,' in shown
+    assert "Explanation(1 images" in shown
+
+
+def test_a_notebook_shows_them(tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    program = (
+        "import torch, agf_fx\nfrom torch import nn\n"
+        "model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n"
+        "explainer = agf_fx.compile(model.eval(), torch.rand(1, 3, 8, 8))"
+    )
+    cells = [program, "explainer.graph", "explainer.explain(torch.rand(1, 3, 8, 8), 1)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    kernel = tmp_path / "kernels" / "here"
+    kernel.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "here", "language": "python"}))
+    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="here")
+    client.km = client.create_kernel_manager()
+    client.km.kernel_spec_manager.kernel_dirs = [str(tmp_path / "kernels")]
+    done = client.execute()
+    graph, explanation = (cell["outputs"][-1]["data"]["text/html"] for cell in done.cells[1:])
+    assert "<table>" in graph
+    assert "<img" in explanation
