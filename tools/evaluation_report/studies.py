@@ -125,7 +125,7 @@ def _photographs() -> Iterable[Study]:
         for experiment, order in (
             ("negative-perturbation", "area"),
             ("segmentation", "average_precision"),
-            ("class-sensitivity", "correlation"),
+            ("class-sensitivity", "absolute_correlation"),
             ("positive-perturbation", "area"),
         ):
             yield Study(
@@ -157,7 +157,7 @@ def _scenes() -> Iterable[Study]:
             ("separation", "share"),
             ("segmentation", "average_precision"),
             ("negative-perturbation", "area"),
-            ("class-sensitivity", "correlation"),
+            ("class-sensitivity", "absolute_correlation"),
         ):
             groups = {"fast": 500, "agf": 500, "patterns": 500, "many": 100, "masks": 50}
             if experiment == "separation":

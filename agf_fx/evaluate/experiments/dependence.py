@@ -12,12 +12,17 @@ from agf_fx.evaluate.sensitivity import spearman
 
 
 def _sensitivity(subject: Subject, batch: BatchLike) -> list[Row]:
+    """Of signed maps a correlation of -1 is the same map with the other sign, so that of the sizes says more of them."""
     order = logits_of(subject, batch.images).argsort(dim=1, descending=True, stable=True)
     if order.shape[1] < 2:
         raise InputError("class sensitivity compares the maps of two classes, and the network has one.")
     target = order[:, [0, -1]]
     maps = maps_of(subject, batch.images, target)
-    return table(target[:, :1], correlation=spearman(maps[:, 0], maps[:, 1])[:, None])
+    alike = {
+        "correlation": spearman(maps[:, 0], maps[:, 1]),
+        "absolute_correlation": spearman(maps[:, 0].abs(), maps[:, 1].abs()),
+    }
+    return table(target[:, :1], **{name: value[:, None] for name, value in alike.items()})
 
 
 def _sanity(subject: Subject, batch: BatchLike, *, order: Order = "cascading", seed: int = 0) -> list[Row]:
@@ -57,7 +62,7 @@ EXPERIMENTS = (
         "class-sensitivity",
         "rank correlation between the maps of the most and of the least likely class",
         "Rebuffi, Fong, Ji and Vedaldi, CVPR 2020",
-        {"correlation": False},
+        {"absolute_correlation": False, "correlation": False},
         _sensitivity,
     ),
     Experiment(
