@@ -12,7 +12,7 @@ from agf_fx.evaluate.sensitivity import spearman
 
 
 def _sensitivity(subject: Subject, batch: BatchLike) -> list[Row]:
-    """Of signed maps a correlation of -1 is the same map with the other sign, so that of the sizes says more of them."""
+    """Of signed maps a correlation of -1 is the same map turned, so that the correlation of sizes says more of them."""
     order = logits_of(subject, batch.images).argsort(dim=1, descending=True, stable=True)
     if order.shape[1] < 2:
         raise InputError("class sensitivity compares the maps of two classes, and the network has one.")
