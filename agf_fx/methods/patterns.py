@@ -15,12 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, fx
 
-from agf_fx.atomic import atomic_path
-from agf_fx.errors import CheckpointError, ExportError, InputError, OptionsError
+from agf_fx.errors import CheckpointError, InputError, OptionsError
 from agf_fx.ir.graph import CanonicalGraph, Signature
 from agf_fx.ir.types import TensorType
 from agf_fx.ir.vocabulary import is_parametrised
@@ -34,6 +31,7 @@ from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules import patterns as rules
 from agf_fx.rules.linear_maps import LINEAR_LAYERS
 from agf_fx.rules.site import RELEVANCE
+from agf_fx.store.tensor_files import read_tensors, write_tensors
 
 ESTIMATORS = ("two-component", "linear")
 _KIND, _LAYOUT = "agf-fx patterns", "1"
@@ -73,12 +71,7 @@ class Patterns:
         """
         about = {"kind": _KIND, "layout": _LAYOUT, "estimator": self.estimator, "weights": self.weights}
         about["images"] = str(self.images)
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._named().items()}
-        try:
-            with atomic_path(path) as part:
-                save_file(tensors, part, about)
-        except OSError as error:
-            raise ExportError(f"{os.fspath(path)} cannot be written: {error.strerror or error}.") from error
+        write_tensors(path, self._named(), about)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Patterns:
@@ -88,15 +81,7 @@ class Patterns:
             CheckpointError: it is missing, damaged, or holds something else.
         """
         name = os.fspath(path)
-        if not os.path.isfile(name):
-            raise CheckpointError(f"{name}: no such file of patterns; check the path, or {_FIT}.")
-        try:
-            with safe_open(name, "pt") as file:
-                about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{name}: is damaged or no .safetensors file ({error}); copy it again.") from error
-        if about.get("kind") != _KIND or about.get("layout") != _LAYOUT:
-            raise CheckpointError(f"{name}: holds no patterns that this version of agf-fx knows; {_FIT}.")
+        about, stored = read_tensors(path, _KIND, _LAYOUT, what="patterns", advice=_FIT)
         sides: dict[str, dict[str, Tensor]] = {"above": {}, "below": {}}
         for key, tensor in stored.items():
             side, _, layer = key.partition("/")

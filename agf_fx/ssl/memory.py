@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from agf_fx.atomic import atomic_path
-from agf_fx.errors import ArchitectureError, CheckpointError, ExportError, InputError, NonFiniteInputError, OptionsError
+from agf_fx.errors import ArchitectureError, CheckpointError, InputError, NonFiniteInputError, OptionsError
 from agf_fx.frontend.outputs import Output
 from agf_fx.runtime.inputs import as_batch
 from agf_fx.ssl.encoder import Encoder
 from agf_fx.ssl.neighbours import Neighbours, faiss_index, nearest
+from agf_fx.store.tensor_files import read_tensors, write_tensors
 
 _KIND, _LAYOUT = "agf-fx memory bank", "1"
 _BUILD = "build it with agf_fx.ssl.MemoryBank.build(model, loader)"
@@ -173,11 +171,7 @@ class MemoryBank:
             "asked": self._kept.get("asked") or "",
             "fingerprint": self.fingerprint,
         }
-        try:
-            with atomic_path(path) as part:
-                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, about)
-        except OSError as error:
-            raise ExportError(f"{os.fspath(path)} cannot be written: {error.strerror or error}.") from error
+        write_tensors(path, tensors, about)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> MemoryBank:
@@ -187,15 +181,7 @@ class MemoryBank:
             CheckpointError: it is missing, damaged, or holds something else.
         """
         name = os.fspath(path)
-        if not os.path.isfile(name):
-            raise CheckpointError(f"{name}: no such memory bank; check the path, or {_BUILD}.")
-        try:
-            with safe_open(name, "pt") as file:
-                about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{name}: is damaged or no .safetensors file ({error}); copy it again.") from error
-        if about.get("kind") != _KIND or about.get("layout") != _LAYOUT:
-            raise CheckpointError(f"{name}: holds no memory bank that this version of agf-fx knows; {_BUILD}.")
+        about, stored = read_tensors(path, _KIND, _LAYOUT, what="memory bank", advice=_BUILD)
         try:
             return _read(about, stored)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
