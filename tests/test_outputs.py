@@ -265,6 +265,7 @@ def test_command_line(tmp_path, monkeypatch):
             [
                 "inspect",
                 "many_heads:Heads",
+                "--full",
                 "--input-size",
                 "16",
                 "16",

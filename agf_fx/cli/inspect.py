@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +77,7 @@ def inspect(
     option: options.MethodOptions = None,
 ) -> None:
     """Show a model's explanation graph: its layers, rules and costs. Only its structure matters: no weights needed."""
-    console = error_console()
+    console, terminal = error_console(), sys.stdout.isatty()
     asked = {"--layer": layer, "--stage": stage, "--diff": diff, "--full": full, "--canonical": canonical}
     asked |= {"--plan": plan, "--write": write, "--html": html}
     given = [name for name, value in asked.items() if value]
@@ -131,11 +131,11 @@ def inspect(
         elif layer is not None:
             shown = _layer(explainer, layer, images, targets)
         else:
-            shown = _overview(explainer, depth, images, targets)
+            shown = _overview(explainer, depth, images, targets, terminal)
     if isinstance(shown, str):
-        _print_text(shown)
+        _print_text(shown, terminal)
     else:
-        _print_table(shown, paged=layer is not None)
+        _print_table(shown, terminal, paged=layer is not None)
 
 
 def _page(explainer: Explainer, loaded: LoadedModel, html: Path, image: Path | None, target: str | None) -> None:
@@ -151,12 +151,12 @@ def _page(explainer: Explainer, loaded: LoadedModel, html: Path, image: Path | N
     explainer.to_html(html, seen[None], index, pixels=pixels, class_names=loaded.class_names, title=loaded.name)
 
 
-def _overview(explainer: Explainer, depth: int | None, images: int, targets: int) -> Any:
+def _overview(explainer: Explainer, depth: int | None, images: int, targets: int, terminal: bool) -> Any:
     """The layers with their rules and costs, the totals, and what every step changed."""
     from agf_fx.inspect.tables import overview
     from agf_fx.ir.views import screen_depth
 
-    room = shutil.get_terminal_size().lines - _BESIDE if _is_terminal() else _ROWS
+    room = shutil.get_terminal_size().lines - _BESIDE if terminal else _ROWS
     deep = depth or screen_depth(explainer.graph, max(room, _FEWEST_ROWS))
     return overview(explainer.cost(images, targets, depth=deep), explainer.stages())
 
@@ -170,30 +170,15 @@ def _layer(explainer: Explainer, layer: str, images: int, targets: int) -> Any:
     return operations_table(views, explainer.cost(images, targets), f"{layer}: {len(views)} operations")
 
 
-def _print_text(text: str) -> None:
+def _print_text(text: str, terminal: bool) -> None:
     """Text as it is; by the pager where it is longer than the terminal."""
-    if _is_terminal() and text.count("\n") >= shutil.get_terminal_size().lines:
+    if terminal and text.count("\n") >= shutil.get_terminal_size().lines:
         typer.echo_via_pager(text)
     else:
         typer.echo(text)
 
 
-def _print_table(table: Any, paged: bool) -> None:
-    console = Console(width=None if _is_terminal() else _WIDTH)
-    with _pager(console) if paged and _is_terminal() else _no_pager():
+def _print_table(table: Any, terminal: bool, paged: bool) -> None:
+    console = Console(width=None if terminal else _WIDTH)
+    with console.pager(styles=True) if paged and terminal else nullcontext():
         console.print(table)
-
-
-@contextmanager
-def _no_pager() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _pager(console: Console) -> Iterator[None]:
-    with console.pager(styles=True):
-        yield
-
-
-def _is_terminal() -> bool:
-    return Console().is_terminal
