@@ -13,6 +13,7 @@ import typer.main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
+from evaluation_report.kept import joined
 from evaluation_report.page import MARK, page, section
 from evaluation_report.studies import GROUPS, STUDIES
 
@@ -83,3 +84,15 @@ def test_the_page_keeps_its_words(tmp_path):
     first = page("# Title\n\nWords.\n", tmp_path)
     assert first.startswith(f"# Title\n\nWords.\n\n{MARK}\n\n## ")
     assert page(first, tmp_path) == first
+
+
+def test_what_is_kept_of_other_methods_stays(tmp_path):
+    found, kept = tmp_path / "found.csv", tmp_path / "kept.csv"
+    pd.DataFrame([*rows("rise", 0.1, 0.0, 0.2), *rows("agf", 0.5, 0.4, 0.6)]).to_csv(found, index=False)
+    study = STUDIES["grid-lite0"]
+    assert [*joined(found, kept, study)["method"].unique()] == ["agf", "rise"]
+    pd.DataFrame([*rows("gradcam", 0.9, 0.8, 1.0), *rows("agf", 0.2, 0.1, 0.3)]).to_csv(kept, index=False)
+    means = joined(found, kept, study)
+    assert [*means["method"].unique()] == ["agf", "gradcam", "rise"]
+    shares = means[means["measure"] == "share"].set_index("method")["mean"]
+    assert shares.to_dict() == {"agf": 0.5, "gradcam": 0.9, "rise": 0.1}

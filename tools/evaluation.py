@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from evaluation_report.kept import joined
 from evaluation_report.page import page
 from evaluation_report.pictures import draw
 from evaluation_report.studies import STUDIES, Study
@@ -70,7 +70,9 @@ def run(study: Study, groups: list[str] | None) -> bool:
         words = [sys.executable, "-m", *shlex.split(command.replace("agf-fx", "agf_fx", 1))]
         sound &= subprocess.run(words, cwd=ROOT, check=False).returncode == 0
     KEPT.mkdir(exist_ok=True)
-    shutil.copyfile(OUT / study.name / "summary.csv", KEPT / f"{study.name}.csv")
+    found, kept = OUT / study.name / "summary.csv", KEPT / f"{study.name}.csv"
+    if found.exists():
+        joined(found, kept, study).to_csv(kept, index=False)
     return sound
 
 
