@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from agf_fx.cli import options
+from agf_fx.cli import differences, options
 from agf_fx.cli.console import error_console, expected_errors
 from agf_fx.errors import OptionsError
 from agf_fx.runs.console import say, stdout_kept_clean
@@ -40,6 +40,7 @@ def inspect(
     diff: Annotated[
         tuple[str, str] | None, typer.Option(metavar="STAGE STAGE", help="Print how two stages differ.")
     ] = None,
+    compare: Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=differences.HELP)] = None,
     full: Annotated[bool, typer.Option("--full", help="Print the explanation graph with all its operations.")] = False,
     canonical: Annotated[bool, typer.Option("--canonical", help="The same as --stage annotated.")] = False,
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images of which the costs are.")] = 1,
@@ -60,7 +61,7 @@ def inspect(
         Path | None, typer.Option(metavar="FILE", help="Write a page for browsers: the graph, and --image in it.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An image whose relevance --html shows at every layer.")
+        Path | None, typer.Option(metavar="FILE", help="An image whose relevance --html and --compare look at.")
     ] = None,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Class of --image, by name or index. [default: the top one]")
@@ -78,17 +79,22 @@ def inspect(
 ) -> None:
     """Show a model's explanation graph: its layers, rules and costs. Only its structure matters: no weights needed."""
     console, terminal = error_console(), sys.stdout.isatty()
-    asked = {"--layer": layer, "--stage": stage, "--diff": diff, "--full": full, "--canonical": canonical}
-    asked |= {"--plan": plan, "--write": write, "--html": html}
+    shows: dict[str, Any] = {"--layer": layer, "--full": full, "--html": html}
+    asked = {} if compare else shows  # which say how to show what is compared
+    asked |= {"--stage": stage, "--diff": diff, "--canonical": canonical}
+    asked |= {"--plan": plan, "--write": write, "--compare": compare}
     given = [name for name, value in asked.items() if value]
     with expected_errors(console):
         if len(given) > 1:
             raise OptionsError(f"{' and '.join(given)} show different things; give one of them.")
-        if image is not None and html is None:
+        if image is not None and html is None and compare is None:
             raise OptionsError("--image is shown by a page; add --html FILE.")
+        if html is not None and (layer is not None or full):
+            raise OptionsError("a page has all layers and operations; leave --layer and --full out.")
         if target is not None and image is None:
             raise OptionsError("--target is of an image; add --image FILE.")
-    chosen = options.of_method(console, method, option)
+    sides = None if compare is None else differences.sides(console, compare, method, option)
+    chosen = None if compare is not None else options.of_method(console, method, option)
     loaded = options.load(
         console,
         model,
@@ -106,49 +112,59 @@ def inspect(
 
     example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
     with stdout_kept_clean(), expected_errors(console):
-        explainer = agf_fx.compile(
-            loaded.model, example, method=method, options=chosen, output=loaded.select, unknown_ops=unknown_ops
-        )
-        if html is not None:
-            _page(explainer, loaded, html, image, target)
-            say(console, f"written to {html}")
-            return
-        if write is not None:
-            from agf_fx.inspect.formats import save
 
-            save(explainer.graph, write, format, depth)
-            say(console, f"written to {write}")
-            return
-        stage = "annotated" if canonical else stage
-        if full:
-            shown: Any = str(explainer.graph)
-        elif stage is not None:
-            shown = str(explainer.stages()[stage])
-        elif diff is not None:
-            shown = "\n".join(explainer.stages().difference(*diff))
-        elif plan:
-            shown = str(explainer.plan(memory, targets))
-        elif layer is not None:
-            shown = _layer(explainer, layer, images, targets)
+        def compiled(name: str, settings: Any, precision: str | None = None) -> Explainer:
+            return agf_fx.compile(
+                loaded.model,
+                example,
+                method=name,
+                options=settings,
+                precision=precision,
+                output=loaded.select,
+                unknown_ops=unknown_ops,
+            )
+
+        if sides is not None:
+            looked_at = options.seen(loaded, image, target)
+            found = differences.found(sides, compiled, loaded, looked_at, html)
+            if html is not None:
+                say(console, f"written to {html}")
+                return
+            shown: Any = differences.shown(found, depth, layer, full, _room(terminal))
         else:
-            shown = _overview(explainer, depth, images, targets, terminal)
-    if isinstance(shown, str):
-        _print_text(shown, terminal)
-    else:
-        _print_table(shown, terminal, paged=layer is not None)
+            explainer = compiled(method, chosen)
+            if html is not None:
+                _page(explainer, loaded, html, image, target)
+                say(console, f"written to {html}")
+                return
+            if write is not None:
+                from agf_fx.inspect.formats import save
+
+                save(explainer.graph, write, format, depth)
+                say(console, f"written to {write}")
+                return
+            stage = "annotated" if canonical else stage
+            if full:
+                shown = str(explainer.graph)
+            elif stage is not None:
+                shown = str(explainer.stages()[stage])
+            elif diff is not None:
+                shown = "\n".join(explainer.stages().difference(*diff))
+            elif plan:
+                shown = str(explainer.plan(memory, targets))
+            elif layer is not None:
+                shown = _layer(explainer, layer, images, targets)
+            else:
+                shown = _overview(explainer, depth, images, targets, terminal)
+    _show(shown, terminal, paged=layer is not None)
 
 
 def _page(explainer: Explainer, loaded: LoadedModel, html: Path, image: Path | None, target: str | None) -> None:
     """The page for browsers, with an image where one is given."""
-    if image is None:
-        explainer.to_html(html, title=loaded.name)
-        return
-    from agf_fx.imaging.read import read_image
-    from agf_fx.models import class_index
-
-    seen, pixels = loaded.preprocessing.prepare(read_image(image))
-    index = None if target is None else class_index(target, loaded.class_names)
-    explainer.to_html(html, seen[None], index, pixels=pixels, class_names=loaded.class_names, title=loaded.name)
+    seen = options.seen(loaded, image, target)
+    explainer.to_html(
+        html, seen.image, seen.target, pixels=seen.pixels, class_names=loaded.class_names, title=loaded.name
+    )
 
 
 def _overview(explainer: Explainer, depth: int | None, images: int, targets: int, terminal: bool) -> Any:
@@ -156,8 +172,7 @@ def _overview(explainer: Explainer, depth: int | None, images: int, targets: int
     from agf_fx.inspect.tables import overview
     from agf_fx.ir.views import screen_depth
 
-    room = shutil.get_terminal_size().lines - _BESIDE if terminal else _ROWS
-    deep = depth or screen_depth(explainer.graph, max(room, _FEWEST_ROWS))
+    deep = depth or screen_depth(explainer.graph, _room(terminal))
     return overview(explainer.cost(images, targets, depth=deep), explainer.stages())
 
 
@@ -168,6 +183,18 @@ def _layer(explainer: Explainer, layer: str, images: int, targets: int) -> Any:
 
     views = of_layer(explainer.graph, layer)
     return operations_table(views, explainer.cost(images, targets), f"{layer}: {len(views)} operations")
+
+
+def _room(terminal: bool) -> int:
+    """Rows of layers that fit a screen."""
+    return max(shutil.get_terminal_size().lines - _BESIDE, _FEWEST_ROWS) if terminal else _ROWS
+
+
+def _show(shown: Any, terminal: bool, paged: bool) -> None:
+    if isinstance(shown, str):
+        _print_text(shown, terminal)
+    else:
+        _print_table(shown, terminal, paged)
 
 
 def _print_text(text: str, terminal: bool) -> None:

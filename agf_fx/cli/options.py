@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -94,6 +94,35 @@ def of_methods(names: str, assignments: list[str]) -> dict[str, Any]:
             )
         given[label].append(rest)
     return {label: (method, REGISTRY[method].parsed(given[label])) for label, method in methods.items()}
+
+
+class Seen(NamedTuple):
+    """What a command is to look at.
+
+    Attributes:
+        image: (1, C, H, W), as the model takes it; None where no image is given.
+        target: a class; None for the top one.
+        pixels: (H, W, 3) uint8, to show.
+    """
+
+    image: Any = None
+    target: int | None = None
+    pixels: Any = None
+
+
+def seen(loaded: LoadedModel, image: Path | None, target: str | None) -> Seen:
+    """An image from a file, and a class by name or index.
+
+    Raises:
+        InputError, TargetError, OptionsError: the file is no image, or there is no such class.
+    """
+    if image is None:
+        return Seen()
+    from agf_fx.imaging.read import read_image
+    from agf_fx.models import class_index
+
+    prepared, pixels = loaded.preprocessing.prepare(read_image(image))
+    return Seen(prepared[None], None if target is None else class_index(target, loaded.class_names), pixels)
 
 
 def load(

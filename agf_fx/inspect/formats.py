@@ -14,7 +14,7 @@ from typing import Any
 from agf_fx.atomic import atomic_write
 from agf_fx.errors import MissingDependencyError, OptionsError
 from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.ir.views import PREPARATION, NodeView
+from agf_fx.ir.views import PREPARATION, NodeView, module_paths, opened_layers
 
 _COLOURS = {  # of streams: Okabe and Ito's, which colour-blind eyes tell apart
     "forward": "#56B4E9",
@@ -27,10 +27,26 @@ _OTHER = "#F0E442"
 
 
 def node_link(explanation: ExplanationGraph) -> dict[str, Any]:
-    """networkx's node-link data: ``nodes`` with ``id`` and attributes, ``edges`` with ``source`` and ``target``."""
+    """networkx's node-link data: ``nodes`` with ``id`` and attributes, ``edges`` with ``source`` and ``target``.
+
+    ``graph`` says what the graph is called, and which layers it has, with their rules and calls.
+    """
     import networkx as nx
 
-    return nx.node_link_data(explanation.to_networkx(), edges="edges")
+    graph = explanation.to_networkx()
+    graph.graph["title"] = f"{explanation.canonical.name} by {explanation.method}"
+    paths = module_paths(explanation)
+    graph.graph["layers"] = [
+        {
+            "name": layer.name,
+            "path": paths.get(layer.name, ""),
+            "rule": layer.rule,
+            "calls": layer.calls,
+            "nodes": [view.name for view in views],
+        }
+        for layer, views in opened_layers(explanation)
+    ]
+    return nx.node_link_data(graph, edges="edges")
 
 
 def graphml(explanation: ExplanationGraph) -> str:

@@ -19,6 +19,7 @@ from agf_fx.atomic import atomic_write
 from agf_fx.errors import MissingDependencyError
 from agf_fx.imaging.render import diverging_colormap, symmetric_limit
 from agf_fx.inspect.conservation import ConservationReport, Flow
+from agf_fx.inspect.difference import GraphDifference, LayerDifference
 from agf_fx.inspect.layer_maps import LayerMaps, folded
 from agf_fx.inspect.page_data import page_data
 from agf_fx.ir.graph import ExplanationGraph
@@ -35,6 +36,8 @@ def write(
     pixels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    difference: GraphDifference | None = None,
+    others: LayerMaps | None = None,
 ) -> None:
     """Write the page, which appears whole or not at all.
 
@@ -45,11 +48,13 @@ def write(
         pixels: (H, W, 3) uint8, the image as the network sees it.
         class_names: of the model, to name the target.
         title: what the model is called; by default its class.
+        difference: from another graph to this one, to mark.
+        others: what the image looks like by that other graph.
 
     Raises:
         MissingDependencyError: Jinja2 is not installed.
     """
-    text = page(explanation, maps, pixels, class_names, title)
+    text = page(explanation, maps, pixels, class_names, title, difference, others)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "replace"))
 
@@ -60,6 +65,8 @@ def page(
     pixels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    difference: GraphDifference | None = None,
+    others: LayerMaps | None = None,
 ) -> str:
     """The text of the page; see `write`."""
     try:
@@ -72,6 +79,8 @@ def page(
         data["title"] = f"{title} by {explanation.method}"
     if maps is not None:
         _add_maps(data, explanation, maps, pixels, class_names)
+    if difference is not None:
+        _add_difference(data, explanation, difference, others)
     style, script = _part("page.css"), _part("page.js")
     template = Environment(autoescape=True).from_string(_part("page.html"))
     return template.render(
@@ -120,9 +129,7 @@ def _add_maps(
     cuts = _cuts(maps.conservation, images)
     for row in data["layers"]:
         calls = row["calls"] or ([images] if row["name"] == READ_OUT else [])
-        drawn = next((maps.maps[call] for call in reversed(calls) if call in maps.maps), None)
-        if row["name"] == READ_OUT and maps.image.ndim == 2:
-            drawn = maps.image
+        drawn = _map_of(row, maps, images)
         if drawn is not None:
             row["map"] = _drawn(drawn, of_image=explanation.canonical.image_type.rank == 4)
         total = next((maps.totals[call] for call in reversed(calls) if call in maps.totals), None)
@@ -134,6 +141,46 @@ def _add_maps(
         found = [flows[call] for call in row["calls"] if call in flows]
         if found:
             row["flow"] = _flow(found)
+
+
+def _add_difference(
+    data: dict[str, Any], explanation: ExplanationGraph, difference: GraphDifference, others: LayerMaps | None
+) -> None:
+    """What differs, in the rows of layers, and, with an image, the maps of the other graph beside them."""
+    differing = {id(layer) for layer in difference.differing()}
+    known = {layer.name: layer for layer in difference.layers}
+    for row in data["layers"]:
+        layer = known.pop(row["name"], None)
+        if layer is not None:
+            row["difference"] = _difference(layer, id(layer) in differing)
+        drawn = None if others is None else _map_of(row, others, explanation.canonical.images.name)
+        if drawn is not None:
+            row["other"] = _drawn(drawn, of_image=explanation.canonical.image_type.rank == 4)
+    data["against"] = {
+        "titles": difference.titles,
+        "said": [*difference.departures.lines()] if difference.departures else [],
+        "absent": [layer.name for layer in known.values()],
+    }
+
+
+def _difference(layer: LayerDifference, differs: bool) -> dict[str, Any]:
+    named = [
+        [change.kind, change.stream, *(view.call if view else "" for view in (change.before, change.after))]
+        for change in layer.changes
+        if change.loud
+    ]
+    found: dict[str, Any] = {"differs": differs, "rules": layer.rules, "nodes": layer.nodes, "changes": named}
+    found["counts"] = dict(layer.counts.most_common())
+    if layer.departure is not None:
+        found |= {"apart": layer.departure.difference, "cosine": layer.departure.cosine}
+    return found
+
+
+def _map_of(row: dict[str, Any], maps: LayerMaps, images: str) -> np.ndarray | None:
+    """The map at the output of a row; the method's own at the images."""
+    if row["name"] == READ_OUT:
+        return maps.image if maps.image.ndim == 2 else maps.maps.get(images)
+    return next((maps.maps[call] for call in reversed(row["calls"]) if call in maps.maps), None)
 
 
 def _drawn(relevance: np.ndarray, of_image: bool) -> dict[str, Any]:

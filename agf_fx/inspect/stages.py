@@ -81,6 +81,36 @@ class Stages:
             return self.optimised.canonical
         return self._emitted if stage == "emitted" else self._makers[stage]()
 
+    def after(self, step: str) -> ExplanationGraph:
+        """The explanation graph behind a step of the compiler; ``"name#2"`` is the second of that name.
+
+        Raises:
+            OptionsError: there is no such step behind emission.
+        """
+        return self._with_steps(self._place(step) + 1)
+
+    def before(self, step: str) -> ExplanationGraph:
+        """The explanation graph in front of a step; see `after`."""
+        return self._with_steps(self._place(step))
+
+    @property
+    def steps(self) -> list[str]:
+        """Names of the steps behind emission, in order; one that comes again has its number behind it."""
+        counted: Counter[str] = Counter()
+        found = []
+        for step in self._steps:
+            name = getattr(step, "func", step).__name__
+            counted[name] += 1
+            found.append(name if counted[name] == 1 else f"{name}#{counted[name]}")
+        return found
+
+    def _place(self, step: str) -> int:
+        require_one_of("step", step, self.steps)
+        return self.steps.index(step)
+
+    def _with_steps(self, count: int) -> ExplanationGraph:
+        return lower(self.optimised.canonical, self._method, _ignored, optimisations=self._steps[:count])
+
     @functools.cached_property
     def _emitted(self) -> ExplanationGraph:
         return lower(self.optimised.canonical, self._method, _ignored, optimisations=())

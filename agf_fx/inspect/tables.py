@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agf_fx.inspect.difference import GraphDifference, Kind
 from agf_fx.inspect.stages import Stages, StepChange
 from agf_fx.ir.cost_model import SYMBOLS, Cost, in_words, substituted
 from agf_fx.ir.views import LayerView, NodeView
@@ -127,6 +128,30 @@ def operations_table(views: Iterable[NodeView], cost: Cost, title: str) -> Rende
     return Group(*parts)
 
 
+def difference_table(found: GraphDifference) -> RenderableType:
+    """The layers that differ, what each graph does in them, and where relevance parts."""
+    titles = Text(f"- {found.titles[0]}\n+ {found.titles[1]}", style="bold")
+    differing, parted = found.differing(), found.departures
+    table = _table(None, "layer", "rule")
+    for name in ("ops", *_SHOWN, *(("apart", "cosine") if parted else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in differing:
+        rules = dict.fromkeys(rule or "none" for rule in layer.rules) if any(layer.rules) else {}
+        nodes = " -> ".join(map(str, dict.fromkeys(layer.nodes)))
+        counts = (str(layer.counts[kind] or "") for kind in _SHOWN)
+        at = layer.departure
+        apart = () if parted is None else ("", "") if at is None else (f"{at.difference:.2g}", f"{at.cosine:.3f}")
+        table.add_row(Text(layer.name), _cut(" -> ".join(rules)), nodes, *counts, *apart)
+    rest = len(found.layers) - len(differing)
+    said = [f"{rest} other layers differ by what comes to them, if at all"] if rest and differing else []
+    if not differing:
+        said = ["no layer differs"]
+    if found.counts:
+        said.append(f"operations: {', '.join(f'{count} {kind}' for kind, count in found.counts.most_common())}")
+    said += parted.lines() if parted else []
+    return Group(titles, *([table] if differing else []), Text("\n".join(said)))
+
+
 def _table(title: str | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for name in columns:
@@ -134,6 +159,7 @@ def _table(title: str | None, *columns: str) -> Table:
     return table
 
 
+_SHOWN = (Kind.REMOVED, Kind.ADDED, Kind.CHANGED, Kind.MOVED)
 _NARROWED = ("operation", "role", "rule", "call", "what it changed")  # where the terminal is narrow
 _TOLD = ("input layer", "head", "residual merge", "flatten boundary", "gate", "attention")  # the others are details
 

@@ -303,6 +303,12 @@ def _groups(canonical: CanonicalGraph, depth: int | None) -> dict[str, _Group]:
     return groups
 
 
+def module_paths(explanation: ExplanationGraph) -> dict[str, str]:
+    """Name of a layer that is one call -> path of the module that makes it."""
+    groups = _groups(explanation.canonical, None)
+    return {name: group.paths[0] for name, group in groups.items()}
+
+
 def _at_one(expression: sympy.Expr) -> sympy.Expr:
     return sympy.sympify(expression).subs({BATCH: 1, TARGETS: 1})
 

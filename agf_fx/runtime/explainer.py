@@ -18,6 +18,7 @@ from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
+from agf_fx.inspect.difference import GraphDifference
 from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
@@ -259,6 +260,7 @@ class Explainer:
         pixels: Any = None,
         class_names: Sequence[str] | None = None,
         title: str | None = None,
+        against: Explainer | None = None,
     ) -> None:
         """Write the explanation graph as a page for browsers: one file, which needs no other and no network.
 
@@ -270,6 +272,7 @@ class Explainer:
             pixels: (H, W, 3) uint8, to show beside the maps; by default the image itself, where it has colours.
             class_names: of the model, to name the target.
             title: what the model is called; by default its class.
+            against: another explainer of the same model, to mark how this graph differs from its; see `difference`.
 
         Raises:
             InputError: nothing has been captured yet, or ``image`` is not one image.
@@ -278,10 +281,34 @@ class Explainer:
         """
         from agf_fx.inspect.page import write
 
-        found = shown = None
+        found = shown = others = None
         if image is not None:
             found, shown = self._at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
-        write(self.graph, path, found, shown, class_names, title)
+            target = found.target
+            others = None if against is None else against._at_layers(as_batch(image), target)
+        differs = None if against is None else against.difference(self, image, target)
+        write(self.graph, path, found, shown, class_names, title, difference=differs, others=others)
+
+    def difference(self, other: Explainer, image: Tensor | None = None, target: int | None = None) -> GraphDifference:
+        """How the explanation graph of another explainer differs from this one's: ``print`` it.
+
+        Operations added, removed and changed, layer by layer; and, with an image, where the relevances part on the
+        way from the logits to the pixels: rule by rule, in the precision of the explainers. In float32 they are said
+        to part from a relative difference of 1e-3 on; ``precision="float64"`` tells rounding from rules.
+
+        Args:
+            other: of the same model by another method or other options, or of another model.
+            image: (1, C, H, W), for both explainers.
+            target: class to explain; None for the top class of this explainer.
+
+        Raises:
+            InputError: one of them has not captured anything yet, or ``image`` is not one image.
+            OptionsError: with an image: a method looks at every image many times, or the models are different ones.
+            TargetError: no such class.
+        """
+        from agf_fx.runtime.differences import between
+
+        return between(self, other, image, target)
 
     def _at_layers(self, image: Tensor, target: int | None) -> LayerMaps:
         """What one image looks like at every layer."""

@@ -102,7 +102,7 @@ function group(path) {
   return {name: path, path, op: data.modules[path] || "", class: "", role: "", form: [...forms].join(" and "), rules, inside,
     shape: last.shape, source: "", weights: inside.flatMap((index) => leaves[index].weights), nodes: sum(inside, "nodes"),
     products: sum(inside, "products"), prepared: sum(inside, "prepared"), flops: sum(inside, "flops"),
-    bytes: sum(inside, "bytes"), share: sum(inside, "share"), costs: ["", ""], map: last.map, total: last.total, cut: last.cut, flow};
+    bytes: sum(inside, "bytes"), share: sum(inside, "share"), costs: ["", ""], map: last.map, other: last.other, total: last.total, cut: last.cut, flow};
 }
 function flowOf(inside) {
   const flows = inside.map((index) => leaves[index].flow).filter(Boolean);
@@ -248,6 +248,8 @@ function rowElement(row, place, left, right, most) {
     rule.style.color = colour(streams[shown[0]]);
     made.append(rule);
   }
+  const differs = differenceMark(item);
+  if (differs) made.append(differs);
   if (item.form) made.append(el("span", {class: "mark"}, item.form.replace(" and ", "+")));
   const heat = $("heat").value;
   if (heat) {
@@ -330,10 +332,52 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && document.activeElement !== $("search")) { $("details").classList.remove("open"); focusChosen(); }
 });
 
+// --- against another graph ------------------------------------------------------------------------------------------
+
+const SIGNS = {removed: "−", added: "+", changed: "~", moved: "→"};
+const countOf = (found) => Object.entries(SIGNS).filter(([kind]) => found[kind]).map(([kind, sign]) => `${sign}${found[kind]}`).join(" ");
+function differenceOf(item) {  // of a layer, or of all that are inside a module
+  const found = item.inside.map((index) => leaves[index].difference).filter(Boolean);
+  if (!found.length) return null;
+  const counts = {};
+  for (const one of found) for (const [kind, count] of Object.entries(one.counts)) counts[kind] = (counts[kind] || 0) + count;
+  return {counts, differs: found.some((one) => one.differs), one: found.length === 1 ? found[0] : null, last: found.at(-1)};
+}
+function differenceMark(item) {
+  const found = data.against && differenceOf(item);
+  if (!found || !found.differs) return null;
+  const words = countOf(found.counts), apart = found.last.apart;
+  return el("span", {class: "mark differs", title: `differs from ${data.against.titles[0]}` + (apart === undefined ? "" : `; cosine of ${data.picture.quantity} ${signed(found.last.cosine)}`)}, words || "≠");
+}
+function differenceParts(item) {
+  const found = data.against && differenceOf(item);
+  if (!found) return [];
+  const {one, last, counts} = found, parts = [el("h3", {}, `Against ${data.against.titles[0]}`)];
+  const others = Object.entries(counts).filter(([kind]) => !SIGNS[kind]).map(([kind, count]) => `${count} ${kind}`).join(", ");
+  parts.push(facts([["operations", countOf(counts) + (others ? ` (${others})` : "") || "the same"],
+    ["rule there", one && one.rules[0] !== one.rules[1] ? one.rules[0] || "none" : ""], ["rule here", one && one.rules[0] !== one.rules[1] ? one.rules[1] || "none" : ""],
+    ["apart", last.apart === undefined ? "" : signed(last.apart)], ["cosine", last.cosine === undefined ? "" : signed(last.cosine)]]));
+  if (item.other) parts.push(el("img", {class: "map", src: item.other.src, alt: `the same at the output of ${item.name} by ${data.against.titles[0]}`}),
+    el("p", {class: "faint"}, `by ${data.against.titles[0]}, scale ±${signed(item.other.limit)}`));
+  if (one && one.changes.length) {
+    const rows = one.changes.map(([kind, stream, before, after]) => el("tr", {}, el("td", {}, `${SIGNS[kind]} ${kind}`), el("td", {}, stream),
+      el("td", {}, ...[before, after].filter(Boolean).map((call) => el("div", {}, el("code", {}, call))))));
+    parts.push(el("details", rows.length > 12 ? {} : {open: ""}, el("summary", {}, `operations that differ: ${rows.length}`), el("div", {}, el("table", {}, el("tbody", {}, ...rows)))));
+  }
+  return parts;
+}
+function against() {
+  if (!data.against) return;
+  const {titles, said, absent} = data.against, count = leaves.filter((leaf) => leaf.difference && leaf.difference.differs).length;
+  const lines = [`Against ${titles[0]}: ${count ? `${count} of ${leaves.length} layers differ` : "no layer differs"}` + (absent.length ? `; it also has ${absent.join(", ")}` : "") +
+    ". Marks count operations: − removed, + added, ~ changed, → done at another time. Search “differs” to go from one to the next.", ...said];
+  $("summary").after(el("p", {id: "against"}, ...lines.flatMap((line) => [line, el("br")]).slice(0, -1)));
+}
+
 // --- searching ------------------------------------------------------------------------------------------------------
 
 const haystack = leaves.map((leaf) => [leaf.name, leaf.op, leaf.class, leaf.role, leaf.form, leaf.source,
-  ...leaf.rules.flatMap((rule) => rule.slice(1).map((number) => data.rules[number].name))].join("\n").toLowerCase());
+  leaf.difference && leaf.difference.differs ? "differs" : "", ...leaf.rules.flatMap((rule) => rule.slice(1).map((number) => data.rules[number].name))].join("\n").toLowerCase());
 function hits() { return state.words ? haystack.map((text, index) => (text.includes(state.words) ? index : -1)).filter((i) => i >= 0) : []; }
 function applySearch() {
   const found = new Set(hits());
@@ -389,6 +433,7 @@ function showDetails() {
     facts([["role", item.role], ["form", item.form], ["output", item.shape && el("code", {}, item.shape)], ["source", item.source && el("code", {}, item.source)]]));
   for (const [number, ...rules] of item.rules) panel.append(...ruleParts(streams[number], rules), el("div", {"data-parts": streams[number]}));
   if (item.flow || item.total !== undefined) panel.append(...conservation(item));
+  panel.append(...differenceParts(item));
   panel.append(el("h3", {}, "Cost and weights"),
     facts([["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
       ["cost", `${short(item.flops, "FLOP")}, ${short(item.bytes, "B")} moved, ${percent(item.share)} of the whole`],
@@ -473,9 +518,11 @@ function goTo(stop, {select = true} = {}) {
   $("stop").replaceChildren(el("strong", {}, where), ` · ${quantity} of “${data.picture.target}” (logit ${signed(data.picture.logit)})` +
     (leaf.total !== undefined ? ` · sum ${signed(leaf.total)}` : "") +
     (leaf.cut !== undefined ? ` · all branches ${signed(leaf.cut)}` : ""));
-  const picture = $("pictures").lastElementChild, shown = leaf.map;
-  picture.style.visibility = shown ? "visible" : "hidden";
-  if (shown) { picture.src = shown.src; picture.alt = `${quantity} at ${leaf.name}: red for, blue against`; }
+  for (const [picture, shown, by] of [[$("now"), leaf.map, ""], [$("then"), leaf.other, data.against && ` by ${data.against.titles[0]}`]]) {
+    if (!picture) continue;
+    picture.style.visibility = shown ? "visible" : "hidden";
+    if (shown) { picture.src = shown.src; picture.title = picture.alt = `${quantity} at ${leaf.name}${by}: red for, blue against`; }
+  }
   const line = $("chart").querySelector(".now");
   if (line) { const x = 1000 * stop / Math.max(1, stops.length - 1); line.setAttribute("x1", x); line.setAttribute("x2", x); }
   if (!select) return;
@@ -541,12 +588,14 @@ function begin() {
     if (event.target.value) document.documentElement.dataset.theme = event.target.value; else delete document.documentElement.dataset.theme;
   });
   probe();
+  against();
   legend();
   draw();
   if (data.picture) {
     $("dock").hidden = false;
     if (data.picture.photo) $("pictures").append(el("img", {src: data.picture.photo, alt: "the image as the network sees it"}));
-    $("pictures").append(el("img", {alt: ""}));
+    $("pictures").append(el("img", {id: "now", alt: ""}));
+    if (leaves.some((leaf) => leaf.other)) $("pictures").append(el("img", {id: "then", alt: ""}));
     $("slider").max = stops.length - 1;
     $("slider").addEventListener("input", (event) => goTo(Number(event.target.value)));
     chart();
