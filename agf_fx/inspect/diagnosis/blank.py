@@ -1,0 +1,210 @@
+"""Maps that are zero, or the same, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from agf_fx.inspect.conservation import handed_by
+from agf_fx.inspect.diagnosis.case import Case, Place
+from agf_fx.inspect.diagnosis.report import Check, Finding
+from agf_fx.ir.vocabulary import depends_on_images, operands
+
+aten = torch.ops.aten
+
+_BOUNDED = (
+    *(aten.clamp.default, aten.hardtanh.default, aten.hardsigmoid.default, aten.hardswish.default),
+    *(aten.sigmoid.default, aten.tanh.default, aten.softmax.int),
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why nothing arrives.
+
+    Attributes:
+        place: where; None where that is unknown.
+        message: in words.
+        advice: what to do.
+        measured: the numbers behind it.
+    """
+
+    place: Place | None
+    message: str
+    advice: str
+    measured: dict[str, float]
+
+
+_OTHER_IMAGE = "check the preprocessing (range, mean, deviation), and explain another image."
+
+
+def blank(case: Case) -> Check:
+    """Whether the map is one number everywhere, and the call behind which nothing is left."""
+    kind, limit = "blank", "every entry is the same"
+    largest, least = float(case.drawn.max()), float(case.drawn.min())
+    measured = {"largest": largest, "least": least}
+    if largest != least or case.drawn.numel() < 2:
+        return Check(kind, measured, limit)
+    if largest != 0:
+        finding = _constant(case, measured)
+        return Check(kind, measured, limit, finding, f"where it begins: {case.no_walk}" if case.no_walk else "")
+    cause = _constant_image(case) or _cause(case)
+    measured |= cause.measured
+    layer, node = ("", "") if cause.place is None else (cause.place.layer, cause.place.node)
+    finding = Finding(kind, "problem", layer, node, measured, cause.message, cause.advice)
+    return Check(kind, measured, limit, finding, f"where it begins: {case.no_walk}" if case.no_walk else "")
+
+
+def _constant(case: Case, measured: dict[str, float]) -> Finding:
+    """A map that is one number other than 0."""
+    message = f"every pixel has the value {measured['largest']:.3g}: the map is read off a layer with one position."
+    advice = 'name a layer with several positions, options={"layer": ...}, or explain a larger image.'
+    return Finding("blank", "problem", "", "", measured, message, advice)
+
+
+def _constant_image(case: Case) -> Cause | None:
+    """The image has no contrast, where relevance at least reaches the first layer."""
+    channels = case.method.channels_of(case.canonical)
+    values = case.image[0] if channels is None else case.image[0].movedim(channels - 1, 0).flatten(1)
+    spread = float((values.amax(-1) - values.amin(-1)).max())
+    if spread > 0:
+        return None
+    place = _blocked(case)
+    place = place if place is not None and case.canonical.images in place.all_input_nodes else None
+    message = "the image is constant: its channels have one value each, so that no pixel differs from another."
+    return Cause(None if place is None else Place.of(place), message, _OTHER_IMAGE, {"contrast of the image": spread})
+
+
+def _cause(case: Case) -> Cause:
+    """What stands in the way, from the logits to the pixels."""
+    if case.walk is None:
+        message = f"the map is zero everywhere. {case.method.blank}".strip()
+        advice = 'diagnose the image with method="gradient", which shows the layer where nothing is left.'
+        return Cause(None, message, advice, {})
+    call = _blocked(case)
+    if call is not None:
+        return _why_blocked(case, call)
+    seed = _seed(case)
+    if seed is not None:
+        return seed
+    message = (
+        f"relevance or gradients reach the pixels; the read-out leaves nothing of them. {case.method.blank}".strip()
+    )
+    advice = "explain a class that the network sees (top_k=3)"
+    return Cause(
+        None, message, f"{advice}, or keep both signs, where the method has an option for it (relu=False).", {}
+    )
+
+
+def _blocked(case: Case) -> fx.Node | None:
+    """The first call, from the logits on, that something arrives at and nothing leaves.
+
+    In the stream that maps are read off, or in one before it that it starts from.
+    """
+    if case.walk is None:
+        return None
+    names = [stream.name for stream in case.method.streams]
+    for name in [case.stream, *(other for other in names if other != case.stream)]:
+        for call in reversed(case.canonical.calls):
+            received = case.walk.messages[name].get(call.name)
+            given = handed_by(call, case.walk.handed[name])
+            arrives = received is not None and bool((received[0] != 0).any())
+            if arrives and given and not any(bool((message[0] != 0).any()) for _, message in given):
+                return call
+    return None
+
+
+def _seed(case: Case) -> Cause | None:
+    """Nothing starts at the logits."""
+    start = next((stream for stream in case.method.streams if stream.seed is not None), None)
+    message = None if start is None else case.walk.messages[start.name].get(case.canonical.logits.name)
+    if message is None or bool((message[0] != 0).any()):
+        return _dead(case, case.canonical.logits)
+    ordered = case.logits.sort(descending=True).values
+    gap = float(ordered[0] - ordered[1]) if len(ordered) > 1 else 0.0
+    said = (
+        f"the score that is differentiated does not change: its gradient at the logits is 0 in {case.image.dtype}. The "
+        f"two largest lie {gap:.3g} apart"
+    )
+    bounded = float(ordered[-1]) >= 0 and float(ordered[0]) <= 1 and abs(float(ordered.sum()) - 1) < 1e-3
+    said += ", and they sum to 1: the model returns probabilities." if bounded else "."
+    advice = (
+        "return logits, before any softmax or sigmoid (output= chooses them), or explain in float64 "
+        '(precision="float64"); a gradient of the logit itself, method="gradient", does not saturate.'
+    )
+    return Cause(Place.of(case.canonical.logits), said, advice, {"gap of the logits": gap})
+
+
+def _why_blocked(case: Case, call: fx.Node) -> Cause:
+    """Why a call hands nothing on, from its values."""
+    dead = _dead(case, call)
+    if dead is not None:
+        return dead
+    value, place = _first(case.values[call]), Place.of(call)
+    others = [operand for operand in call.all_input_nodes if operand.op != "placeholder" or depends_on_images(operand)]
+    closed = [node for node in others if _is_zero(case.values.get(node))]
+    if call.target in (aten.mul.Tensor, aten.where.self, aten.div.Tensor) and closed:
+        message = f"the gate %{closed[0].name} is 0 everywhere and lets nothing of the signal through {place.op}."
+        advice = "look at what closes the gate: a threshold, a mask or a comparison that no value of this image passes."
+        return Cause(place, message, advice, {"open share of the gate": 0.0})
+    if call.target in _BOUNDED:
+        inputs = _first(case.values[operands(call)[0]]).double()
+        span = {"least input": float(inputs.min()), "largest input": float(inputs.max())}
+        message = (
+            f"{place.op} is saturated: all its inputs lie between {span['least input']:.3g} and "
+            f"{span['largest input']:.3g}, where its derivative is 0 in {value.dtype}."
+        )
+        advice = (
+            "check the preprocessing, which makes inputs too large; take off a softmax or sigmoid inside the model, or "
+            'scale what it reads; explain in float64 (precision="float64"), or by relevance, which passes activations '
+            'unchanged (method="agf" or "lrp-epsilon").'
+        )
+        return Cause(place, message, advice, span)
+    message = (
+        f"something arrives at {place.op} and nothing leaves it: its derivative, or its share, is 0 at this image."
+    )
+    advice = 'look at the layer\'s values (explainer.explain(images, layers=[...], quantities=["value"])).'
+    return Cause(place, message, advice, {"largest value there": float(value.double().abs().max())})
+
+
+def _dead(case: Case, call: fx.Node) -> Cause | None:
+    """The first value in front of a call that is 0 everywhere while what it reads is not."""
+    for node in _behind(call):
+        reads = [operand for operand in node.all_input_nodes if depends_on_images(operand)]
+        if _is_zero(case.values[node]) and reads and not all(_is_zero(case.values[operand]) for operand in reads):
+            inputs = _first(case.values[reads[0]]).double()
+            place = Place.of(node)
+            message = (
+                f"all features are 0 behind {place.op}, whose inputs lie between {float(inputs.min()):.3g} and "
+                f"{float(inputs.max()):.3g}: the logits are the biases' alone."
+            )
+            advice = (
+                "check the preprocessing, and that the weights were loaded; a ReLU that is closed for every image has "
+                "died in training."
+            )
+            measured = {"least input": float(inputs.min()), "largest input": float(inputs.max())}
+            return Cause(place, message, advice, measured)
+    return None
+
+
+def _behind(call: fx.Node) -> Iterator[fx.Node]:
+    """The signals that a call is computed from and itself, in order of execution; no gates that are steps."""
+    needed = {call}
+    nodes = list(call.graph.nodes)
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(operand for operand in node.all_input_nodes if depends_on_images(operand))
+    return (node for node in nodes if node in needed and node.op == "call_function")
+
+
+def _first(value: Any) -> Tensor:
+    return value[0] if isinstance(value, tuple | list) else value
+
+
+def _is_zero(value: Any) -> bool:
+    tensor = _first(value)
+    return isinstance(tensor, Tensor) and not bool((tensor != 0).any())
