@@ -18,7 +18,7 @@ VISIBLE = 0.02
 """Relative difference from float64 that is seen: five of 255 shades."""
 GROWTH = 1e4
 """Times by which the sum of absolute relevance grows on the way to the pixels."""
-BROKEN = 0.1
+BROKEN = 0.2
 """Share of the absolute relevance around a call by which it breaks what its rule promises of the sum."""
 
 _PROMISING = ("conserves", "shifts to conserve")
@@ -162,8 +162,8 @@ def conserved(case: Case) -> Check:
     measured["change at the layer"] = float(flow.change[0, 0]) / _larger(case, flow)
     message = (
         f"{flow.rule} of {flow.op} promises: {flow.promise}; it changes the sum of relevance by "
-        f"{shares[flow.node]:.2g} of the absolute relevance around it. Its denominators are about as small as what keeps "
-        "them from 0, or its inputs are 0 where relevance arrives."
+        f"{shares[flow.node]:.2g} of the absolute relevance around it. Its denominators are about as small as what "
+        "keeps them from 0, or its inputs are 0 where relevance arrives."
     )
     advice = (
         'divide exactly (AGFOptions(division="exact")), choose a smaller epsilon, or bring images and weights to a '
