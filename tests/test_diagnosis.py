@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import agf_fx
-from agf_fx.inspect.diagnosis import KINDS, measures
 
 SIZE = 16
 
@@ -80,6 +79,12 @@ class Averaged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
         return (self.soft[0](self.scale * self.first(features)) + self.soft[1](self.scale * self.second(features))) / 2
+
+
+def far_apart(scale: float) -> nn.Module:
+    model = relued(0.5)
+    model.fc.weight.data.mul_(scale)
+    return model
 
 
 def bounded(low: float) -> nn.Module:
@@ -193,6 +198,7 @@ ROWS = {
     "closed gate": Row("blank", Gated, 100.0, -100.0, "", "agf"),
     "saturated clamp": Row("blank", bounded, 50.0, -5.0, "bound"),
     "saturated softmax": Row("blank", Averaged, 1e4, 1.0, "soft.1"),
+    "logits far apart": Row("blank", far_apart, 1e6, 1.0, "fc", "agf"),
     "only against the class": Row("blank", speaking, -1.0, 1.0, "", "gradcam", {"layer": "act"}),
     "random filters": Row("noisy", noise_filters, True, False, "whole"),
     "equal classes": Row("class-independent", equal_rows, True, False, "fc", "agf"),
@@ -223,7 +229,7 @@ def test_a_fault_is_found_where_it_begins(name):
     assert row.kind in findings, findings
     found = findings[row.kind]
     assert found.layer == row.layer, found
-    assert found.message and found.advice and found.measured
+    assert all([found.message, found.advice, found.measured])
     assert all(isinstance(value, float) for value in found.measured.values())
 
 

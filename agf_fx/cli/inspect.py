@@ -17,6 +17,8 @@ from agf_fx.errors import OptionsError
 from agf_fx.runs.console import say, stdout_kept_clean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from agf_fx.models import LoadedModel
     from agf_fx.runtime.explainer import Explainer
 
@@ -60,8 +62,13 @@ def inspect(
         Path | None, typer.Option(metavar="FILE", help="Write a page for browsers: the graph, and --image in it.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An image whose relevance --html shows at every layer.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An image whose relevance --html shows at every layer, or for --diagnose."),
     ] = None,
+    diagnose: Annotated[
+        bool,
+        typer.Option("--diagnose", help="Say why the map of --image is blank, noisy, a grid, ..., and from where on."),
+    ] = False,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Class of --image, by name or index. [default: the top one]")
     ] = None,
@@ -76,16 +83,21 @@ def inspect(
     method: options.Method = "agf",
     option: options.MethodOptions = None,
 ) -> None:
-    """Show a model's explanation graph: its layers, rules and costs. Only its structure matters: no weights needed."""
+    """Show a model's explanation graph: its layers, rules and costs, or with --image how one map comes about.
+
+    Without an image only the model's structure matters: no weights needed.
+    """
     console, terminal = error_console(), sys.stdout.isatty()
     asked = {"--layer": layer, "--stage": stage, "--diff": diff, "--full": full, "--canonical": canonical}
-    asked |= {"--plan": plan, "--write": write, "--html": html}
+    asked |= {"--plan": plan, "--write": write, "--html": html, "--diagnose": diagnose}
     given = [name for name, value in asked.items() if value]
     with expected_errors(console):
         if len(given) > 1:
             raise OptionsError(f"{' and '.join(given)} show different things; give one of them.")
-        if image is not None and html is None:
-            raise OptionsError("--image is shown by a page; add --html FILE.")
+        if image is not None and html is None and not diagnose:
+            raise OptionsError("--image is shown by a page, or diagnosed; add --html FILE or --diagnose.")
+        if diagnose and image is None:
+            raise OptionsError("--diagnose is of an image; add --image FILE.")
         if target is not None and image is None:
             raise OptionsError("--target is of an image; add --image FILE.")
     chosen = options.of_method(console, method, option)
@@ -124,6 +136,8 @@ def inspect(
             shown: Any = str(explainer.graph)
         elif stage is not None:
             shown = str(explainer.stages()[stage])
+        elif diagnose:
+            shown = _diagnosis(explainer, loaded, image, target)
         elif diff is not None:
             shown = "\n".join(explainer.stages().difference(*diff))
         elif plan:
@@ -143,12 +157,23 @@ def _page(explainer: Explainer, loaded: LoadedModel, html: Path, image: Path | N
     if image is None:
         explainer.to_html(html, title=loaded.name)
         return
+    seen, pixels, index = _prepared(loaded, image, target)
+    explainer.to_html(html, seen, index, pixels=pixels, class_names=loaded.class_names, title=loaded.name)
+
+
+def _diagnosis(explainer: Explainer, loaded: LoadedModel, image: Path, target: str | None) -> str:
+    """What is found about the map of an image, in words."""
+    seen, _, index = _prepared(loaded, image, target)
+    return explainer.diagnose(seen, index).in_words(loaded.class_names)
+
+
+def _prepared(loaded: LoadedModel, image: Path, target: str | None) -> tuple[Tensor, Any, int | None]:
+    """An image as the model takes it, (1, C, H, W), its pixels, and the class to explain."""
     from agf_fx.imaging.read import read_image
     from agf_fx.models import class_index
 
     seen, pixels = loaded.preprocessing.prepare(read_image(image))
-    index = None if target is None else class_index(target, loaded.class_names)
-    explainer.to_html(html, seen[None], index, pixels=pixels, class_names=loaded.class_names, title=loaded.name)
+    return seen[None], pixels, None if target is None else class_index(target, loaded.class_names)
 
 
 def _overview(explainer: Explainer, depth: int | None, images: int, targets: int, terminal: bool) -> Any:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.inspect.diagnosis import measures
-from agf_fx.inspect.diagnosis.case import Case, Place, beginning
-from agf_fx.inspect.diagnosis.report import Check, Finding
+from agf_fx.inspect.diagnosis.case import Case, beginning
+from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.inspect.layer_maps import over_channels
 
 ROUGH = 0.4
@@ -41,6 +41,8 @@ def noise(case: Case) -> Check:
         measured["roughness of the image"] = measures.roughness(pixels[0] - pixels[0].mean())
     if not rough > ROUGH:
         return Check(kind, measured, limit)
+    if max(_strengths(case).values(), default=0) > GRID:
+        return Check(kind, measured, limit, left_out="the map is a grid, in which neighbours differ without noise")
     if measured.get("roughness of the image", 0) > ROUGH:
         said = "the image is noise itself, so that noise of the map says nothing of the network; give a photograph"
         return Check(kind, measured, limit, left_out=said)
@@ -55,14 +57,14 @@ def noise(case: Case) -> Check:
             f"(correlation {measured['correlation after a nudge']:.2f})."
             if shattered
             else "A nearly equal image has the same noise (correlation "
-            f"{measured['correlation after a nudge']:.2f}), so the network's weights draw it."
+            f"{measured['correlation after a nudge']:.2f}), so that it is not the image's."
         )
     )
     advice = (
         'average over noise (method="smoothgrad"), choose a method without such noise (method="agf" or "gradcam"), or '
         'draw the figure smoothed: result.save("map.png", smooth=2).'
     )
-    return _found(kind, measured, limit, where, message, advice, case.no_walk)
+    return _beginning_at(case, kind, measured, limit, where, message, advice)
 
 
 def _after_a_nudge(case: Case) -> float:
@@ -83,8 +85,7 @@ def grid(case: Case) -> Check:
     unfit = _unfit(case)
     if unfit:
         return Check(kind, limit=limit, left_out=unfit)
-    found = {period: measures.grid(case.drawn, period) for period in _periods(case)}
-    strengths = {period: strength for period, strength in found.items() if strength is not None}
+    strengths = _strengths(case)
     if not strengths:
         return Check(kind, limit=limit, left_out="the network has no strides, or the map too few periods of them")
     period = max(strengths, key=strengths.get)
@@ -104,19 +105,25 @@ def grid(case: Case) -> Check:
         f"{period / 2:g}), or average the map over {period} x {period} pixels; for good, take a kernel that is a "
         "multiple of its stride, or pooling in place of the stride."
     )
-    return _found(kind, measured, limit, where, message, advice, case.no_walk)
+    return _beginning_at(case, kind, measured, limit, where, message, advice)
+
+
+def _strengths(case: Case) -> dict[int, float]:
+    """How strong the grid is at every period of the network's strides that can be measured."""
+    known = {period: measures.grid(case.drawn, period) for period in _periods(case)}
+    return {period: strength for period, strength in known.items() if strength is not None}
 
 
 def _periods(case: Case) -> list[int]:
     """How many pixels of the image there are for one position of each feature map."""
     height = case.drawn.shape[0]
-    found = set()
+    periods = set()
     for node in case.signals:
         kind = node.meta["type"]
         sizes = kind.shape[2:] if not isinstance(kind, tuple) and kind.rank == 4 else ()
         if sizes and isinstance(sizes[0], int) and 1 < sizes[0] < height:
-            found.add(round(height / sizes[0]))
-    return sorted(period for period in found if period > 1)
+            periods.add(round(height / sizes[0]))
+    return sorted(period for period in periods if period > 1)
 
 
 def _strength(drawn: Tensor, height: int, period: int) -> float | None:
@@ -170,7 +177,7 @@ def _of_shares(
     if not share > most:
         return Check(kind, measured, limit)
     where = beginning(case, _on_maps(case, functools.partial(_where_it_can, measure=measure)), most)
-    return _found(kind, measured, limit, where, message.format(share=share), advice, case.no_walk)
+    return _beginning_at(case, kind, measured, limit, where, message.format(share=share), advice)
 
 
 def _where_it_can(drawn: Tensor, measure: Callable[[Tensor], float]) -> float | None:
@@ -189,8 +196,8 @@ def sign(case: Case) -> Check:
     rank = int((case.logits > logit).sum()) + 1
     message = f"nearly all of the map speaks against the class: its logit is {logit:.3g}, rank {rank}"
     message += ", so that is what the network says." if logit < 0 else ", though it is positive: biases speak for it."
-    finding = Finding(kind, "note", "", "", measured, message, "explain a class that the network sees, with top_k=3.")
-    return Check(kind, measured, limit, finding)
+    advice = "explain a class that the network sees, with top_k=3."
+    return found(kind, measured, limit, None, message, advice, severity="note")
 
 
 def _unfit(case: Case) -> str:
@@ -220,17 +227,10 @@ def _summed(case: Case, node: fx.Node, message: Tensor) -> Tensor | None:
     return values if dim is None else values.sum(dim)
 
 
-def _found(
-    kind: str,
-    measured: dict[str, float],
-    limit: str,
-    where: Place | None,
-    message: str,
-    advice: str,
-    no_walk: str,
+def _beginning_at(
+    case: Case, kind: str, measured: dict[str, float], limit: str, where: Place | None, message: str, advice: str
 ) -> Check:
-    layer, node = ("", "") if where is None else (where.layer, where.node)
-    if where is None and not no_walk:
+    """A finding of which a layer is to blame, or the read-out."""
+    if where is None and not case.no_walk:
         message += " No layer hands it back like that: it begins in the read-out."
-    finding = Finding(kind, "problem", layer, node, measured, message, advice)
-    return Check(kind, measured, limit, finding, f"where it begins: {no_walk}" if no_walk else "")
+    return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)

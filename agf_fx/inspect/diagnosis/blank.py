@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from agf_fx.inspect.conservation import handed_by
-from agf_fx.inspect.diagnosis.case import Case, Place
-from agf_fx.inspect.diagnosis.report import Check, Finding
+from agf_fx.inspect.diagnosis.case import Case
+from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.ir.vocabulary import depends_on_images, operands
 
 aten = torch.ops.aten
 
+_GATED = (aten.mul.Tensor, aten.where.self, aten.div.Tensor)
 _BOUNDED = (
     *(aten.clamp.default, aten.hardtanh.default, aten.hardsigmoid.default, aten.hardswish.default),
     *(aten.sigmoid.default, aten.tanh.default, aten.softmax.int),
@@ -36,7 +36,7 @@ class Cause:
     place: Place | None
     message: str
     advice: str
-    measured: dict[str, float]
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 _OTHER_IMAGE = "check the preprocessing (range, mean, deviation), and explain another image."
@@ -49,21 +49,15 @@ def blank(case: Case) -> Check:
     measured = {"largest": largest, "least": least}
     if largest != least or case.drawn.numel() < 2:
         return Check(kind, measured, limit)
-    if largest != 0:
-        finding = _constant(case, measured)
-        return Check(kind, measured, limit, finding, f"where it begins: {case.no_walk}" if case.no_walk else "")
-    cause = _constant_image(case) or _cause(case)
+    cause = _one_value(largest) if largest != 0 else _constant_image(case) or _cause(case)
     measured |= cause.measured
-    layer, node = ("", "") if cause.place is None else (cause.place.layer, cause.place.node)
-    finding = Finding(kind, "problem", layer, node, measured, cause.message, cause.advice)
-    return Check(kind, measured, limit, finding, f"where it begins: {case.no_walk}" if case.no_walk else "")
+    return found(kind, measured, limit, cause.place, cause.message, cause.advice, no_walk=case.no_walk)
 
 
-def _constant(case: Case, measured: dict[str, float]) -> Finding:
-    """A map that is one number other than 0."""
-    message = f"every pixel has the value {measured['largest']:.3g}: the map is read off a layer with one position."
-    advice = 'name a layer with several positions, options={"layer": ...}, or explain a larger image.'
-    return Finding("blank", "problem", "", "", measured, message, advice)
+def _one_value(value: float) -> Cause:
+    """The map is one number other than 0."""
+    message = f"every pixel has the value {value:.3g}: the map is read off a layer with one position."
+    return Cause(None, message, 'name a layer with several, options={"layer": ...}, or explain a larger image.')
 
 
 def _constant_image(case: Case) -> Cause | None:
@@ -84,7 +78,7 @@ def _cause(case: Case) -> Cause:
     if case.walk is None:
         message = f"the map is zero everywhere. {case.method.blank}".strip()
         advice = 'diagnose the image with method="gradient", which shows the layer where nothing is left.'
-        return Cause(None, message, advice, {})
+        return Cause(None, message, advice)
     call = _blocked(case)
     if call is not None:
         return _why_blocked(case, call)
@@ -145,12 +139,6 @@ def _why_blocked(case: Case, call: fx.Node) -> Cause:
     if dead is not None:
         return dead
     value, place = _first(case.values[call]), Place.of(call)
-    others = [operand for operand in call.all_input_nodes if operand.op != "placeholder" or depends_on_images(operand)]
-    closed = [node for node in others if _is_zero(case.values.get(node))]
-    if call.target in (aten.mul.Tensor, aten.where.self, aten.div.Tensor) and closed:
-        message = f"the gate %{closed[0].name} is 0 everywhere and lets nothing of the signal through {place.op}."
-        advice = "look at what closes the gate: a threshold, a mask or a comparison that no value of this image passes."
-        return Cause(place, message, advice, {"open share of the gate": 0.0})
     if call.target in _BOUNDED:
         inputs = _first(case.values[operands(call)[0]]).double()
         span = {"least input": float(inputs.min()), "largest input": float(inputs.max())}
@@ -159,10 +147,12 @@ def _why_blocked(case: Case, call: fx.Node) -> Cause:
             f"{span['largest input']:.3g}, where its derivative is 0 in {value.dtype}."
         )
         advice = (
-            "check the preprocessing, which makes inputs too large; take off a softmax or sigmoid inside the model, or "
-            'scale what it reads; explain in float64 (precision="float64"), or by relevance, which passes activations '
-            'unchanged (method="agf" or "lrp-epsilon").'
+            "check the preprocessing, which may make inputs too large; take a softmax or sigmoid inside the model off, "
+            'scale what it reads, or explain in float64 (precision="float64")'
         )
+        if call.target is not aten.softmax.int:
+            advice += '; relevance passes activations unchanged (method="agf" or "lrp-epsilon")'
+        advice += "."
         return Cause(place, message, advice, span)
     message = (
         f"something arrives at {place.op} and nothing leaves it: its derivative, or its share, is 0 at this image."
@@ -172,33 +162,39 @@ def _why_blocked(case: Case, call: fx.Node) -> Cause:
 
 
 def _dead(case: Case, call: fx.Node) -> Cause | None:
-    """The first value in front of a call that is 0 everywhere while what it reads is not."""
-    for node in _behind(call):
-        reads = [operand for operand in node.all_input_nodes if depends_on_images(operand)]
-        if _is_zero(case.values[node]) and reads and not all(_is_zero(case.values[operand]) for operand in reads):
-            inputs = _first(case.values[reads[0]]).double()
-            place = Place.of(node)
-            message = (
-                f"all features are 0 behind {place.op}, whose inputs lie between {float(inputs.min()):.3g} and "
-                f"{float(inputs.max()):.3g}: the logits are the biases' alone."
-            )
-            advice = (
-                "check the preprocessing, and that the weights were loaded; a ReLU that is closed for every image has "
-                "died in training."
-            )
-            measured = {"least input": float(inputs.min()), "largest input": float(inputs.max())}
-            return Cause(place, message, advice, measured)
-    return None
+    """Where the signal became 0 everywhere that a call reads, or puts out; None where it is not 0."""
+    node = call if _is_zero(case.values[call]) else _zero_operand(case, call)
+    if node is None:
+        return None
+    while (earlier := _zero_operand(case, node)) is not None:
+        node = earlier
+    if node is case.canonical.images:
+        return None
+    place, gates = Place.of(node), [gate for gate in node.all_input_nodes if _is_zero(case.values.get(gate))]
+    if node.target in _GATED and gates:
+        message = f"the gate %{gates[0].name} is 0 everywhere, so that {place.op} lets nothing of the signal through."
+        advice = "look at what closes it: a threshold, a mask or a comparison that no value of this image passes."
+        return Cause(place, message, advice, {"open share of the gate": 0.0})
+    reads = _first(case.values[next(filter(depends_on_images, node.all_input_nodes))]).double()
+    span = {"least input": float(reads.min()), "largest input": float(reads.max())}
+    message = (
+        f"all features are 0 behind {place.op}, whose inputs lie between {span['least input']:.3g} and "
+        f"{span['largest input']:.3g}: the logits are the biases' alone."
+    )
+    advice = (
+        "check the preprocessing, and that the weights were loaded; a ReLU that is closed for every image has died in "
+        "training."
+    )
+    return Cause(place, message, advice, span)
 
 
-def _behind(call: fx.Node) -> Iterator[fx.Node]:
-    """The signals that a call is computed from and itself, in order of execution; no gates that are steps."""
-    needed = {call}
-    nodes = list(call.graph.nodes)
-    for node in reversed(nodes):
-        if node in needed:
-            needed.update(operand for operand in node.all_input_nodes if depends_on_images(operand))
-    return (node for node in nodes if node in needed and node.op == "call_function")
+def _zero_operand(case: Case, node: fx.Node) -> fx.Node | None:
+    """A signal that a call reads and that is 0 everywhere."""
+    if node.op != "call_function":
+        return None
+    return next(
+        (each for each in node.all_input_nodes if depends_on_images(each) and _is_zero(case.values[each])), None
+    )
 
 
 def _first(value: Any) -> Tensor:

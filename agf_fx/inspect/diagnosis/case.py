@@ -12,31 +12,11 @@ from torch import Tensor, fx
 
 from agf_fx.emit import Streams, interpret
 from agf_fx.inspect.conservation import handed_by
+from agf_fx.inspect.diagnosis.report import Place
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import depends_on_images
 from agf_fx.methods.method import Method
 from agf_fx.rules.site import GRADIENT, RELEVANCE
-
-
-@dataclass(frozen=True)
-class Place:
-    """A call of the model.
-
-    Attributes:
-        node: its name in the canonical graph.
-        layer: dotted path of the module that makes it.
-        op: name of its operation.
-    """
-
-    node: str
-    layer: str
-    op: str
-
-    @classmethod
-    def of(cls, node: fx.Node) -> Place:
-        """The place of a node; that of the images has no layer."""
-        return cls(node.name, node.meta.get("module", ""), op_name(node.target) if node.op == "call_function" else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +58,17 @@ class Case:
             return f"{self.method.name} moves the weights for every map"
         if self.method.points is not None or self.method.search is not None:
             return f"{self.method.name} looks at every image many times, and has no one walk through the layers"
+        if not self.method.streams:
+            return f"{self.method.name} hands nothing back through the layers"
         if self.method.baseline is not None and len(self.method.baseline.images(self.canonical.image_type)) > 1:
             return f"{self.method.name} is a mean over several baselines"
         return ""
 
     @property
     def stream(self) -> str:
-        """The stream that maps are read off: relevance, or else the gradient."""
+        """The stream that maps are read off: relevance, or else the gradient; "" where there is none."""
         names = [stream.name for stream in self.method.streams]
-        return next((name for name in (RELEVANCE, GRADIENT) if name in names), names[-1])
+        return next((name for name in (RELEVANCE, GRADIENT, *names) if name in names), "")
 
     @functools.cached_property
     def walk(self) -> Streams | None:

@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor, fx
 
-from agf_fx.inspect.diagnosis.case import Case, Place, beginning
+from agf_fx.inspect.diagnosis.case import Case, beginning
 from agf_fx.inspect.diagnosis.measures import similarity
-from agf_fx.inspect.diagnosis.report import Check, Finding
+from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.ir.facts import facts
 
 SAME = 0.99
@@ -33,8 +33,7 @@ def differences(case: Case) -> Check:
             f"by its definition {case.method.name} hardly tells classes apart: it draws nearly the same map for all."
         )
         advice = 'choose a method that is made to tell classes apart, such as method="agf", "gradcam" or "sglrp".'
-        finding = Finding(kind, "note", "", "", measured, message, advice)
-        return Check(kind, measured, limit, finding)
+        return found(kind, measured, limit, None, message, advice, severity="note")
     where = beginning(case, _least, SAME)
     message = "the map is the same for the classes that were looked at"
     if where is None:
@@ -53,9 +52,7 @@ def differences(case: Case) -> Check:
         "compare logits of several images: where classes share everything in front of the layer, one map is the honest "
         'answer. Else choose a method that contrasts classes, method="clrp" or "sglrp".'
     )
-    layer, node = ("", "") if where is None else (where.layer, where.node)
-    finding = Finding(kind, "problem", layer, node, measured, message, advice)
-    return Check(kind, measured, limit, finding, f"where it begins: {case.no_walk}" if case.no_walk else "")
+    return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)
 
 
 def _least(node: fx.Node, message: Tensor) -> float | None:

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import fx
+
+from agf_fx.ir.text import op_name
+
 _WIDTH = 118
+
+
+@dataclass(frozen=True)
+class Place:
+    """A call of the model.
+
+    Attributes:
+        node: its name in the canonical graph.
+        layer: dotted path of the module that makes it.
+        op: name of its operation.
+    """
+
+    node: str
+    layer: str
+    op: str
+
+    @classmethod
+    def of(cls, node: fx.Node) -> Place:
+        """The place of a node; that of the images has no layer."""
+        return cls(node.name, node.meta.get("module", ""), op_name(node.target) if node.op == "call_function" else "")
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,23 @@ class Check:
         return bool(self.measured)
 
 
+def found(
+    kind: str,
+    measured: Mapping[str, float],
+    limit: str,
+    place: Place | None,
+    message: str,
+    advice: str,
+    *,
+    severity: str = "problem",
+    no_walk: str = "",
+) -> Check:
+    """A check with a finding at a place; ``no_walk`` says why there could be none."""
+    layer, node = ("", "") if place is None else (place.layer, place.node)
+    finding = Finding(kind, severity, layer, node, dict(measured), message, advice)
+    return Check(kind, finding.measured, limit, finding, f"where it begins: {no_walk}" if no_walk else "")
+
+
 @dataclass(frozen=True)
 class MapDiagnosis:
     """What was found about one map.
@@ -83,8 +124,12 @@ class MapDiagnosis:
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
 
+    def in_words(self, class_names: Sequence[str] | None = None) -> str:
+        """What was found, measured and left out, in lines; classes by name where there are names."""
+        return "\n".join(_lines(self, class_names))
+
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return self.in_words()
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,28 +174,36 @@ class Diagnosis:
         kinds = dict.fromkeys(finding.kind for finding in self.findings)
         return f"Diagnosis({len(self.maps)} maps by {self.method}: {', '.join(kinds) or 'nothing found'}; print it)"
 
+    def in_words(self, class_names: Sequence[str] | None = None) -> str:
+        """What was found, measured and left out, in lines; classes by name where there are names."""
+        return "\n".join([f"{self.model} by {self.method}", *(each.in_words(class_names) for each in self.maps)])
+
     def __str__(self) -> str:
-        head = f"{self.model} by {self.method}"
-        return "\n".join([head, *(line for each in self.maps for line in _lines(each))])
+        return self.in_words()
 
 
-def _lines(each: MapDiagnosis) -> Iterator[str]:
+def _lines(each: MapDiagnosis, class_names: Sequence[str] | None) -> Iterator[str]:
     """A map in words."""
-    findings = each.findings
-    said = {0: "nothing found", 1: "1 finding"}.get(len(findings), f"{len(findings)} findings")
+    named = class_names is not None and each.target < len(class_names)
+    target = f"class {each.target}{f' ({class_names[each.target]})' if named else ''}"
+    head = f"image {each.image}, {target}, logit {each.logit:.3g}"
     numbers = "; ".join(f"{check.kind}: {_numbers(check.measured)}" for check in each.checks if check.done)
-    if not findings:
-        yield f"image {each.image}, class {each.target} (logit {each.logit:.3g}): nothing found. Measured: {numbers}"
+    if each.findings:
+        yield f"{head}: {'1 finding' if len(each.findings) == 1 else f'{len(each.findings)} findings'}"
     else:
-        yield f"image {each.image}, class {each.target} (logit {each.logit:.3g}): {said}"
-        for finding in findings:
-            yield from _wrapped(f"{finding.severity}, {finding.kind}{_where(finding)}: {finding.message}", "  ", "    ")
-            yield from _wrapped(f"measured: {_numbers(finding.measured)}", "    ", "      ")
-            yield from _wrapped(f"what to do: {finding.advice}", "    ", "      ")
-        yield from _wrapped(f"all that was measured: {numbers}", "  ", "    ")
-    for check in each.checks:
-        if check.left_out:
-            yield from _wrapped(f"not checked, {check.kind}: {check.left_out}", "  ", "    ")
+        yield f"{head}: nothing found. Measured: {numbers}"
+    for finding in each.findings:
+        yield from _wrapped(f"{finding.severity}, {finding.kind}{_where(finding)}: {finding.message}", 2)
+        yield from _wrapped(f"measured: {_numbers(finding.measured)}", 4)
+        yield from _wrapped(f"what to do: {finding.advice}", 4)
+    healthy = [check for check in each.checks if check.done and check.finding is None]
+    if each.findings and healthy:
+        numbers = "; ".join(f"{check.kind}: {_numbers(check.measured)}" for check in healthy)
+        yield from _wrapped(f"nothing found: {numbers}", 2)
+    reasons = dict.fromkeys(check.left_out for check in each.checks if check.left_out)
+    for reason in reasons:
+        kinds = ", ".join(check.kind for check in each.checks if check.left_out == reason)
+        yield from _wrapped(f"not checked, {kinds}: {reason}", 2)
 
 
 def _where(finding: Finding) -> str:
@@ -163,7 +216,8 @@ def _numbers(measured: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in measured.items()) or "no numbers"
 
 
-def _wrapped(text: str, first: str, further: str) -> list[str]:
+def _wrapped(text: str, indent: int) -> list[str]:
+    first, further = " " * indent, " " * (indent + 2)
     return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)
 
 

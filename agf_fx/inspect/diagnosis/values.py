@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.inspect.conservation import ConservationReport, Flow, handed_by, summed
-from agf_fx.inspect.diagnosis.case import Case, Place, beginning
-from agf_fx.inspect.diagnosis.report import Check, Finding
-from agf_fx.inspect.precision import relative_difference
+from agf_fx.inspect.diagnosis.case import Case, beginning
+from agf_fx.inspect.diagnosis.report import Check, Place, found
+from agf_fx.inspect.precision import TRUSTED, relative_difference
 from agf_fx.rules.rule import Promise
 from agf_fx.rules.site import RELEVANCE
 
@@ -45,7 +45,7 @@ def finite(case: Case) -> Check:
         f'explain the image in float64 (precision="float64"); {case.image.dtype} overflows beyond '
         f"{torch.finfo(case.image.dtype).max:.1g}. Check the preprocessing and the running variances of batch norms."
     )
-    return _found(kind, measured, limit, where, message, advice, case.no_walk)
+    return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)
 
 
 def _is_finite(value: Any) -> bool:
@@ -73,31 +73,34 @@ def precision(case: Case) -> Check:
         return Check(kind, measured, limit)
     walks = (case.walk, case.exact_walk)
     where = beginning(case, _apart, VISIBLE, *walks)
-    measured["difference of the logits"] = _of_logits(case)
     message = f"in float64 the map is another one: {apart:.1g} of its largest value apart."
     if where is not None:
-        message += (
-            f" What {where.op} hands back is apart first: a denominator close to 0, or a ReLU that opens or closes"
-        )
-        message += " by rounding."
-    left_out = case.no_walk or ("the model names dtypes, so that layers cannot be compared" if None in walks else "")
-    advice = 'explain such images with precision="float64"' + (
-        f"; {case.method.rounding}" if case.method.rounding else ""
-    )
-    return _found(kind, measured, limit, where, message, f"{advice}.", left_out)
+        why = "a ReLU that rounding opens or closes" if where.op == "relu" else "division by a sum close to 0"
+        message += f" What {where.op} hands back is apart first: {why}."
+    value, difference = _first_inexact(case)
+    if value is not None:
+        measured["difference of the value"] = difference
+        message += f" The network's own values are apart from %{value.name} on ({difference:.1g}): digits cancel there."
+    no_walk = case.no_walk or ("the model names dtypes, so that layers cannot be compared" if None in walks else "")
+    further = f"; {case.method.rounding}" if case.method.rounding else ""
+    advice = f'explain such images with precision="float64"{further}.'
+    return found(kind, measured, limit, where, message, advice, no_walk=no_walk)
 
 
 def _apart(node: fx.Node, message: Tensor, exact: Tensor) -> float:
     return float(relative_difference(message[:1].reshape(1, 1, -1), exact[:1].reshape(1, 1, -1)))
 
 
-def _of_logits(case: Case) -> float:
-    """How far the logits are from float64, over the largest."""
-    own, exact = (
-        case.canonical.forward(case.image.to(dtype), case.weights(dtype))[case.canonical.logits]
-        for dtype in (case.image.dtype, torch.float64)
-    )
-    return float(relative_difference(own.reshape(1, 1, -1), exact.reshape(1, 1, -1)))
+def _first_inexact(case: Case) -> tuple[fx.Node | None, float]:
+    """The first value of the network that is further than `TRUSTED` from float64, and how far it is."""
+    exact = case.canonical.forward(case.image.double(), case.weights(torch.float64))
+    for node in case.signals:
+        own, other = (values[node] for values in (case.values, exact))
+        if isinstance(own, Tensor) and own.is_floating_point():
+            difference = float(relative_difference(own.reshape(1, 1, -1), other.reshape(1, 1, -1)))
+            if difference > TRUSTED:
+                return node, difference
+    return None, 0.0
 
 
 def growth(case: Case) -> Check:
@@ -123,7 +126,7 @@ def growth(case: Case) -> Check:
         'choose a rule with a larger stabiliser or without signs there, such as method="lrp-epsilon" with a larger '
         'epsilon, "lrp-gamma" or "epsilon-plus".'
     )
-    return _found(kind, measured, limit, where, message, advice)
+    return found(kind, measured, limit, where, message, advice)
 
 
 def _steepest(case: Case) -> tuple[Place, float]:
@@ -169,7 +172,7 @@ def conserved(case: Case) -> Check:
         'divide exactly (AGFOptions(division="exact")), choose a smaller epsilon, or bring images and weights to a '
         "usual scale; print(explainer.conservation(images)) shows every call."
     )
-    return _found(kind, measured, limit, Place(flow.node, flow.module, flow.op), message, advice)
+    return found(kind, measured, limit, Place(flow.node, flow.module, flow.op), message, advice)
 
 
 def _report(case: Case) -> ConservationReport:
@@ -207,17 +210,3 @@ def _larger(case: Case, flow: Flow) -> float:
 
 def _size(flow: Flow) -> float:
     return float(flow.absolute[0, 0])
-
-
-def _found(
-    kind: str,
-    measured: dict[str, float],
-    limit: str,
-    where: Place | None,
-    message: str,
-    advice: str,
-    left_out: str = "",
-) -> Check:
-    layer, node = ("", "") if where is None else (where.layer, where.node)
-    finding = Finding(kind, "problem", layer, node, measured, message, advice)
-    return Check(kind, measured, limit, finding, f"where it begins: {left_out}" if left_out else "")
