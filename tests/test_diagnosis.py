@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torchvision
+from networks import options_of
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import agf_fx
+from agf_fx.cli import app
+from agf_fx.data.sample_scenes import sample_scenes
+from agf_fx.errors import InputError, NonFiniteInputError, OptionsError, TargetError
+from agf_fx.inspect.diagnosis import KINDS, measures
 
 SIZE = 16
 
@@ -217,7 +228,7 @@ ROWS = {
 
 def diagnosed(row: Row, value: object) -> agf_fx.Diagnosis:
     torch.manual_seed(0)
-    explainer = agf_fx.compile(row.make(value), method=row.method, options=row.options)
+    explainer = agf_fx.compile(row.make(value).eval(), method=row.method, options=row.options)
     return explainer.diagnose(image(row.size), row.target)
 
 
@@ -238,3 +249,200 @@ def test_a_fault_is_found_where_it_begins(name):
 def test_a_healthy_twin_has_no_finding(name):
     row = ROWS[name]
     assert not diagnosed(row, row.healthy).findings
+
+
+@functools.cache
+def of_scene(network: str, method: str) -> agf_fx.Diagnosis:
+    """A bundled network on a bundled scene."""
+    scene, model = sample_scenes()[0].image()[None], agf_fx.load_model(network).model
+    return agf_fx.compile(model, method=method).diagnose(scene)
+
+
+@pytest.mark.parametrize("name", ["digits-vgg", "digits-resnet"])
+def test_bundled_networks_are_healthy(name):
+    diagnosis = of_scene(name, "agf")
+    assert not diagnosis.findings
+    title, line, left_out = str(diagnosis).splitlines()[:3]
+    assert title.endswith(" by agf")
+    assert ": nothing found. Measured: not-finite: entries that are not finite 0; blank: " in line
+    assert left_out.startswith("  not checked, exploding: ")
+
+
+def test_an_untrained_resnet_is_healthy():
+    assert not agf_fx.compile(torchvision.models.resnet18().eval()).diagnose(torch.rand(1, 3, 64, 64)).findings
+
+
+def test_of_an_image_that_is_noise_nothing_is_said_of_noise():
+    torch.manual_seed(0)
+    explainer = agf_fx.compile(noise_filters(True), method="gradient")
+    (each,) = explainer.diagnose(torch.rand(1, 3, SIZE, SIZE), 0)
+    assert not each.findings
+    (check,) = (check for check in each.checks if check.kind == "noisy")
+    assert check.measured["roughness"] > 0.9
+    assert "noise itself" in check.left_out
+
+
+def test_smoothgrad_is_what_helps_against_the_noise_of_a_trained_gradient():
+    (finding,) = of_scene("digits-resnet", "gradient").findings
+    assert finding.kind == "noisy"
+    assert "smoothgrad" in finding.advice
+    (check,) = (check for check in of_scene("digits-resnet", "smoothgrad").maps[0].checks if check.kind == "noisy")
+    assert check.finding is None
+    assert check.measured["roughness"] < 0.7 * finding.measured["roughness"]
+
+
+@functools.cache
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    body = {"conv": nn.Conv2d(3, 6, 3, padding=1), "act": nn.ReLU(), "max": nn.MaxPool2d(2)}
+    return network(**body, conv2=nn.Conv2d(6, 6, 3), norm=nn.BatchNorm2d(6), act2=nn.ReLU(), **pooled())
+
+
+SAMPLE = (
+    *("agf", "deconvnet", "lrp-epsilon", "sglrp", "eigencam", "normgrad", "integrated-gradients", "pattern-net"),
+    *("deep-shap", "occlusion", "meta"),
+)  # one of each kind of method
+
+
+@pytest.mark.parametrize("method", SAMPLE)
+def test_every_method_is_asked_everything(method):
+    options = options_of(method, small(), SIZE)
+    explainer = agf_fx.compile(small(), method=method, options=options)
+    (each,) = explainer.diagnose(image(), 1)
+    assert tuple(check.kind for check in each.checks) == KINDS
+    for check in each.checks:
+        assert check.done or check.left_out
+    for finding in each:
+        assert finding.kind in KINDS
+        assert finding.severity in ("problem", "note")
+        assert not finding.node or finding.node in {node.name for node in explainer.graph.canonical.graph.nodes}
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "occlusion", "meta"])
+def test_what_has_no_walk_says_so(method):
+    dead = relued(-100.0)
+    (each,) = agf_fx.compile(dead, method=method).diagnose(image(), 1)
+    blank = next(finding for finding in each if finding.kind == "blank")
+    assert (blank.layer, blank.node) == ("", "")
+    (check,) = (check for check in each.checks if check.kind == "blank")
+    assert check.left_out.startswith("where it begins: ")
+    assert check.left_out in " ".join(str(each).split())
+
+
+def test_a_method_of_ones_own_is_diagnosed():
+    own = agf_fx.methods.REGISTRY["gradient"].make(None)
+    own = dataclasses.replace(own, name="mine")
+    (each,) = agf_fx.compile(relued(-100.0), method=own).diagnose(image(), 1)
+    assert [finding.layer for finding in each] == ["act"]
+
+
+def test_a_method_that_hardly_tells_classes_apart_is_named():
+    (finding,) = agf_fx.compile(small(), method="eigencam").diagnose(image(), 1).findings
+    assert (finding.kind, finding.severity) == ("class-independent", "note")
+    assert "eigencam" in finding.message
+
+
+def test_a_constant_image_is_named():
+    diagnosis = agf_fx.compile(small(), method="gradient-x-input").diagnose(torch.zeros(1, 3, SIZE, SIZE), 1)
+    (finding,) = diagnosis.findings
+    assert finding.kind == "blank"
+    assert "constant" in finding.message
+
+
+def test_a_map_of_one_value_is_named():
+    model = network(conv=nn.Conv2d(3, 6, SIZE), act=nn.ReLU(), flat=nn.Flatten(), fc=nn.Linear(6, 5))
+    nn.init.constant_(model.conv.bias, 1.0)
+    options = {"layer": "act", "relu": False}
+    (each,) = agf_fx.compile(model, method="gradcam", options=options).diagnose(image(), 1)
+    assert [finding.kind for finding in each] == ["blank"]
+    assert "one position" in next(iter(each)).message
+
+
+def test_one_diagnosis_for_each_image_and_target():
+    images = torch.cat([image(), image().flip(3)])
+    explainer = agf_fx.compile(small())
+    found = explainer.diagnose(images, [[0, 1], [2, 3]])
+    assert [(each.image, each.target) for each in found] == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    assert len(explainer.diagnose(images, top_k=3)) == 6
+    alone = explainer.diagnose(images[1:], 3).maps[0]
+    assert alone.logit == pytest.approx(found.maps[3].logit, rel=1e-4)
+    assert str(found).count("class ") >= 4
+    assert "class 0 (cat)" in found.in_words(["cat", "dog", "cow", "hen", "pig"])
+    assert repr(found).startswith("Diagnosis(4 maps by agf: ")
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [check["kind"] for check in plain["maps"][3]["checks"]] == list(KINDS)
+
+
+def test_models_in_float64_and_in_half_precision_are_diagnosed():
+    double = agf_fx.compile(copy.deepcopy(small()).double(), method="gradient").diagnose(image().double(), 1)
+    (check,) = (check for check in double.maps[0].checks if check.kind == "precision")
+    assert "float64 already" in check.left_out
+    half = agf_fx.compile(copy.deepcopy(small()).bfloat16(), method="gradient").diagnose(image().bfloat16(), 1)
+    (check,) = (check for check in half.maps[0].checks if check.kind == "precision")
+    assert check.measured["difference from float64"] < 1e-4  # explained in float32
+
+
+@pytest.mark.parametrize("kind", ["signal", "volume", "dense", "one class"])
+def test_other_forms_are_diagnosed(kind):
+    conv, pool, x = {
+        "signal": (nn.Conv1d(3, 6, 3), nn.AdaptiveAvgPool1d(1), torch.rand(1, 3, 40)),
+        "volume": (nn.Conv3d(3, 6, 3), nn.AdaptiveAvgPool3d(1), torch.rand(1, 3, 6, 6, 6)),
+        "dense": (nn.Conv2d(3, 6, 3), None, image()),
+        "one class": (nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), image()),
+    }[kind]
+    tail = [nn.Conv2d(6, 4, 1)] if pool is None else [pool, nn.Flatten(), nn.Linear(6, 1 if kind == "one class" else 4)]
+    model = nn.Sequential(conv, nn.ReLU(), *tail).eval()
+    (each,) = agf_fx.compile(model, method="gradient").diagnose(x, 0)
+    reasons = {check.kind: check.left_out for check in each.checks}
+    assert ("no picture" in reasons["noisy"]) == (kind in ("signal", "volume"))
+    assert ("one class" in reasons["class-independent"]) == (kind == "one class")
+
+
+def test_bad_requests_are_refused_as_elsewhere():
+    explainer = agf_fx.compile(small())
+    with pytest.raises(InputError, match="images is a str"):
+        explainer.diagnose("photo.jpg")
+    with pytest.raises(TargetError, match="outside"):
+        explainer.diagnose(image(), 7)
+    with pytest.raises(OptionsError, match="not both"):
+        explainer.diagnose(image(), 1, top_k=2)
+    with pytest.raises(NonFiniteInputError):
+        explainer.diagnose(image() * torch.nan)
+
+
+def test_the_model_is_left_alone():
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    agf_fx.compile(model).diagnose(image(), 1)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_lattice_and_strided_kernels_have_the_strength_they_should():
+    lattice = torch.zeros(32, 32, dtype=torch.float64)
+    lattice[::2, 1::2] = torch.rand(16, 16, dtype=torch.float64) + 0.1
+    assert measures.grid(lattice, 2) == pytest.approx(1)
+    assert measures.grid(torch.rand(64, 64), 2) < 0.05
+    assert measures.grid(torch.rand(4, 4), 2) is None
+    share = torch.tensor([1.0, 2.0]).outer(torch.tensor([1.0, 2.0])).repeat(16, 16)  # of a uniform 3x3 with stride 2
+    assert measures.grid(share, 2) == pytest.approx(0.28, abs=0.005)
+
+
+def test_noise_is_rough_and_a_wave_is_not():
+    assert measures.roughness(torch.randn(64, 64)) == pytest.approx(1, abs=0.1)
+    assert measures.roughness(image(64)[0, 0] - 0.5) < 0.1
+
+
+SCENE = str(sample_scenes()[0].path)
+
+
+def test_the_command_line_prints_a_diagnosis():
+    done = CliRunner().invoke(app, ["inspect", "digits-vgg", "--image", SCENE, "--diagnose", "--target", "3"])
+    assert done.exit_code == 0, done.output
+    assert "class 3 (3), logit" in done.output
+
+
+def test_the_command_line_refuses_a_diagnosis_of_nothing():
+    for arguments in (["--diagnose"], ["--diagnose", "--full", "--image", SCENE]):
+        assert CliRunner().invoke(app, ["inspect", "digits-vgg", *arguments]).exit_code != 0
