@@ -205,7 +205,6 @@ def noise_filters(rough: bool) -> nn.Module:
 ROWS = {
     "dead ReLU": Row("blank", relued, -100.0, 0.5, "act"),
     "dead ReLU, agf": Row("blank", relued, -100.0, 0.5, "act", "agf"),
-    "dead ReLU, gradcam": Row("blank", relued, -100.0, 0.5, "act", "gradcam", {"layer": "conv", "relu": False}),
     "closed gate": Row("blank", Gated, 100.0, -100.0, "", "agf"),
     "saturated clamp": Row("blank", bounded, 50.0, -5.0, "bound"),
     "saturated softmax": Row("blank", Averaged, 1e4, 1.0, "soft.1"),
@@ -215,7 +214,6 @@ ROWS = {
     "equal classes": Row("class-independent", equal_rows, True, False, "fc", "agf"),
     "one number": Row("class-independent", squeezed, 1, 8, "squeeze"),
     "lattice": Row("grid", strided, True, False, "down", "agf", size=32),
-    "lattice, gradient": Row("grid", strided, True, False, "down", size=32),
     "digits lost": Row("precision", shifted, 1e5, 1.0, "act"),
     "one weight": Row("one-pixel", one_weight, 100.0, 0.0, "whole"),
     "frame": Row("border", framed, 5.0, 0.0, "whole"),
@@ -258,12 +256,11 @@ def of_scene(network: str, method: str) -> agf_fx.Diagnosis:
     return agf_fx.compile(model, method=method).diagnose(scene)
 
 
-@pytest.mark.parametrize("name", ["digits-vgg", "digits-resnet"])
-def test_bundled_networks_are_healthy(name):
-    diagnosis = of_scene(name, "agf")
+def test_a_bundled_network_is_healthy():
+    diagnosis = of_scene("digits-vgg", "agf")
     assert not diagnosis.findings
     title, line, left_out = str(diagnosis).splitlines()[:3]
-    assert title.endswith(" by agf")
+    assert title == "DigitsVGG by agf"
     assert ": nothing found. Measured: not-finite: entries that are not finite 0; blank: " in line
     assert left_out.startswith("  not checked, exploding: ")
 
@@ -299,7 +296,7 @@ def small() -> nn.Module:
 
 
 SAMPLE = (
-    *("agf", "deconvnet", "lrp-epsilon", "sglrp", "eigencam", "normgrad", "integrated-gradients", "pattern-net"),
+    *("agf", "sglrp", "eigencam", "normgrad", "integrated-gradients", "pattern-net"),
     *("deep-shap", "occlusion", "meta"),
 )  # one of each kind of method
 
@@ -382,19 +379,17 @@ def test_models_in_float64_and_in_half_precision_are_diagnosed():
     assert check.measured["difference from float64"] < 1e-4  # explained in float32
 
 
-@pytest.mark.parametrize("kind", ["signal", "volume", "dense", "one class"])
+@pytest.mark.parametrize("kind", ["volume", "one class"])
 def test_other_forms_are_diagnosed(kind):
     conv, pool, x = {
-        "signal": (nn.Conv1d(3, 6, 3), nn.AdaptiveAvgPool1d(1), torch.rand(1, 3, 40)),
         "volume": (nn.Conv3d(3, 6, 3), nn.AdaptiveAvgPool3d(1), torch.rand(1, 3, 6, 6, 6)),
-        "dense": (nn.Conv2d(3, 6, 3), None, image()),
         "one class": (nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), image()),
     }[kind]
-    tail = [nn.Conv2d(6, 4, 1)] if pool is None else [pool, nn.Flatten(), nn.Linear(6, 1 if kind == "one class" else 4)]
-    model = nn.Sequential(conv, nn.ReLU(), *tail).eval()
+    head = nn.Linear(6, 1 if kind == "one class" else 4)
+    model = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), head).eval()
     (each,) = agf_fx.compile(model, method="gradient").diagnose(x, 0)
     reasons = {check.kind: check.left_out for check in each.checks}
-    assert ("no picture" in reasons["noisy"]) == (kind in ("signal", "volume"))
+    assert ("no picture" in reasons["noisy"]) == (kind == "volume")
     assert ("one class" in reasons["class-independent"]) == (kind == "one class")
 
 
