@@ -20,7 +20,7 @@ from agf_fx.inspect.diagnosis import Diagnosis, MapDiagnosis
 
 COLUMNS = {
     "roughness": ("noisy", ("roughness",)),
-    "least correlation with another class": ("class-independent", None),
+    "least correlation with a class": ("class-independent", None),
     "grid": ("grid", None),
     "difference from float64": ("precision", ("difference from float64",)),
     "largest pixel": ("one-pixel", None),

@@ -15,7 +15,7 @@ from agf_fx.rules.rule import Promise
 from agf_fx.rules.site import RELEVANCE
 
 VISIBLE = 0.02
-"""Relative difference from float64 that is seen: five of 255 shades."""
+"""Relative difference from float64 that is seen: two to three of the 255 shades of a scale centred at 0."""
 GROWTH = 1e4
 """Times by which the sum of absolute relevance grows on the way to the pixels."""
 BROKEN = 0.2
