@@ -37,6 +37,8 @@ def diagnosed(
         maps, logits, *_ = explained_with(bound.program, method, image, target, weights, bound.weights)
         return maps, logits
 
+    known = REGISTRY[method.name].properties if method.name in REGISTRY else None
+
     def cases() -> Iterator[MapDiagnosis]:
         for index, (image, asked) in enumerate(zip(images.split(1), codes.split(1), strict=True)):
             maps, logits = explain(image, asked)
@@ -47,7 +49,8 @@ def diagnosed(
                 case = Case(
                     canonical=canonical,
                     method=method,
-                    class_specific=_class_specific(method),
+                    class_specific=None if known is None else known.class_specific,
+                    reaches_input=known is None or known.reaches_input,
                     image=placement.cast(image),
                     logits=means,
                     target=code,
@@ -82,8 +85,3 @@ def _others(code: int, logits: Tensor) -> list[int]:
     own = code % classes
     ranked = [index for index in logits.argsort(descending=True, stable=True).tolist() if index != own]
     return [code - own + index for index in dict.fromkeys((*ranked[:1], *ranked[-1:]))]
-
-
-def _class_specific(method: Method) -> bool | None:
-    """Whether a method is made to tell classes apart; None for one that is not registered."""
-    return REGISTRY[method.name].properties.class_specific if method.name in REGISTRY else None

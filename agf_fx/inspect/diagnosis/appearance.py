@@ -231,6 +231,6 @@ def _beginning_at(
     case: Case, kind: str, measured: dict[str, float], limit: str, where: Place | None, message: str, advice: str
 ) -> Check:
     """A finding of which a layer is to blame, or the read-out."""
-    if where is None and not case.no_walk:
+    if where is None and not case.no_place:
         message += " No layer hands it back like that: it begins in the read-out."
-    return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)
+    return found(kind, measured, limit, where, message, advice, no_walk=case.no_place)

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from agf_fx.inspect.conservation import handed_by
 from agf_fx.inspect.diagnosis.case import Case
 from agf_fx.inspect.diagnosis.report import Check, Place, found
+from agf_fx.ir.facts import facts
 from agf_fx.ir.vocabulary import depends_on_images, operands
 
 aten = torch.ops.aten
@@ -61,16 +62,15 @@ def _one_value(value: float) -> Cause:
 
 
 def _constant_image(case: Case) -> Cause | None:
-    """The image has no contrast, where relevance at least reaches the first layer."""
+    """The image has no contrast, and nothing else stands in the way before the first layer."""
     channels = case.method.channels_of(case.canonical)
-    values = case.image[0] if channels is None else case.image[0].movedim(channels - 1, 0).flatten(1)
-    spread = float((values.amax(-1) - values.amin(-1)).max())
-    if spread > 0:
+    values = case.image if channels is None else case.image[0].movedim(channels - 1, 0)
+    spread = float((values.flatten(1).amax(1) - values.flatten(1).amin(1)).max())
+    call = _blocked(case)
+    if spread > 0 or (call is not None and case.canonical.images not in call.all_input_nodes):
         return None
-    place = _blocked(case)
-    place = place if place is not None and case.canonical.images in place.all_input_nodes else None
     message = "the image is constant: its channels have one value each, so that no pixel differs from another."
-    return Cause(None if place is None else Place.of(place), message, _OTHER_IMAGE, {"contrast of the image": spread})
+    return Cause(None if call is None else Place.of(call), message, _OTHER_IMAGE, {"contrast of the image": spread})
 
 
 def _cause(case: Case) -> Cause:
@@ -85,13 +85,9 @@ def _cause(case: Case) -> Cause:
     seed = _seed(case)
     if seed is not None:
         return seed
-    message = (
-        f"relevance or gradients reach the pixels; the read-out leaves nothing of them. {case.method.blank}".strip()
-    )
-    advice = "explain a class that the network sees (top_k=3)"
-    return Cause(
-        None, message, f"{advice}, or keep both signs, where the method has an option for it (relu=False).", {}
-    )
+    message = f"something reaches the pixels, and the read-out leaves nothing of it. {case.method.blank}".strip()
+    advice = "explain a class that the network sees (top_k=3), or keep both signs, where the method can (relu=False)."
+    return Cause(None, message, advice)
 
 
 def _blocked(case: Case) -> fx.Node | None:
@@ -117,7 +113,8 @@ def _seed(case: Case) -> Cause | None:
     start = next((stream for stream in case.method.streams if stream.seed is not None), None)
     message = None if start is None else case.walk.messages[start.name].get(case.canonical.logits.name)
     if message is None or bool((message[0] != 0).any()):
-        return _dead(case, case.canonical.logits)
+        heads = (_dead(case, node) for node in case.signals if facts(node).head)
+        return next((cause for cause in heads if cause is not None), None)
     ordered = case.logits.sort(descending=True).values
     gap = float(ordered[0] - ordered[1]) if len(ordered) > 1 else 0.0
     said = (
@@ -154,9 +151,7 @@ def _why_blocked(case: Case, call: fx.Node) -> Cause:
             advice += '; relevance passes activations unchanged (method="agf" or "lrp-epsilon")'
         advice += "."
         return Cause(place, message, advice, span)
-    message = (
-        f"something arrives at {place.op} and nothing leaves it: its derivative, or its share, is 0 at this image."
-    )
+    message = f"something arrives at {place.op} and nothing leaves it: its derivative or share is 0 at this image."
     advice = 'look at the layer\'s values (explainer.explain(images, layers=[...], quantities=["value"])).'
     return Cause(place, message, advice, {"largest value there": float(value.double().abs().max())})
 
@@ -192,9 +187,8 @@ def _zero_operand(case: Case, node: fx.Node) -> fx.Node | None:
     """A signal that a call reads and that is 0 everywhere."""
     if node.op != "call_function":
         return None
-    return next(
-        (each for each in node.all_input_nodes if depends_on_images(each) and _is_zero(case.values[each])), None
-    )
+    signals = filter(depends_on_images, node.all_input_nodes)
+    return next((signal for signal in signals if _is_zero(case.values[signal])), None)
 
 
 def _first(value: Any) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.emit import Streams, interpret
-from agf_fx.inspect.conservation import handed_by
+from agf_fx.inspect.conservation import ConservationReport, handed_by, summed
 from agf_fx.inspect.diagnosis.report import Place
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import depends_on_images
@@ -27,6 +27,7 @@ class Case:
         canonical: an analysed canonical graph.
         method: the method.
         class_specific: whether it is made to tell classes apart; None where nobody says.
+        reaches_input: whether its map is of what is handed back to the pixels, and not of an inner layer.
         image: (1, C, ...), in the dtype of the maps.
         logits: (classes,), the mean over positions where there are several.
         target: the code of the target, as in `agf_fx.rules.targets`.
@@ -41,6 +42,7 @@ class Case:
     canonical: CanonicalGraph
     method: Method
     class_specific: bool | None
+    reaches_input: bool
     image: Tensor
     logits: Tensor
     target: int
@@ -65,6 +67,12 @@ class Case:
         return ""
 
     @property
+    def no_place(self) -> str:
+        """Why nothing can be said of the layer where something begins; "" where it can."""
+        inner = f"the map of {self.method.name} is read off inner layers, and not off what is handed back to the pixels"
+        return self.no_walk or ("" if self.reaches_input else inner)
+
+    @property
     def stream(self) -> str:
         """The stream that maps are read off: relevance, or else the gradient; "" where there is none."""
         names = [stream.name for stream in self.method.streams]
@@ -83,6 +91,14 @@ class Case:
     def _walk(self, dtype: torch.dtype, codes: tuple[int, ...]) -> Streams:
         target = torch.tensor([codes], device=self.image.device)
         return interpret(self.canonical, self.method, self.image.to(dtype), target, self.weights(dtype))
+
+    @functools.cached_property
+    def conservation(self) -> ConservationReport | None:
+        """The sums of relevance on the walk; None where none reaches the pixels."""
+        if self.stream != RELEVANCE or self.walk is None or self.canonical.images.name not in self.walk.relevance:
+            return None
+        target = torch.tensor([[self.target, *self.others]], device=self.image.device)
+        return summed(self.canonical, self.walk, target, self.image.dtype)
 
     @functools.cached_property
     def values(self) -> Mapping[fx.Node, Any]:
@@ -110,7 +126,7 @@ def beginning(case: Case, measure: Measure, limit: float, *walks: Streams | None
 
     Looked for first among the values that every way passes, then among the calls between the last of them that
     measures less and the first that measures more. None where the message at the images does not measure more, so that
-    it begins in the read-out, or there is no walk.
+    it begins in the read-out, or `Case.no_place` says why there is none.
 
     Args:
         case: the map.
@@ -119,7 +135,7 @@ def beginning(case: Case, measure: Measure, limit: float, *walks: Streams | None
         walks: those that are measured together; by default the case's.
     """
     walks = walks or (case.walk,)
-    if any(walk is None for walk in walks):
+    if case.no_place or any(walk is None for walk in walks):
         return None
     at = functools.partial(_at_value, case, measure, walks)
     found = stopped = None

@@ -36,7 +36,7 @@ def differences(case: Case) -> Check:
     where = beginning(case, _least, SAME)
     message = "the map is the same for the classes that were looked at"
     if where is None:
-        message += "." if case.no_walk else "; layers tell them apart, and the read-out does not."
+        message += "." if case.no_place else "; layers tell them apart, and the read-out does not."
     else:
         head = _head(case, where)
         message += f"; they are told apart behind {where.op}, and no more in front of it."
@@ -51,7 +51,7 @@ def differences(case: Case) -> Check:
         "compare logits of several images: where classes share everything in front of the layer, one map is the honest "
         'answer. Else choose a method that contrasts classes, method="clrp" or "sglrp".'
     )
-    return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)
+    return found(kind, measured, limit, where, message, advice, no_walk=case.no_place)
 
 
 def _least(node: fx.Node, message: Tensor) -> float | None:

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from agf_fx.inspect.conservation import ConservationReport, Flow, handed_by, summed
+from agf_fx.inspect.conservation import Flow, handed_by
 from agf_fx.inspect.diagnosis.case import Case, beginning
 from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.inspect.precision import TRUSTED, relative_difference
+from agf_fx.ir.vocabulary import Family, family_of
 from agf_fx.rules.rule import Promise
 from agf_fx.rules.site import RELEVANCE
+
+aten = torch.ops.aten
 
 VISIBLE = 0.02
 """Relative difference from float64 that is seen: two to three of the 255 shades of a scale centred at 0."""
@@ -35,7 +38,7 @@ def finite(case: Case) -> Check:
     value = next((node for node in case.signals if not _is_finite(case.values[node])), None)
     if value is not None:
         where = Place.of(value)
-        message = f"the network itself computes NaN or infinite values, first in {where.op} in front of the map."
+        message = f"the network itself computes NaN or infinite values, first at {where.op}."
     else:
         where = _first_bad_message(case)
         message = "the network's values are finite; what is handed back is not."
@@ -75,13 +78,12 @@ def precision(case: Case) -> Check:
     where = beginning(case, _apart, VISIBLE, *walks)
     message = f"in float64 the map is another one: {apart:.1g} of its largest value apart."
     if where is not None:
-        why = "a ReLU that rounding opens or closes" if where.op == "relu" else "division by a sum close to 0"
-        message += f" What {where.op} hands back is apart first: {why}."
+        message += f" What {where.op} hands back is apart first: {_why_apart(case, where)}."
     value, difference = _first_inexact(case)
     if value is not None:
         measured["difference of the value"] = difference
         message += f" The network's own values are apart from %{value.name} on ({difference:.1g}): digits cancel there."
-    no_walk = case.no_walk or ("the model names dtypes, so that layers cannot be compared" if None in walks else "")
+    no_walk = case.no_place or ("the model names dtypes, so that layers cannot be compared" if None in walks else "")
     further = f"; {case.method.rounding}" if case.method.rounding else ""
     advice = f'explain such images with precision="float64"{further}.'
     return found(kind, measured, limit, where, message, advice, no_walk=no_walk)
@@ -89,6 +91,14 @@ def precision(case: Case) -> Check:
 
 def _apart(node: fx.Node, message: Tensor, exact: Tensor) -> float:
     return float(relative_difference(message[:1].reshape(1, 1, -1), exact[:1].reshape(1, 1, -1)))
+
+
+def _why_apart(case: Case, where: Place) -> str:
+    """How rounding becomes a difference at a call, in words."""
+    node = next(node for node in case.signals if node.name == where.node)
+    if family_of(node) is Family.SELECTION or node.target in (aten.hardtanh.default, aten.clamp.default):
+        return "an input stands on the edge, and rounding moves it over"
+    return "division by a sum close to 0" if case.stream == RELEVANCE else "its values are apart"
 
 
 def _first_inexact(case: Case) -> tuple[fx.Node | None, float]:
@@ -106,7 +116,7 @@ def _first_inexact(case: Case) -> tuple[fx.Node | None, float]:
 def growth(case: Case) -> Check:
     """How much the sum of absolute relevance grows."""
     kind, limit = "exploding", f"the sum of absolute relevance grows more than {GROWTH:g} times"
-    flows = _flows(case)
+    flows = () if case.conservation is None else case.conservation.flows
     left_out = _no_flows(case, flows)
     if not left_out and any(flow.promise.startswith(Promise.SHIFTS) for flow in flows):
         left_out = f"{case.method.name} adds terms on purpose, whose sum is 0 and whose size is not"
@@ -148,7 +158,7 @@ def conserved(case: Case) -> Check:
     limit = (
         f"a call that promises to conserve changes the sum by more than {BROKEN} of the absolute relevance around it"
     )
-    flows = _flows(case)
+    flows = () if case.conservation is None else case.conservation.flows
     left_out = _no_flows(case, flows)
     promising = [flow for flow in flows if _promises(flow) and _size(flow) > 0]
     if not left_out and not promising:
@@ -156,7 +166,7 @@ def conserved(case: Case) -> Check:
     if left_out:
         return Check(kind, limit=limit, left_out=left_out)
     shares = {flow.node: abs(float(flow.change[0, 0])) / _larger(case, flow) for flow in promising}
-    total = float(_report(case).ratio[0, 0])
+    total = float(case.conservation.ratio[0, 0])
     worst = max(promising, key=lambda flow: shares[flow.node])
     measured = {"largest change": shares[worst.node], "sum at the pixels over that at the logits": total}
     if not shares[worst.node] > BROKEN:
@@ -173,18 +183,6 @@ def conserved(case: Case) -> Check:
         "usual scale; print(explainer.conservation(images)) shows every call."
     )
     return found(kind, measured, limit, Place(flow.node, flow.module, flow.op), message, advice)
-
-
-def _report(case: Case) -> ConservationReport:
-    target = torch.tensor([[case.target, *case.others]], device=case.image.device)
-    return summed(case.canonical, case.walk, target, case.image.dtype)
-
-
-def _flows(case: Case) -> tuple[Flow, ...]:
-    """What calls receive and hand on, from the logits to the pixels; none where there is no relevance."""
-    related = case.stream == RELEVANCE and case.walk is not None
-    reaches = related and case.canonical.images.name in case.walk.relevance
-    return _report(case).flows if reaches else ()
 
 
 def _no_flows(case: Case, flows: tuple[Flow, ...]) -> str:
