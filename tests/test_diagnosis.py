@@ -326,6 +326,30 @@ def test_what_has_no_walk_says_so(method):
     assert check.left_out in " ".join(str(each).split())
 
 
+class Shortcut(nn.Module):
+    """x + conv(x), with a kernel that is a point or smooths."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, kernel, padding=kernel // 2)
+        nn.init.constant_(self.conv.weight, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_shortcuts_do_not_hide_where_a_grid_begins(smooth):
+    down = [nn.Conv2d(6, 6, 1, stride=2), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU()]
+    first = nn.Conv2d(3, 6, 5 if smooth else 1, padding=2 if smooth else 0)
+    nn.init.constant_(first.weight, 0.1)
+    body = nn.Sequential(first, Shortcut(1), nn.ReLU(), *down)
+    model = network(body=body, **pooled())
+    found = agf_fx.compile(model, method="gradient").diagnose(image(32), 0).findings
+    layers = [finding.layer for finding in found if finding.kind == "grid"]
+    assert layers == ([] if smooth else ["body.3"])
+
+
 def test_a_method_of_ones_own_is_diagnosed():
     own = agf_fx.methods.REGISTRY["gradient"].make(None)
     own = dataclasses.replace(own, name="mine")
