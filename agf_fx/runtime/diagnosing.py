@@ -61,7 +61,7 @@ def diagnosed(
                     again=lambda moved, code=code: explain(moved.to(images.dtype), _one(code, moved))[0][0, 0].double(),
                     weights=lambda dtype: {name: _in(dtype, weight) for name, weight in weights.items()},
                 )
-                chosen = code if len(logits.shape) == 2 else int(class_of(torch.tensor(code), len(means)))
+                chosen = code if logits.dim() == 2 else int(class_of(torch.tensor(code), len(means)))
                 yield MapDiagnosis(index, code, float(means[chosen]), checked(case))
 
     return Diagnosis(canonical.name, method.name, tuple(cases()))
