@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agf_fx.frontend.capture import capture
     from agf_fx.imaging.read import read_image
     from agf_fx.inspect.conservation import ConservationReport
+    from agf_fx.inspect.diagnosis.report import Diagnosis
     from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
     from agf_fx.methods.cam import GradCAMOptions
     from agf_fx.methods.lrp import LRPAlphaBetaOptions, LRPOptions
@@ -46,6 +47,7 @@ _HOMES = {
     "Comparison": "agf_fx.runtime.comparison",
     "CompileOptions": "agf_fx.options",
     "ConservationReport": "agf_fx.inspect.conservation",
+    "Diagnosis": "agf_fx.inspect.diagnosis.report",
     "Explainer": "agf_fx.runtime.explainer",
     "Explanation": "agf_fx.runtime.explanation",
     "ExplanationGraph": "agf_fx.ir.graph",
@@ -74,6 +76,7 @@ __all__ = [
     "Comparison",
     "CompileOptions",
     "ConservationReport",
+    "Diagnosis",
     "Explainer",
     "Explanation",
     "ExplanationGraph",

@@ -20,8 +20,8 @@ from agf_fx.exports.exported_program import to_exported_program
 from agf_fx.exports.standalone import Standalone
 from agf_fx.frontend.outputs import Root
 from agf_fx.frontend.tracing import export
+from agf_fx.inspect.precision import relative_difference
 from agf_fx.methods import REGISTRY
-from agf_fx.runtime.precision import relative_difference
 from agf_fx.runtime.weights import WeightInputs
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

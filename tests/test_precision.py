@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import agf_fx
+from agf_fx.inspect.precision import relative_difference
 from agf_fx.models.digits import digits_basic
-from agf_fx.runtime.precision import PrecisionWarning, relative_difference
+from agf_fx.runtime.precision import PrecisionWarning
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ RUN = (
     "docs/extending.md",
     "docs/evaluate.md",
     "docs/inspect.md",
+    "docs/diagnose.md",
     "docs/self-supervised.md",
 )
 READ = (*RUN, "docs/exports.md", "docs/gpu.md", "examples/cpp/README.md")

@@ -61,8 +61,13 @@ def inspect(
         Path | None, typer.Option(metavar="FILE", help="Write a page for browsers: the graph, and --image in it.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An image whose relevance --html and --compare look at.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An image that --html, --compare and --diagnose look at."),
     ] = None,
+    diagnose: Annotated[
+        bool,
+        typer.Option("--diagnose", help="Say why the map of --image is blank, noisy, a grid, ..., and from where on."),
+    ] = False,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Class of --image, by name or index. [default: the top one]")
     ] = None,
@@ -77,20 +82,25 @@ def inspect(
     method: options.Method = "agf",
     option: options.MethodOptions = None,
 ) -> None:
-    """Show a model's explanation graph: its layers, rules and costs. Only its structure matters: no weights needed."""
+    """Show a model's explanation graph: its layers, rules and costs, or with --image how one map comes about.
+
+    Without an image only the model's structure matters: no weights needed.
+    """
     console, terminal = error_console(), sys.stdout.isatty()
     shows: dict[str, Any] = {"--layer": layer, "--full": full, "--html": html}
     asked = {} if compare else shows  # which say how to show what is compared
     asked |= {"--stage": stage, "--diff": diff, "--canonical": canonical}
-    asked |= {"--plan": plan, "--write": write, "--compare": compare}
+    asked |= {"--plan": plan, "--write": write, "--compare": compare, "--diagnose": diagnose}
     given = [name for name, value in asked.items() if value]
     with expected_errors(console):
         if len(given) > 1:
             raise OptionsError(f"{' and '.join(given)} show different things; give one of them.")
-        if image is not None and html is None and compare is None:
-            raise OptionsError("--image is shown by a page; add --html FILE.")
+        if image is not None and html is None and compare is None and not diagnose:
+            raise OptionsError("--image is shown by a page, compared or diagnosed; add --html FILE or --diagnose.")
         if html is not None and (layer is not None or full):
             raise OptionsError("a page has all layers and operations; leave --layer and --full out.")
+        if diagnose and image is None:
+            raise OptionsError("--diagnose is of an image; add --image FILE.")
         if target is not None and image is None:
             raise OptionsError("--target is of an image; add --image FILE.")
     sides = None if compare is None else differences.sides(console, compare, method, option)
@@ -148,6 +158,8 @@ def inspect(
                 shown = str(explainer.graph)
             elif stage is not None:
                 shown = str(explainer.stages()[stage])
+            elif diagnose:
+                shown = _diagnosis(explainer, loaded, image, target)
             elif diff is not None:
                 shown = "\n".join(explainer.stages().difference(*diff))
             elif plan:
@@ -165,6 +177,12 @@ def _page(explainer: Explainer, loaded: LoadedModel, html: Path, image: Path | N
     explainer.to_html(
         html, seen.image, seen.target, pixels=seen.pixels, class_names=loaded.class_names, title=loaded.name
     )
+
+
+def _diagnosis(explainer: Explainer, loaded: LoadedModel, image: Path | None, target: str | None) -> str:
+    """What is found about the map of an image, in words."""
+    seen = options.seen(loaded, image, target)
+    return explainer.diagnose(seen.image, seen.target).in_words(loaded.class_names)
 
 
 def _overview(explainer: Explainer, depth: int | None, images: int, targets: int, terminal: bool) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -145,7 +145,7 @@ def summed(canonical: CanonicalGraph, streams: Streams, target: Tensor, dtype: t
     flows = []
     initial = torch.zeros_like(target, dtype=dtype)
     for node in reversed(canonical.calls):
-        given = _handed_on(node, streams)
+        given = handed_by(node, streams.handed[RELEVANCE])
         if not given:
             continue
         for operand, phi in given:
@@ -173,14 +173,19 @@ def summed(canonical: CanonicalGraph, streams: Streams, target: Tensor, dtype: t
     return ConservationReport(initial, _total(streams.relevance[canonical.images.name]), tuple(flows))
 
 
-def _handed_on(node: fx.Node, streams: Streams) -> list[tuple[fx.Node, Tensor]]:
-    """The operands computed from the images that get relevance, and the relevance."""
-    relevances = streams.handed[RELEVANCE].get(node.name)
-    if relevances is None:
+def handed_by(node: fx.Node, handed: Mapping[str, Sequence[Tensor | None]]) -> list[tuple[fx.Node, Tensor]]:
+    """The operands computed from the images that a call hands something to, and what.
+
+    Args:
+        node: the call.
+        handed: name of a call -> what it hands to its operands, in order, in one stream.
+    """
+    messages = handed.get(node.name)
+    if messages is None:
         return []
     return [
         (operand, phi)
-        for operand, phi in zip(operands(node), relevances, strict=True)
+        for operand, phi in zip(operands(node), messages, strict=True)
         if depends_on_images(operand) and phi is not None
     ]
 

@@ -91,16 +91,24 @@ def _values(canonical: CanonicalGraph) -> list[fx.Node]:
 
 def _map(node: fx.Node, found: Mapping[str, Tensor]) -> np.ndarray | None:
     """What a message (1, 1, ...) at a value looks like; None where it has no positions."""
-    value, kind = found.get(node.name), node.meta["type"]
-    if value is None or isinstance(kind, tuple) or not kind.batched or value.shape[1] != 1:
+    value = found.get(node.name)
+    spatial = None if value is None else over_channels(node, value)
+    return None if spatial is None or not bool(spatial.isfinite().all()) else np.atleast_2d(spatial[0].cpu().numpy())
+
+
+def over_channels(node: fx.Node, message: Tensor) -> Tensor | None:
+    """A message (K, 1, ...) at a value, summed over its channels: float64 (K, H, W) or (K, L).
+
+    None where the value has no positions, or is counted together with other images.
+    """
+    kind = node.meta["type"]
+    if isinstance(kind, tuple) or not kind.batched or message.shape[1] != 1:
         return None
     channels = channel_dim(node)
     if channels is None or not 1 <= channels < kind.rank:
         return None
-    spatial = value[0, 0].double().sum(channels - 1)
-    if spatial.dim() not in (1, 2) or spatial.numel() < 2 or not bool(spatial.isfinite().all()):
-        return None
-    return np.atleast_2d(spatial.cpu().numpy())
+    spatial = message[:, 0].double().sum(channels)
+    return spatial if spatial.dim() in (2, 3) and spatial[0].numel() > 1 else None
 
 
 def folded(tokens: np.ndarray) -> np.ndarray | None:

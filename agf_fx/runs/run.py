@@ -16,6 +16,7 @@ from agf_fx.errors import AgfFxError, OptionsError, TargetError
 from agf_fx.imaging.find import FoundImages
 from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
 from agf_fx.imaging.smooth import check_smooth
+from agf_fx.inspect.precision import TRUSTED
 from agf_fx.models import LoadedModel, class_index
 from agf_fx.runs.batches import Explained, Targets, explain_files
 from agf_fx.runs.console import describe, printable, say, stdout_kept_clean
@@ -23,7 +24,7 @@ from agf_fx.runs.naming import unique_stems
 from agf_fx.runs.outputs import ContactSheets, write_image
 from agf_fx.runs.report import Summary
 from agf_fx.runtime.degenerate import DegenerateMapWarning
-from agf_fx.runtime.precision import TRUSTED, PrecisionWarning
+from agf_fx.runtime.precision import PrecisionWarning
 
 _ZERO = "as for an image of one colour or a score whose gradient vanishes; check image and preprocessing"
 _FEW = 4  # images for which a progress bar is not worth it

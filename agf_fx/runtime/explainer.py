@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,36 +10,36 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from agf_fx.ambient import capturing, check_concrete, shielded, without_tf32
+from agf_fx.ambient import check_concrete, shielded
 from agf_fx.errors import InputError, OptionsError, PicklingError, TargetError
-from agf_fx.frontend.capture import Subject, capture
 from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
-from agf_fx.inspect.conservation import ConservationReport, conservation
+from agf_fx.inspect.conservation import ConservationReport
 from agf_fx.inspect.difference import GraphDifference
-from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps
+from agf_fx.inspect.layer_maps import displayed
+from agf_fx.inspect.precision import relative_difference
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
+from agf_fx.ir.graph import ExplanationGraph, LayerOutput
 from agf_fx.methods.meta import MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.options import CompileOptions
-from agf_fx.pipeline import optimisations
-from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime import keys
 from agf_fx.runtime.binding import Binding, Bound
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
+from agf_fx.runtime.inspection import Inspection
 from agf_fx.runtime.layers import layer_outputs, with_layers
-from agf_fx.runtime.precision import relative_difference, warn_of_rounding
+from agf_fx.runtime.precision import warn_of_rounding
 from agf_fx.runtime.recipe import Recipe
 from agf_fx.runtime.stepping import explained_with
 from agf_fx.store.counters import Counters
 
 if TYPE_CHECKING:
+    from agf_fx.inspect.diagnosis import Diagnosis
     from agf_fx.runtime.planning import Plan
 
 
@@ -239,17 +238,29 @@ class Explainer:
             OptionsError: the method has no relevance, or is meta-saliency, which has other weights for each map.
             InputError, NonFiniteInputError, TargetError: bad images or targets.
         """
-        if self._rules.step is not None:
-            raise OptionsError(
-                f"{self.method} moves the weights for every image and target, and conservation is of one set of them; "
-                "compile the method inside."
-            )
-        if self._rules.stream(RELEVANCE) is None:
-            raise OptionsError(f"{self.method} hands on no relevance, so there is none to conserve.")
-        check_concrete(images)
-        with shielded(), without_tf32():
-            bound, weights, codes = self._request(images, target, top_k)
-            return conservation(bound.program.canonical, self._rules, images, codes, weights)
+        return self._inspection.conservation(images, target, top_k)
+
+    def diagnose(
+        self, images: Tensor, target: int | Sequence[int] | Tensor | None = None, *, top_k: int | None = None
+    ) -> Diagnosis:
+        """Why maps are blank, noisy, the same for all classes, a grid, or different in float64: ``print`` it.
+
+        Every map is asked the same questions, by numbers with limits that maps of healthy networks stay below. A
+        finding says where it begins on the way from the logits to the pixels, and what to do; what could not be
+        checked is listed with the reason. Takes two maps more for each, of other classes, and one in float64; walks
+        through the layers, which keep every relevance in memory, only where something is found.
+
+        Args:
+            images, target, top_k: as for `explain`.
+
+        Returns:
+            A diagnosis of each image and target, images first.
+
+        Raises:
+            InputError, NonFiniteInputError, TargetError: bad images or targets.
+            OptionsError: both ``target`` and ``top_k``.
+        """
+        return self._inspection.diagnose(images, target, top_k)
 
     def to_html(
         self,
@@ -283,9 +294,9 @@ class Explainer:
 
         found = shown = others = None
         if image is not None:
-            found, shown = self._at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
+            found, shown = self._inspection.at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
             target = found.target
-            others = None if against is None else against._at_layers(as_batch(image), target)
+            others = None if against is None else against._inspection.at_layers(as_batch(image), target)
         differs = None if against is None else against.difference(self, image, target)
         write(self.graph, path, found, shown, class_names, title, difference=differs, others=others)
 
@@ -310,14 +321,9 @@ class Explainer:
 
         return between(self, other, image, target)
 
-    def _at_layers(self, image: Tensor, target: int | None) -> LayerMaps:
-        """What one image looks like at every layer."""
-        check_concrete(image)
-        if len(image) != 1:
-            raise InputError(f"a page shows one image, not {len(image)}; give images[:1].")
-        with shielded(), without_tf32():
-            bound, weights, codes = self._request(image, target, None)
-            return layer_maps(bound.program.canonical, self._rules, image, codes, weights)
+    @property
+    def _inspection(self) -> Inspection:
+        return Inspection(self.model, self._recipe, self._rules, self._request, self._in_float64)
 
     def _request(
         self, images: Tensor, target: int | Sequence[int] | Tensor | None, top_k: int | None
@@ -394,9 +400,7 @@ class Explainer:
             InputError: nothing has been captured yet.
             OptionsError: a number is not a whole number above 0.
         """
-        from agf_fx.runtime.costing import cost  # which needs sympy's functions, and few ask for
-
-        return cost(self._captured().program, self._rules, depth)(N, K, S)
+        return self._inspection.cost(self._captured().program, N, K, S, depth)
 
     def plan(self, memory: int | str, K: int = 1, *, calibrate: bool = True) -> Plan:
         """The largest batch that is explained at once in so much memory, and the time it takes on this machine.
@@ -411,13 +415,7 @@ class Explainer:
             MemoryLimitError: not even one image fits.
             OptionsError: no size of memory, or no number of targets.
         """
-        from agf_fx.runtime.planning import parsed_bytes, planned
-
-        whole = parsed_bytes(memory) if isinstance(memory, str) else memory
-        kind = self._captured().program.canonical.image_type
-        device = next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
-        like = torch.zeros(1, *kind.sample_shape, dtype=kind.dtype, device=device)
-        return planned(self.cost(), whole, K, self.explain if calibrate else None, like)
+        return self._inspection.plan(self._captured().program, memory, K, self.explain if calibrate else None)
 
     def stages(self) -> Stages:
         """The model's graph at every stage of the compiler, for the image size used last; see there.
@@ -425,23 +423,7 @@ class Explainer:
         Raises:
             InputError: nothing has been captured yet.
         """
-        program, recipe, model = self._captured().program, self._recipe, self.model
-        kind, placement = program.canonical.image_type, program.placement
-        device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-        example = torch.zeros(1, *kind.sample_shape, dtype=kind.dtype, device=device)
-
-        def exported() -> CanonicalGraph:
-            with capturing():
-                return Subject.of(model, example, recipe.output, recipe.unknown_ops).exported()
-
-        steps = optimisations(
-            recipe.reduced,
-            dtype=None if placement.dtype == kind.dtype else placement.dtype,
-            channels_last=placement.channels_last,
-            in_place=recipe.backend_on(device) == "eager",
-        )
-        captured = functools.partial(capture, model, example, output=recipe.output, unknown_ops=recipe.unknown_ops)
-        return Stages(program.explanation, self._rules, steps, exported, captured)
+        return self._inspection.stages(self._captured().program)
 
     @shielded()
     def export(

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 import agf_fx
 from agf_fx.data import sample_photographs
+from agf_fx.inspect.precision import relative_difference
 from agf_fx.methods import REGISTRY
 from agf_fx.methods.patterns import PatternOptions
-from agf_fx.runtime.precision import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOGRAPHS = "efficientnet-lite0"  # with its ImageNet weights and photographs, where agf-fx[photos] is installed
@@ -265,7 +265,7 @@ def step_exports(run: Run) -> None:
 _READ_BACK = """
 import functools, json, sys, torch, agf_fx
 from benchmark.timing import interleaved, medians
-from agf_fx.runtime.precision import relative_difference
+from agf_fx.inspect.precision import relative_difference
 images, target, expected = torch.load(sys.argv[2])
 call = functools.partial(agf_fx.load(sys.argv[1]), images, target)  # with TF32 off, as the expected maps
 difference = float(relative_difference(call(), expected).max())

@@ -1,0 +1,200 @@
+"""Maps that are zero, or the same, everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from agf_fx.inspect.conservation import handed_by
+from agf_fx.inspect.diagnosis.case import Case
+from agf_fx.inspect.diagnosis.report import Check, Place, found
+from agf_fx.ir.facts import facts
+from agf_fx.ir.vocabulary import depends_on_images, operands
+
+aten = torch.ops.aten
+
+_GATED = (aten.mul.Tensor, aten.where.self, aten.div.Tensor)
+_BOUNDED = (
+    *(aten.clamp.default, aten.hardtanh.default, aten.hardsigmoid.default, aten.hardswish.default),
+    *(aten.sigmoid.default, aten.tanh.default, aten.softmax.int),
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why nothing arrives.
+
+    Attributes:
+        place: where; None where that is unknown.
+        message: in words.
+        advice: what to do.
+        measured: the numbers behind it.
+    """
+
+    place: Place | None
+    message: str
+    advice: str
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+_OTHER_IMAGE = "check the preprocessing (range, mean, deviation), and explain another image."
+
+
+def blank(case: Case) -> Check:
+    """Whether the map is one number everywhere, and the call behind which nothing is left."""
+    kind, limit = "blank", "every entry is the same"
+    largest, least = float(case.drawn.max()), float(case.drawn.min())
+    measured = {"largest": largest, "least": least}
+    if largest != least or case.drawn.numel() < 2:
+        return Check(kind, measured, limit)
+    cause = _one_value(largest) if largest != 0 else _constant_image(case) or _cause(case)
+    measured |= cause.measured
+    return found(kind, measured, limit, cause.place, cause.message, cause.advice, no_walk=case.no_walk)
+
+
+def _one_value(value: float) -> Cause:
+    """The map is one number other than 0."""
+    message = f"every pixel has the value {value:.3g}: the map is read off a layer with one position."
+    return Cause(None, message, 'name a layer with several, options={"layer": ...}, or explain a larger image.')
+
+
+def _constant_image(case: Case) -> Cause | None:
+    """The image has no contrast, and nothing else stands in the way before the first layer."""
+    channels = case.method.channels_of(case.canonical)
+    values = case.image if channels is None else case.image[0].movedim(channels - 1, 0)
+    spread = float((values.flatten(1).amax(1) - values.flatten(1).amin(1)).max())
+    call = _blocked(case)
+    if spread > 0 or (call is not None and case.canonical.images not in call.all_input_nodes):
+        return None
+    message = "the image is constant: its channels have one value each, so that no pixel differs from another."
+    return Cause(None if call is None else Place.of(call), message, _OTHER_IMAGE, {"contrast of the image": spread})
+
+
+def _cause(case: Case) -> Cause:
+    """What stands in the way, from the logits to the pixels."""
+    if case.walk is None:
+        message = f"the map is zero everywhere. {case.method.blank}".strip()
+        advice = 'diagnose the image with method="gradient", which shows the layer where nothing is left.'
+        return Cause(None, message, advice)
+    call = _blocked(case)
+    if call is not None:
+        return _why_blocked(case, call)
+    seed = _seed(case)
+    if seed is not None:
+        return seed
+    message = f"something reaches the pixels, and the read-out leaves nothing of it. {case.method.blank}".strip()
+    advice = "explain a class that the network sees (top_k=3), or keep both signs, where the method can (relu=False)."
+    return Cause(None, message, advice)
+
+
+def _blocked(case: Case) -> fx.Node | None:
+    """The first call, from the logits on, that something arrives at and nothing leaves.
+
+    In the stream that maps are read off, or in one before it that it starts from.
+    """
+    if case.walk is None:
+        return None
+    names = [stream.name for stream in case.method.streams]
+    for name in [case.stream, *(other for other in names if other != case.stream)]:
+        for call in reversed(case.canonical.calls):
+            received = case.walk.messages[name].get(call.name)
+            given = handed_by(call, case.walk.handed[name])
+            arrives = received is not None and bool((received[0] != 0).any())
+            if arrives and given and not any(bool((message[0] != 0).any()) for _, message in given):
+                return call
+    return None
+
+
+def _seed(case: Case) -> Cause | None:
+    """Nothing starts at the logits."""
+    start = next((stream for stream in case.method.streams if stream.seed is not None), None)
+    message = None if start is None else case.walk.messages[start.name].get(case.canonical.logits.name)
+    if message is None or bool((message[0] != 0).any()):
+        heads = (_dead(case, node) for node in case.signals if facts(node).head)
+        return next((cause for cause in heads if cause is not None), None)
+    ordered = case.logits.sort(descending=True).values
+    gap = float(ordered[0] - ordered[1]) if len(ordered) > 1 else 0.0
+    said = (
+        f"the score that is differentiated does not change: its gradient at the logits is 0 in {case.image.dtype}. The "
+        f"two largest lie {gap:.3g} apart"
+    )
+    bounded = float(ordered[-1]) >= 0 and float(ordered[0]) <= 1 and abs(float(ordered.sum()) - 1) < 1e-3
+    said += ", and they sum to 1: the model returns probabilities." if bounded else "."
+    advice = (
+        "return logits, before any softmax or sigmoid (output= chooses them), or explain in float64 "
+        '(precision="float64"); a gradient of the logit itself, method="gradient", does not saturate.'
+    )
+    return Cause(Place.of(case.canonical.logits), said, advice, {"gap of the logits": gap})
+
+
+def _why_blocked(case: Case, call: fx.Node) -> Cause:
+    """Why a call hands nothing on, from its values."""
+    dead = _dead(case, call)
+    if dead is not None:
+        return dead
+    value, place = _first(case.values[call]), Place.of(call)
+    if call.target in _BOUNDED:
+        inputs = _first(case.values[operands(call)[0]]).double()
+        span = {"least input": float(inputs.min()), "largest input": float(inputs.max())}
+        message = (
+            f"{place.op} is saturated: all its inputs lie between {span['least input']:.3g} and "
+            f"{span['largest input']:.3g}, where its derivative is 0 in {value.dtype}."
+        )
+        advice = (
+            "check the preprocessing, which may make inputs too large; take a softmax or sigmoid inside the model off, "
+            'scale what it reads, or explain in float64 (precision="float64")'
+        )
+        if call.target is not aten.softmax.int:
+            advice += '; relevance passes activations unchanged (method="agf" or "lrp-epsilon")'
+        advice += "."
+        return Cause(place, message, advice, span)
+    message = f"something arrives at {place.op} and nothing leaves it: its derivative or share is 0 at this image."
+    advice = 'look at the layer\'s values (explainer.explain(images, layers=[...], quantities=["value"])).'
+    return Cause(place, message, advice, {"largest value there": float(value.double().abs().max())})
+
+
+def _dead(case: Case, call: fx.Node) -> Cause | None:
+    """Where the signal became 0 everywhere that a call reads, or puts out; None where it is not 0."""
+    node = call if _is_zero(case.values[call]) else _zero_operand(case, call)
+    if node is None:
+        return None
+    while (earlier := _zero_operand(case, node)) is not None:
+        node = earlier
+    if node is case.canonical.images:
+        return None
+    place, gates = Place.of(node), [gate for gate in node.all_input_nodes if _is_zero(case.values.get(gate))]
+    if node.target in _GATED and gates:
+        message = f"the gate %{gates[0].name} is 0 everywhere, so that {place.op} lets nothing of the signal through."
+        advice = "look at what closes it: a threshold, a mask or a comparison that no value of this image passes."
+        return Cause(place, message, advice, {"open share of the gate": 0.0})
+    reads = _first(case.values[next(filter(depends_on_images, node.all_input_nodes))]).double()
+    span = {"least input": float(reads.min()), "largest input": float(reads.max())}
+    message = (
+        f"all features are 0 behind {place.op}, whose inputs lie between {span['least input']:.3g} and "
+        f"{span['largest input']:.3g}: the logits are the biases' alone."
+    )
+    advice = (
+        "check the preprocessing, and that the weights were loaded; a ReLU that is closed for every image has died in "
+        "training."
+    )
+    return Cause(place, message, advice, span)
+
+
+def _zero_operand(case: Case, node: fx.Node) -> fx.Node | None:
+    """A signal that a call reads and that is 0 everywhere."""
+    if node.op != "call_function":
+        return None
+    signals = filter(depends_on_images, node.all_input_nodes)
+    return next((signal for signal in signals if _is_zero(case.values[signal])), None)
+
+
+def _first(value: Any) -> Tensor:
+    return value[0] if isinstance(value, tuple | list) else value
+
+
+def _is_zero(value: Any) -> bool:
+    tensor = _first(value)
+    return isinstance(tensor, Tensor) and not bool((tensor != 0).any())
