@@ -23,6 +23,7 @@ from agf_fx.inspect.layer_maps import LayerMaps, folded
 from agf_fx.inspect.page_data import page_data
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.views import READ_OUT
+from agf_fx.methods.method import Method
 
 _MAP_SIDE, _PHOTO_SIDE = 96, 320  # pixels, at most
 _LEVELS = 127  # of either sign, in the palette of a map
@@ -35,6 +36,7 @@ def write(
     pixels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    method: Method | None = None,
 ) -> None:
     """Write the page, which appears whole or not at all.
 
@@ -45,11 +47,12 @@ def write(
         pixels: (H, W, 3) uint8, the image as the network sees it.
         class_names: of the model, to name the target.
         title: what the model is called; by default its class.
+        method: that the graph was made by: what is claimed of its rules is proved, and shown beside them.
 
     Raises:
         MissingDependencyError: Jinja2 is not installed.
     """
-    text = page(explanation, maps, pixels, class_names, title)
+    text = page(explanation, maps, pixels, class_names, title, method)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "replace"))
 
@@ -60,6 +63,7 @@ def page(
     pixels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    method: Method | None = None,
 ) -> str:
     """The text of the page; see `write`."""
     try:
@@ -67,7 +71,7 @@ def page(
         from markupsafe import Markup
     except ImportError as error:
         raise MissingDependencyError("pages need Jinja2: pip install jinja2") from error
-    data, operations = page_data(explanation)
+    data, operations = page_data(explanation, method)
     if title is not None:
         data["title"] = f"{title} by {explanation.method}"
     if maps is not None:

@@ -281,7 +281,7 @@ class Explainer:
         found = shown = None
         if image is not None:
             found, shown = self._at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
-        write(self.graph, path, found, shown, class_names, title)
+        write(self.graph, path, found, shown, class_names, title, self._rules)
 
     def _at_layers(self, image: Tensor, target: int | None) -> LayerMaps:
         """What one image looks like at every layer."""
