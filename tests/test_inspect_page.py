@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 
 import agf_fx
 from agf_fx.cli import app
-from agf_fx.errors import InputError, OptionsError
+from agf_fx.errors import InputError
 from agf_fx.inspect import page
 from agf_fx.inspect.layer_maps import folded
 from agf_fx.inspect.page_data import page_data, short_source
+from agf_fx.ir.graph import ExplanationGraph
 
 EVIL = "<script>alert(1)</script><!--<script>&amp;"
 TITLE = f"{EVIL}\u2028'\""
@@ -101,7 +102,7 @@ def read(path):
 
 
 def test_the_data_is_that_of_the_graph(written):
-    found, (data, operations) = read(written), page_data(explainer().graph)
+    found, (data, operations) = read(written), page_data(explainer().graph, explainer()._rules)
     assert found.operations == json.loads(json.dumps(operations))
     rows = {row["name"]: row for row in found.data["layers"]}
     for view in explainer().graph.layers():
@@ -192,18 +193,49 @@ def test_tokens_of_an_image_are_shown_as_the_square_that_they_cover():
     assert folded(tokens[:, :15]) is None
 
 
-def test_methods_without_relevance_show_the_gradient_and_others_refuse(tmp_path):
+def test_methods_without_relevance_show_the_gradient(tmp_path):
     explainer("gradcam").to_html(tmp_path / "a.html", image(), 1)
     data = read(tmp_path / "a.html").data
     assert data["picture"]["quantity"] == "gradient"
     assert not any("flow" in row for row in data["layers"])
-    with pytest.raises(OptionsError, match="leave the image out"):
-        explainer("integrated-gradients").to_html(tmp_path / "b.html", image(), 1)
-    explainer("integrated-gradients").to_html(tmp_path / "b.html")
-    assert "picture" not in read(tmp_path / "b.html").data
     with pytest.raises(InputError, match="one image"):
         explainer().to_html(tmp_path / "c.html", image().repeat(2, 1, 1, 1))
     assert not (tmp_path / "c.html").exists()
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "meta", "meaningful-perturbation"])
+def test_methods_that_look_many_times_show_their_map_alone_and_say_why(method, tmp_path):
+    options = {"area_weight": 1e-4} if method == "meaningful-perturbation" else None
+    method = agf_fx.meta("gradient") if method == "meta" else method
+    torch.manual_seed(0)
+    made = agf_fx.compile(Net("other").eval(), image(), method=method, options=options)
+    made.to_html(tmp_path / "a.html", image(), 1, class_names=["a", "b", "c", "d", "e"])
+    data = read(tmp_path / "a.html").data
+    assert data["picture"]["quantity"] == "map"
+    assert made.method in data["picture"]["why_none"]
+    assert [row["name"] for row in data["layers"] if "map" in row] == ["(map)"]
+    assert not any("flow" in row or "total" in row for row in data["layers"])
+    (row,) = (row for row in data["layers"] if "map" in row)
+    result = made.explain(image(), 1)
+    assert row["map"]["limit"] == pytest.approx(result.maps.abs().max().item(), rel=1e-4)
+    assert data["picture"]["logit"] == pytest.approx(result.logits[0, 1].item(), rel=1e-5)
+    assert data["picture"]["target"] == "b"
+
+
+def test_a_graph_writes_its_own_page_and_knows_its_cost(tmp_path):
+    made = agf_fx.compile(Net("other").eval(), image())
+    graph = made.graph
+    made.explain(torch.rand(1, 3, 2 * SIZE, 2 * SIZE), 0)  # another image size, and so another graph
+    assert made.graph.canonical is not graph.canonical
+    graph.to_html(tmp_path / "a.html", title="mine")
+    data = read(tmp_path / "a.html").data
+    assert data["title"] == "mine by agf"
+    assert data["images"] == str(graph.canonical.image_type)
+    assert all("certificate" in entry for entry in data["rules"])
+    assert graph.cost(N=1, K=1).flops == agf_fx.compile(Net("other").eval(), image()).cost(N=1, K=1).flops
+    assert graph.cost(N=1, K=1).flops < made.cost(N=1, K=1).flops
+    assert isinstance(graph, ExplanationGraph)
+    assert repr(graph).startswith("ExplanationGraph(Net by agf")
 
 
 def test_where_files_lie_is_nobodys_business():

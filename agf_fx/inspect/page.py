@@ -118,6 +118,7 @@ def _add_maps(
         "target": named,
         "logit": maps.logit,
         "quantity": maps.quantity,
+        "why_none": maps.why_none,
         "photo": None if pixels is None else photo_address(pixels),
     }
     flows = {flow.node: flow for flow in maps.conservation.flows} if maps.conservation else {}
@@ -125,8 +126,8 @@ def _add_maps(
     for row in data["layers"]:
         calls = row["calls"] or ([images] if row["name"] == READ_OUT else [])
         drawn = next((maps.maps[call] for call in reversed(calls) if call in maps.maps), None)
-        if row["name"] == READ_OUT and maps.image.ndim == 2:
-            drawn = maps.image
+        if row["name"] == READ_OUT and maps.image.ndim in (1, 2):
+            drawn = np.atleast_2d(maps.image)
         if drawn is not None:
             row["map"] = _drawn(drawn, of_image=explanation.canonical.image_type.rank == 4)
         total = next((maps.totals[call] for call in reversed(calls) if call in maps.totals), None)

@@ -18,10 +18,10 @@ from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
-from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps
+from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps, many_looks, map_alone
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
-from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, LayerOutput
+from agf_fx.ir.graph import CanonicalGraph, LayerOutput
 from agf_fx.methods.meta import MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.options import CompileOptions
@@ -30,6 +30,7 @@ from agf_fx.rules.site import RELEVANCE
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime import keys
 from agf_fx.runtime.binding import Binding, Bound
+from agf_fx.runtime.compiled_graph import CompiledGraph
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
@@ -265,7 +266,8 @@ class Explainer:
         Args:
             path: the file, which appears whole or not at all.
             image: (1, C, H, W), to show its relevance at every layer, and where the sum changes; or its gradient, for
-                methods without relevance. Explained rule by rule, which keeps all of it in memory.
+                methods without relevance. Explained rule by rule, which keeps all of it in memory. Of methods that
+                look at an image many times, the map is shown alone.
             target: class to explain; None for the top class.
             pixels: (H, W, 3) uint8, to show beside the maps; by default the image itself, where it has colours.
             class_names: of the model, to name the target.
@@ -273,21 +275,21 @@ class Explainer:
 
         Raises:
             InputError: nothing has been captured yet, or ``image`` is not one image.
-            OptionsError: the method has no one map at a layer, as it looks at every image many times.
             TargetError: no such class.
         """
-        from agf_fx.inspect.page import write
-
         found = shown = None
         if image is not None:
             found, shown = self._at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
-        write(self.graph, path, found, shown, class_names, title, self._rules)
+        self.graph.to_html(path, found, pixels=shown, class_names=class_names, title=title)
 
     def _at_layers(self, image: Tensor, target: int | None) -> LayerMaps:
         """What one image looks like at every layer."""
         check_concrete(image)
         if len(image) != 1:
             raise InputError(f"a page shows one image, not {len(image)}; give images[:1].")
+        if many_looks(self._rules):
+            found = self.explain(image, target)
+            return map_alone(self._rules, found.maps, found.target, found.logits)
         with shielded(), without_tf32():
             bound, weights, codes = self._request(image, target, None)
             return layer_maps(bound.program.canonical, self._rules, image, codes, weights)
@@ -337,13 +339,13 @@ class Explainer:
         self._twin = None
 
     @property
-    def graph(self) -> ExplanationGraph:
-        """The explanation graph for the image size used last.
+    def graph(self) -> CompiledGraph:
+        """The explanation graph for the image size used last: ``print`` it, ``.to_html(path)``, ``.cost()``.
 
         Raises:
             InputError: nothing has been captured yet.
         """
-        return self._captured().program.explanation
+        return CompiledGraph.of(self._captured().program, self._rules)
 
     def cost(
         self,
@@ -367,9 +369,7 @@ class Explainer:
             InputError: nothing has been captured yet.
             OptionsError: a number is not a whole number above 0.
         """
-        from agf_fx.runtime.costing import cost  # which needs sympy's functions, and few ask for
-
-        return cost(self._captured().program, self._rules, depth)(N, K, S)
+        return self.graph.cost(N, K, S, depth=depth)
 
     def plan(self, memory: int | str, K: int = 1, *, calibrate: bool = True) -> Plan:
         """The largest batch that is explained at once in so much memory, and the time it takes on this machine.

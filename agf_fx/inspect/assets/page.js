@@ -389,7 +389,7 @@ function showDetails() {
     facts([["role", item.role], ["form", item.form], ["output", item.shape && el("code", {}, item.shape)], ["source", item.source && el("code", {}, item.source)]]));
   for (const [number, ...rules] of item.rules) panel.append(...ruleParts(streams[number], rules), el("div", {"data-parts": streams[number]}));
   for (const [stream, part, number] of item.parts || []) panel.append(...rulePart(stream, number, [stream, part].filter(Boolean).join(" "), false));
-  if (item.flow || item.total !== undefined) panel.append(...conservation(item));
+  if (item.flow || item.map || item.total !== undefined) panel.append(...conservation(item));
   panel.append(el("h3", {}, "Cost and weights"),
     facts([["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
       ["cost", `${short(item.flops, "FLOP")}, ${short(item.bytes, "B")} moved, ${percent(item.share)} of the whole`],
@@ -486,8 +486,8 @@ function goTo(stop, {select = true} = {}) {
   const index = stops[stop], leaf = leaves[index], quantity = data.picture.quantity;
   $("slider").value = stop;
   $("slider").setAttribute("aria-valuetext", leaf.name);
-  const where = leaf.name === "(map)" ? "the pixels: the map itself" : leaf.name;
-  $("stop").replaceChildren(el("strong", {}, where), ` · ${quantity} of “${data.picture.target}” (logit ${signed(data.picture.logit)})` +
+  const where = data.picture.why_none ? "the map" : leaf.name === "(map)" ? "the pixels: the map itself" : leaf.name;
+  $("stop").replaceChildren(el("strong", {}, where), data.picture.why_none ? ` of “${data.picture.target}” (logit ${signed(data.picture.logit)})` : ` · ${quantity} of “${data.picture.target}” (logit ${signed(data.picture.logit)})` +
     (leaf.total !== undefined ? ` · sum ${signed(leaf.total)}` : "") +
     (leaf.cut !== undefined ? ` · all branches ${signed(leaf.cut)}` : ""));
   const picture = $("pictures").lastElementChild, shown = leaf.map;
@@ -566,8 +566,10 @@ function begin() {
     $("pictures").append(el("img", {alt: ""}));
     $("slider").max = stops.length - 1;
     $("slider").addEventListener("input", (event) => goTo(Number(event.target.value)));
+    $("slider").parentElement.hidden = stops.length < 2;
+    if (data.picture.why_none) $("chart").append(el("p", {class: "faint"}, `Layers have no maps: ${data.picture.why_none}.`));
     chart();
-    goTo(stops.length - 1);
+    if (stops.length) goTo(stops.length - 1); else showDetails();
   } else showDetails();
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
