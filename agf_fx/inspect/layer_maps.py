@@ -48,14 +48,16 @@ class LayerMaps:
     why_none: str = ""
 
 
-def many_looks(method: Method) -> str:
-    """Why a method has no one map at a layer, in words; "" for one that has, as it looks at an image once."""
+def why_not_at_layers(method: Method) -> str:
+    """Why a method has no one map at a layer, in words; "" for one that has."""
     if method.step is not None:
         return f"{method.name} moves the weights before it looks, so that layers have other weights for every map"
     if method.search is not None:
         return f"{method.name} searches for its map step by step, and looks at another image in each"
     if method.points is not None:
         return f"{method.name} looks at many images, in the place of this one, and its map is made of all of them"
+    if not method.streams:
+        return f"{method.name} hands nothing back from layer to layer"
     return ""
 
 
@@ -63,7 +65,7 @@ def map_alone(method: Method, maps: Tensor, target: Tensor, logits: Tensor) -> L
     """The method's own map of one image for one target, and nothing at layers.
 
     Args:
-        method: one of `many_looks`.
+        method: one of which `why_not_at_layers` says something.
         maps: (1, 1, ...).
         target: (1, 1) int64.
         logits: (1, classes, *positions).
@@ -77,7 +79,7 @@ def map_alone(method: Method, maps: Tensor, target: Tensor, logits: Tensor) -> L
         image=maps[0, 0].double().cpu().numpy(),
         totals={},
         conservation=None,
-        why_none=many_looks(method),
+        why_none=why_not_at_layers(method),
     )
 
 
@@ -88,16 +90,16 @@ def layer_maps(
 
     Args:
         canonical: an analysed canonical graph.
-        method: the method; one that looks at the image once, see `many_looks`.
+        method: the method, of which `why_not_at_layers` says nothing.
         image: (1, C, ...).
         target: (1, 1) int64; a class, or -r for the class of rank r.
         inputs: placeholder name -> weight or constant.
 
     Raises:
-        OptionsError: the method looks at many points, searches, or moves the weights.
+        OptionsError: the method has no one map at a layer.
     """
-    if many_looks(method):
-        raise OptionsError(f"{many_looks(method)}: there is no one map at a layer.")
+    if why_not_at_layers(method):
+        raise OptionsError(f"{why_not_at_layers(method)}: there is no one map at a layer.")
     with torch.no_grad():
         streams = interpret(canonical, method, image, target, inputs)
     quantity = RELEVANCE if RELEVANCE in streams.messages else GRADIENT

@@ -18,7 +18,7 @@ from agf_fx.frontend.examples import further_inputs, only_batch
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport, conservation
-from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps, many_looks, map_alone
+from agf_fx.inspect.layer_maps import LayerMaps, displayed, layer_maps, map_alone, why_not_at_layers
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
 from agf_fx.ir.graph import CanonicalGraph, LayerOutput
@@ -267,7 +267,7 @@ class Explainer:
             path: the file, which appears whole or not at all.
             image: (1, C, H, W), to show its relevance at every layer, and where the sum changes; or its gradient, for
                 methods without relevance. Explained rule by rule, which keeps all of it in memory. Of methods that
-                look at an image many times, the map is shown alone.
+                have no one map at a layer, as they look at an image many times, the map is shown alone.
             target: class to explain; None for the top class.
             pixels: (H, W, 3) uint8, to show beside the maps; by default the image itself, where it has colours.
             class_names: of the model, to name the target.
@@ -287,7 +287,7 @@ class Explainer:
         check_concrete(image)
         if len(image) != 1:
             raise InputError(f"a page shows one image, not {len(image)}; give images[:1].")
-        if many_looks(self._rules):
+        if why_not_at_layers(self._rules):
             found = self.explain(image, target)
             return map_alone(self._rules, found.maps, found.target, found.logits)
         with shielded(), without_tf32():

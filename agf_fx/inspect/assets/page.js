@@ -319,6 +319,7 @@ $("graph").addEventListener("keydown", (event) => {
   const to = {ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: state.rows.length - 1, PageDown: place + 15, PageUp: place - 15}[event.key];
   if (to !== undefined) choose(state.rows[Math.min(state.rows.length - 1, Math.max(0, to))].key);
   else if (event.key === "ArrowRight" && row.kind === "closed") toggle(row.path, true);
+  else if (event.key === "ArrowRight" && row.kind === "head") choose(state.rows[place + 1].key);
   else if (event.key === "ArrowLeft" && row.kind === "head") toggle(row.path, false);
   else if (event.key === "ArrowLeft" && row.level) choose(`m:${row.kind === "leaf" ? row.path : row.path.split(".").slice(0, -1).join(".")}`);
   else if (event.key === "Enter" || event.key === " ") { $("details").classList.add("open"); $("details").focus(); }
@@ -389,6 +390,7 @@ function showDetails() {
     facts([["role", item.role], ["form", item.form], ["output", item.shape && el("code", {}, item.shape)], ["source", item.source && el("code", {}, item.source)]]));
   for (const [number, ...rules] of item.rules) panel.append(...ruleParts(streams[number], rules), el("div", {"data-parts": streams[number]}));
   for (const [stream, part, number] of item.parts || []) panel.append(...rulePart(stream, number, [stream, part].filter(Boolean).join(" "), false));
+  panel.querySelectorAll(".how").forEach((said, place) => { said.hidden = place > 0; });
   if (item.flow || item.map || item.total !== undefined) panel.append(...conservation(item));
   panel.append(el("h3", {}, "Cost and weights"),
     facts([["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
@@ -428,7 +430,7 @@ function certificate(rule) {  // what is claimed of a rule, and what was left of
     number >= 0 ? equation(number) : null, layer ? el("p", {class: "faint"}, `on: ${layer}`) : null, left ? el("p", {}, "left: ", el("code", {}, left)) : null)));
   const box = el("details", {class: `certificate ${good ? "" : "open-to-doubt"}`, open: state.certificates || !good ? "" : null},
     el("summary", {}, el("span", {"aria-hidden": "true"}, good ? "✓ " : "✗ "), said),
-    el("div", {}, el("p", {class: "faint"}, "The rule’s own code ran on small layers of symbols when this page was written, and 0 was left of every claim that is proved. Divisions were exact, or had ε for a symbol; signs were those of a few points, which cover the cases that the rule tells apart."),
+    el("div", {}, el("p", {class: "faint how"}, "The rule’s own code ran on small layers of symbols when this page was written, and 0 was left of every claim that is proved. Divisions were exact, or had ε for a symbol; signs were those of a few points, which cover the cases that the rule tells apart."),
       list, unclaimed ? el("p", {}, `It promises of the sum: “${unclaimed}”, and no claim is about that.`) : null,
       computed >= 0 ? el("p", {}, "What the code computes for the first entry of such a layer:") : null, computed >= 0 ? equation(computed) : null));
   box.querySelector("summary").addEventListener("click", () => { state.certificates = !box.open; });
