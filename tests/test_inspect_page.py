@@ -258,6 +258,10 @@ def test_the_command_writes_pages(tmp_path):
     data = read(tmp_path / "a.html").data
     assert data["title"] == "digits-vgg by agf"
     assert data["picture"]["target"] == "0"
+    many = [*"inspect digits-vgg --method integrated-gradients --target 0 --html".split(), str(tmp_path / "b.html")]
+    done = run(app, [*many, "--image", scene])
+    assert done.exit_code == 0, done.output
+    assert read(tmp_path / "b.html").data["picture"]["quantity"] == "map"
     done = run(app, ["inspect", "digits-vgg", "--image", scene])
     assert done.exit_code
     assert "--html" in done.output
