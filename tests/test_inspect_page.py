@@ -258,8 +258,8 @@ def test_the_command_writes_pages(tmp_path):
     data = read(tmp_path / "a.html").data
     assert data["title"] == "digits-vgg by agf"
     assert data["picture"]["target"] == "0"
-    many = [*"inspect digits-vgg --method integrated-gradients --target 0 --html".split(), str(tmp_path / "b.html")]
-    done = run(app, [*many, "--image", scene])
+    many = ["inspect", "digits-vgg", "--method", "integrated-gradients", "--image", scene, "--target", "0"]
+    done = run(app, [*many, "--html", str(tmp_path / "b.html")])
     assert done.exit_code == 0, done.output
     assert read(tmp_path / "b.html").data["picture"]["quantity"] == "map"
     done = run(app, ["inspect", "digits-vgg", "--image", scene])
