@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import shutil
 import xml.etree.ElementTree as ET
+from importlib import import_module
 from types import SimpleNamespace
 
 import networkx as nx
@@ -21,6 +23,7 @@ import agf_fx
 from agf_fx.cli import app
 from agf_fx.errors import MemoryLimitError, MissingDependencyError, OptionsError
 from agf_fx.inspect import formats
+from agf_fx.inspect.fitting import Column, FittingTable
 from agf_fx.inspect.stages import STAGES, StepChange
 from agf_fx.inspect.tables import layers_table, overview
 from agf_fx.ir import serial
@@ -29,6 +32,7 @@ from agf_fx.methods import REGISTRY
 from agf_fx.runtime.planning import parsed_bytes
 
 SIZE = 12
+inspect_command = import_module("agf_fx.cli.inspect")
 
 
 class Block(nn.Module):
@@ -255,6 +259,63 @@ def test_the_overview_is_a_screen_and_names_stay_text(width):
         assert "full+flat" in text
         assert "fold_batch_norms" in text
         assert "100 %" in text
+
+
+def of_network(name, method, depth):
+    import torchvision
+
+    made = agf_fx.compile(getattr(torchvision.models, name)().eval(), torch.zeros(1, 3, 64, 64), method=method)
+    return made.cost(1, 1, depth=depth)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+@pytest.mark.parametrize(("name", "method", "depth"), [("resnet18", "agf", 2), ("squeezenet1_1", "lrp-epsilon", 2)])
+def test_layers_rules_and_shares_are_not_cut(name, method, depth, width):
+    cost = of_network(name, method, depth)
+    lines = printed(layers_table(cost), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0].split()[0] == "layer"
+    assert {"rule", "share"} <= set(lines[0].split())
+    for layer in cost.layers:
+        assert any(layer.name in line and layer.rule in line for line in lines), layer
+        share = f"{layer.share:.1%}".replace("%", " %")
+        assert layer.share < 0.0005 or any(layer.name in line and line.rstrip().endswith(share) for line in lines)
+
+
+def test_what_a_narrow_terminal_leaves_out_is_named_and_comes_back():
+    cost = of_network("squeezenet1_1", "lrp-epsilon", 2)
+    shown = {width: set(printed(layers_table(cost), width).splitlines()[0].split()) for width in (60, 80, 100, 200)}
+    assert shown[60] < shown[80] < shown[100] < shown[200]
+    every = {"layer", "operation", "role", "rule", "ops", "products", "FLOP", "bytes", "share"}  # no form: not in LRP
+    assert shown[200] == every
+    last = printed(layers_table(cost), 80).splitlines()[-1]
+    assert {word.strip(",)") for word in last.partition(": ")[2].split()} == every - shown[80]
+    assert "for want of room" not in printed(layers_table(cost), 200)
+
+
+def test_columns_fit_their_room():
+    table = FittingTable(
+        (Column("a"), Column("b", enough=4, leaves=2), Column("c", leaves=1), Column("d", enough=5, wraps=True))
+    )
+    table.add_row("aaaaaaaaaa", "bbbbbbbb", "cc", "ddddd ddddd")
+    assert table.widths(100) == {"a": 10, "b": 8, "c": 2, "d": 11}
+    assert table.widths(31) == {"a": 10, "b": 8, "c": 2, "d": 5}
+    assert table.widths(27) == {"a": 10, "b": 4, "c": 2, "d": 5}
+    assert table.widths(26) == {"a": 10, "b": 7, "d": 5}
+    assert table.widths(20) == {"a": 10, "d": 8}  # c is short, but comes after b
+    assert table.widths(15) == {"a": 8, "d": 5}
+    text = printed(table, 20)
+    assert "ddddd\n" in text.replace(" ", "")
+    assert "…" not in text
+
+
+@pytest.mark.parametrize(("size", "whole"), [((80, 24), False), ((120, 40), True)])
+def test_the_command_fills_the_terminal_and_no_more(size, whole, monkeypatch):
+    monkeypatch.setattr(inspect_command.shutil, "get_terminal_size", lambda: os.terminal_size(size))
+    text = printed(inspect_command._overview(explainer(), None, 1, 1, True), size[0])
+    assert text.count("\n") < size[1]
+    assert ("fold_batch_norms" in text) is whole
+    assert "nodes emitted" in text or whole
 
 
 def test_layers_in_symbols():

@@ -1,4 +1,4 @@
-"""The page of an explanation graph: what it holds, and what it does in a browser."""
+"""The page of an explanation graph: what it holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import io
 import json
 import re
-import shutil
 import sys
 import zlib
 from html.parser import HTMLParser
@@ -22,10 +21,11 @@ from typer.testing import CliRunner
 
 import agf_fx
 from agf_fx.cli import app
-from agf_fx.errors import InputError, OptionsError
+from agf_fx.errors import InputError
 from agf_fx.inspect import page
 from agf_fx.inspect.layer_maps import folded
 from agf_fx.inspect.page_data import page_data, short_source
+from agf_fx.ir.graph import ExplanationGraph
 
 EVIL = "<script>alert(1)</script><!--<script>&amp;"
 TITLE = f"{EVIL}\u2028'\""
@@ -64,11 +64,14 @@ def image():
     return torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "graph.html"
+def write_page(path):
     explainer().to_html(path, image(), 1, class_names=["a", "<b>", "c", "d", "e"], title=TITLE)
     return path
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_page(tmp_path_factory.mktemp("page") / "graph.html")
 
 
 class Elements(HTMLParser):
@@ -101,7 +104,7 @@ def read(path):
 
 
 def test_the_data_is_that_of_the_graph(written):
-    found, (data, operations) = read(written), page_data(explainer().graph)
+    found, (data, operations) = read(written), page_data(explainer().graph, explainer()._rules)
     assert found.operations == json.loads(json.dumps(operations))
     rows = {row["name"]: row for row in found.data["layers"]}
     for view in explainer().graph.layers():
@@ -192,18 +195,49 @@ def test_tokens_of_an_image_are_shown_as_the_square_that_they_cover():
     assert folded(tokens[:, :15]) is None
 
 
-def test_methods_without_relevance_show_the_gradient_and_others_refuse(tmp_path):
+def test_methods_without_relevance_show_the_gradient(tmp_path):
     explainer("gradcam").to_html(tmp_path / "a.html", image(), 1)
     data = read(tmp_path / "a.html").data
     assert data["picture"]["quantity"] == "gradient"
     assert not any("flow" in row for row in data["layers"])
-    with pytest.raises(OptionsError, match="leave the image out"):
-        explainer("integrated-gradients").to_html(tmp_path / "b.html", image(), 1)
-    explainer("integrated-gradients").to_html(tmp_path / "b.html")
-    assert "picture" not in read(tmp_path / "b.html").data
     with pytest.raises(InputError, match="one image"):
         explainer().to_html(tmp_path / "c.html", image().repeat(2, 1, 1, 1))
     assert not (tmp_path / "c.html").exists()
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "meta", "meaningful-perturbation", "eigencam"])
+def test_methods_that_look_many_times_show_their_map_alone_and_say_why(method, tmp_path):
+    options = {"area_weight": 1e-4} if method == "meaningful-perturbation" else None
+    method = agf_fx.meta("gradient") if method == "meta" else method
+    torch.manual_seed(0)
+    made = agf_fx.compile(Net("other").eval(), image(), method=method, options=options)
+    made.to_html(tmp_path / "a.html", image(), 1, class_names=["a", "b", "c", "d", "e"])
+    data = read(tmp_path / "a.html").data
+    assert data["picture"]["quantity"] == "map"
+    assert made.method in data["picture"]["why_none"]
+    assert [row["name"] for row in data["layers"] if "map" in row] == ["(map)"]
+    assert not any("flow" in row or "total" in row for row in data["layers"])
+    (row,) = (row for row in data["layers"] if "map" in row)
+    result = made.explain(image(), 1)
+    assert row["map"]["limit"] == pytest.approx(result.maps.abs().max().item(), rel=1e-4)
+    assert data["picture"]["logit"] == pytest.approx(result.logits[0, 1].item(), rel=1e-5)
+    assert data["picture"]["target"] == "b"
+
+
+def test_a_graph_writes_its_own_page_and_knows_its_cost(tmp_path):
+    made = agf_fx.compile(Net("other").eval(), image())
+    graph = made.graph
+    made.explain(torch.rand(1, 3, 2 * SIZE, 2 * SIZE), 0)  # another image size, and so another graph
+    assert made.graph.canonical is not graph.canonical
+    graph.to_html(tmp_path / "a.html", title="mine")
+    data = read(tmp_path / "a.html").data
+    assert data["title"] == "mine by agf"
+    assert data["images"] == str(graph.canonical.image_type)
+    assert all("certificate" in entry for entry in data["rules"])
+    assert graph.cost(N=1, K=1).flops == agf_fx.compile(Net("other").eval(), image()).cost(N=1, K=1).flops
+    assert graph.cost(N=1, K=1).flops < made.cost(N=1, K=1).flops
+    assert isinstance(graph, ExplanationGraph)
+    assert repr(graph).startswith("ExplanationGraph(Net by agf")
 
 
 def test_where_files_lie_is_nobodys_business():
@@ -224,6 +258,10 @@ def test_the_command_writes_pages(tmp_path):
     data = read(tmp_path / "a.html").data
     assert data["title"] == "digits-vgg by agf"
     assert data["picture"]["target"] == "0"
+    many = ["inspect", "digits-vgg", "--method", "integrated-gradients", "--image", scene, "--target", "0"]
+    done = run(app, [*many, "--html", str(tmp_path / "b.html")])
+    assert done.exit_code == 0, done.output
+    assert read(tmp_path / "b.html").data["picture"]["quantity"] == "map"
     done = run(app, ["inspect", "digits-vgg", "--image", scene])
     assert done.exit_code
     assert "--html" in done.output
@@ -236,163 +274,6 @@ def agf_fx_assets():
     from importlib import resources
 
     return resources.files("agf_fx.assets")
-
-
-# --- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium is installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def opened(browser, written):
-    """The page, and a check at the end that it has said nothing and asked nobody for anything."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    tab, said, asked = context.new_page(), [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(f"{written.as_uri()}#depth=9")
-    tab.wait_for_selector("html[data-ready]")
-    yield tab
-    assert said == []
-    assert [url for url in asked if not url.startswith(("data:", "file:", "blob:"))] == []
-    context.close()
-
-
-def chosen(tab):
-    return tab.locator('.row[aria-selected="true"]').get_attribute("data-key")
-
-
-def test_it_opens_and_names_stay_text(opened):
-    assert opened.locator("h1").text_content() == f"{TITLE} by agf"
-    assert EVIL in [row.text_content() for row in opened.locator(".row .name").all()]
-    assert opened.locator("script").count() == 3
-
-
-def test_a_layer_opens_with_formula_operations_and_costs(opened):
-    opened.locator('.row[data-key="l:3"]').click()
-    panel = opened.locator("#details")
-    assert panel.locator("h2").inner_text() == "stage.0.conv1"
-    assert panel.locator('.formula[data-text^="Φ_in = Δ(C, r)"] math').count() == 1
-    box = panel.locator(".formula math").first.bounding_box()
-    assert box["width"] > 40
-    assert box["height"] > 12
-    panel.locator("summary", has_text="relevance").click()
-    panel.locator("tbody tr").nth(50).wait_for(state="attached")
-    assert panel.locator("mfrac").count() > 3
-    words = panel.inner_text()
-    assert "stage.0.conv1.weight" in words
-    assert "FLOP" in words
-    assert "test_inspect_page.py" in words
-    assert "receives" in words
-
-
-def test_searching(opened):
-    opened.keyboard.press("/")
-    opened.keyboard.type("guided_conv")
-    assert opened.locator("#found").inner_text().startswith("2 of")
-    assert opened.locator(".row.dim").count() > 3
-    opened.keyboard.press("Enter")
-    first = chosen(opened)
-    opened.keyboard.press("Enter")
-    assert chosen(opened) != first
-    assert "guided_convolution" in opened.locator("#details").inner_text()
-    opened.keyboard.press("Escape")
-    assert opened.locator(".row.dim").count() == 0
-
-
-def test_modules_open_and_close_by_keyboard(opened):
-    opened.locator("#depth").select_option("1")
-    assert opened.locator(".row.closed .name").all_inner_texts() == ["stage"]
-    count = opened.locator(".row").count()
-    opened.locator(".row.closed").click()
-    opened.keyboard.press("ArrowRight")
-    assert opened.locator(".row").count() > count
-    assert opened.locator(".row.head").get_attribute("aria-expanded") == "true"
-    opened.keyboard.press("ArrowDown")
-    assert chosen(opened) == "m:stage.0"
-    opened.keyboard.press("ArrowLeft")
-    opened.keyboard.press("ArrowLeft")
-    assert opened.locator(".row").count() == count
-    opened.keyboard.press("End")
-    opened.keyboard.press("Enter")
-    assert opened.locator("#details").evaluate("node => node === document.activeElement")
-
-
-def test_streams_have_rails_and_residual_branches_have_lanes(opened):
-    lines = {
-        name: opened.locator(f'path[data-stream="{name}"]').get_attribute("d") for name in ("forward", "relevance")
-    }
-    for line in lines.values():
-        assert line.count("Q") == 2 * 2  # two bends for each of two residual branches
-    assert opened.locator('path[data-stream="gradient"]').get_attribute("stroke-dasharray")
-
-
-def test_the_slider_goes_from_logits_to_pixels(opened):
-    slider, picture = opened.locator("#slider"), opened.locator("#pictures img").last
-    assert "pixels" in opened.locator("#stop").inner_text()
-    slider.focus()
-    opened.keyboard.press("Home")
-    assert "pixels" not in opened.locator("#stop").inner_text()
-    for _ in range(6):
-        opened.keyboard.press("ArrowRight")
-    assert picture.get_attribute("src").startswith("data:image/png")
-    assert slider.get_attribute("aria-valuetext") in opened.locator("#details h2").inner_text()
-    opened.locator('.row[data-key="l:1"]').click()
-    assert "stem" in opened.locator("#stop").inner_text()
-
-
-def test_bars_and_colours(opened):
-    bars = opened.locator(".cost").count()
-    opened.locator("#heat").select_option("bytes")
-    assert opened.locator(".cost").count() == bars
-    opened.locator("#heat").select_option("")
-    assert opened.locator(".cost").count() == 0
-    ground = "getComputedStyle(document.body).backgroundColor"
-    grounds = []
-    for name in ("light", "dark"):
-        opened.locator("#theme").select_option(name)
-        grounds.append(opened.evaluate(ground))
-    assert grounds == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
-
-
-def test_it_fits_a_phone(browser, written):
-    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
-    tab = context.new_page()
-    tab.goto(written.as_uri())
-    tab.wait_for_selector("html[data-ready]")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    assert tab.locator("#details").is_hidden()
-    tab.locator(".row .name", has_text="stem").tap()
-    assert tab.locator("#details h2").is_visible()
-    tab.locator(".close").tap()
-    assert tab.locator("#details").is_hidden()
-    context.close()
-
-
-@pytest.mark.parametrize("name", ["densenet121"])
-def test_networks_open_fast_and_small(browser, name, tmp_path):
-    import torchvision
-
-    made = agf_fx.compile(getattr(torchvision.models, name)().eval(), torch.zeros(1, 3, 64, 64))
-    made.to_html(tmp_path / "a.html")
-    assert (tmp_path / "a.html").stat().st_size < 1_000_000
-    tab = browser.new_page()
-    tab.goto(f"{(tmp_path / 'a.html').as_uri()}#depth=9")
-    tab.wait_for_selector("html[data-ready]")
-    assert int(tab.evaluate("document.documentElement.dataset.ready")) < 3000
-    tab.close()
 
 
 # --- in a notebook --------------------------------------------------------------------------------------------------

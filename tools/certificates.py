@@ -46,7 +46,8 @@ rule tells apart. Claims of a sum hold unless all denominators of a sample are 0
 
 `agf_fx.inspect.certificates.of(rule)` has the claims of a rule as data, `.proofs()` proves them, and `.computed()` is
 what the code computes on the layer, as LaTeX. `python tools/certificates.py --prove` proves all. A rule without a
-certificate, and a broken one, fail the tests; for one of your own, see [extending](extending.md#a-rule)."""
+certificate, and a broken one, fail the tests; for one of your own, see [extending](extending.md#a-rule). Pages of
+explanation graphs prove the certificates of their rules as they are written ([inspect](inspect.md#in-the-browser))."""
 
 
 def main() -> int:

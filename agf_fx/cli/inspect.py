@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 150  # of tables that go to a file or another program
 _ROWS, _FEWEST_ROWS = 30, 12  # of layers, by default
-_BESIDE = 24  # lines of the screen that are not rows of layers
+_BESIDE, _BESIDE_BRIEF = 24, 14  # lines of the screen that are not rows of layers
 
 
 def inspect(
@@ -190,8 +190,11 @@ def _overview(explainer: Explainer, depth: int | None, images: int, targets: int
     from agf_fx.inspect.tables import overview
     from agf_fx.ir.views import screen_depth
 
-    deep = depth or screen_depth(explainer.graph, _room(terminal))
-    return overview(explainer.cost(images, targets, depth=deep), explainer.stages())
+    lines = shutil.get_terminal_size().lines if terminal else _ROWS + _BESIDE
+    brief = lines < _FEWEST_ROWS + _BESIDE
+    room = lines - (_BESIDE_BRIEF if brief else _BESIDE)
+    deep = depth or screen_depth(explainer.graph, max(room, _FEWEST_ROWS))
+    return overview(explainer.cost(images, targets, depth=deep), explainer.stages(), brief)
 
 
 def _layer(explainer: Explainer, layer: str, images: int, targets: int) -> Any:

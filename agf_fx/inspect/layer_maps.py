@@ -29,12 +29,13 @@ class LayerMaps:
     Attributes:
         target: the class that is explained.
         logit: its value; the mean over positions, where there are several.
-        quantity: of the maps, "relevance" or "gradient".
+        quantity: of the maps, "relevance" or "gradient"; "map" where there is none at any layer.
         maps: call of the model -> its output's relevance summed over channels, (H, W); of signals and of tokens
             (1, L). Calls whose output has no positions, or is counted together with other images, have none.
         image: the method's own map, (H, W) or another form.
         totals: call of the model -> the sum of the relevance of its output.
         conservation: what calls receive and hand on; None for gradients.
+        why_none: why layers have no maps, in words; "" where they have.
     """
 
     target: int
@@ -44,6 +45,42 @@ class LayerMaps:
     image: np.ndarray
     totals: Mapping[str, float]
     conservation: ConservationReport | None
+    why_none: str = ""
+
+
+def why_not_at_layers(method: Method) -> str:
+    """Why a method has no one map at a layer, in words; "" for one that has."""
+    if method.step is not None:
+        return f"{method.name} moves the weights before it looks, so that layers have other weights for every map"
+    if method.search is not None:
+        return f"{method.name} searches for its map step by step, and looks at another image in each"
+    if method.points is not None:
+        return f"{method.name} looks at many images, in the place of this one, and its map is made of all of them"
+    if not method.streams:
+        return f"{method.name} hands nothing back from layer to layer"
+    return ""
+
+
+def map_alone(method: Method, maps: Tensor, target: Tensor, logits: Tensor) -> LayerMaps:
+    """The method's own map of one image for one target, and nothing at layers.
+
+    Args:
+        method: one of which `why_not_at_layers` says something.
+        maps: (1, 1, ...).
+        target: (1, 1) int64.
+        logits: (1, classes, *positions).
+    """
+    chosen = int(target[0, 0])
+    return LayerMaps(
+        target=chosen,
+        logit=float(_scores(logits[0])[chosen]),
+        quantity="map",
+        maps={},
+        image=maps[0, 0].double().cpu().numpy(),
+        totals={},
+        conservation=None,
+        why_none=why_not_at_layers(method),
+    )
 
 
 def layer_maps(
@@ -53,26 +90,22 @@ def layer_maps(
 
     Args:
         canonical: an analysed canonical graph.
-        method: the method; one that looks at the image once.
+        method: the method, of which `why_not_at_layers` says nothing.
         image: (1, C, ...).
         target: (1, 1) int64; a class, or -r for the class of rank r.
         inputs: placeholder name -> weight or constant.
 
     Raises:
-        OptionsError: the method looks at many points, searches, or moves the weights.
+        OptionsError: the method has no one map at a layer.
     """
-    if method.points is not None or method.search is not None or method.step is not None:
-        raise OptionsError(
-            f"{method.name} looks at every image many times, and has no one map at a layer; leave the image out."
-        )
+    if why_not_at_layers(method):
+        raise OptionsError(f"{why_not_at_layers(method)}: there is no one map at a layer.")
     with torch.no_grad():
         streams = interpret(canonical, method, image, target, inputs)
     quantity = RELEVANCE if RELEVANCE in streams.messages else GRADIENT
     messages = streams.messages.get(quantity, {})
     found = {node.name: messages[node.name] for node in _values(canonical) if node.name in messages}
-    logits = streams.logits[0]
-    chosen = int(target[0, 0])
-    scores = logits.flatten(1).mean(1) if logits.dim() > 1 else logits
+    chosen, scores = int(target[0, 0]), _scores(streams.logits[0])
     chosen = chosen if chosen >= 0 else int(scores.argsort(descending=True, stable=True)[-chosen - 1])
     return LayerMaps(
         target=chosen,
@@ -83,6 +116,11 @@ def layer_maps(
         totals={name: float(value.sum()) for name, value in found.items()},
         conservation=_conserved(canonical, streams, target, image) if quantity == RELEVANCE else None,
     )
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """The logits of one image, (classes,); the mean over positions, where there are several."""
+    return logits.flatten(1).mean(1) if logits.dim() > 1 else logits
 
 
 def _values(canonical: CanonicalGraph) -> list[fx.Node]:

@@ -24,6 +24,7 @@ from agf_fx.inspect.layer_maps import LayerMaps, folded
 from agf_fx.inspect.page_data import page_data
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.views import READ_OUT
+from agf_fx.methods.method import Method
 
 _MAP_SIDE, _PHOTO_SIDE = 96, 320  # pixels, at most
 _LEVELS = 127  # of either sign, in the palette of a map
@@ -36,6 +37,7 @@ def write(
     pixels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    method: Method | None = None,
     difference: GraphDifference | None = None,
     others: LayerMaps | None = None,
 ) -> None:
@@ -48,13 +50,14 @@ def write(
         pixels: (H, W, 3) uint8, the image as the network sees it.
         class_names: of the model, to name the target.
         title: what the model is called; by default its class.
+        method: that the graph was made by: what is claimed of its rules is proved, and shown beside them.
         difference: from another graph to this one, to mark.
         others: what the image looks like by that other graph.
 
     Raises:
         MissingDependencyError: Jinja2 is not installed.
     """
-    text = page(explanation, maps, pixels, class_names, title, difference, others)
+    text = page(explanation, maps, pixels, class_names, title, method, difference, others)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "replace"))
 
@@ -65,6 +68,7 @@ def page(
     pixels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    method: Method | None = None,
     difference: GraphDifference | None = None,
     others: LayerMaps | None = None,
 ) -> str:
@@ -74,7 +78,7 @@ def page(
         from markupsafe import Markup
     except ImportError as error:
         raise MissingDependencyError("pages need Jinja2: pip install jinja2") from error
-    data, operations = page_data(explanation)
+    data, operations = page_data(explanation, method)
     if title is not None:
         data["title"] = f"{title} by {explanation.method}"
     if maps is not None:
@@ -123,6 +127,7 @@ def _add_maps(
         "target": named,
         "logit": maps.logit,
         "quantity": maps.quantity,
+        "why_none": maps.why_none,
         "photo": None if pixels is None else photo_address(pixels),
     }
     flows = {flow.node: flow for flow in maps.conservation.flows} if maps.conservation else {}
@@ -179,7 +184,7 @@ def _difference(layer: LayerDifference, differs: bool) -> dict[str, Any]:
 def _map_of(row: dict[str, Any], maps: LayerMaps, images: str) -> np.ndarray | None:
     """The map at the output of a row; the method's own at the images."""
     if row["name"] == READ_OUT:
-        return maps.image if maps.image.ndim == 2 else maps.maps.get(images)
+        return np.atleast_2d(maps.image) if maps.image.ndim in (1, 2) else maps.maps.get(images)
     return next((maps.maps[call] for call in reversed(row["calls"]) if call in maps.maps), None)
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import sympy
 from torch import fx
 
+from agf_fx.inspect import latex
 from agf_fx.inspect.formulas import mathml
+from agf_fx.inspect.proofs import Proved, ends, is_foreign, proved, rule_of
 from agf_fx.ir.cost_model import in_words, substituted
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, RuleNote
 from agf_fx.ir.types import BATCH, TARGETS
 from agf_fx.ir.views import READ_OUT, SEED, LayerView, NodeView, opened_layers
+from agf_fx.methods.method import Method
+from agf_fx.rules.rule import Rule
 
 Row = dict[str, Any]
 _ONE = {BATCH: sympy.S.One, TARGETS: sympy.S.One}
@@ -24,27 +28,35 @@ _ORDER = {"relevance": 0, "gradient": 1}  # of the streams that come back
 _KEPT_PARTS = 3  # of the path of a source file: where somebody's files lie is nobody's business
 
 
-def page_data(explanation: ExplanationGraph) -> tuple[Row, list[list[Row]]]:
+def page_data(explanation: ExplanationGraph, method: Method | None = None) -> tuple[Row, list[list[Row]]]:
     """The layers, and the operations of each.
 
     Layers are in order of execution, ``(map)`` before and ``(target)`` behind them: forward goes down, from the
     images to the logits, and what comes back goes up. Numbers are for one image and one target.
+
+    Args:
+        explanation: the graph.
+        method: the method that it was made by, to prove what is claimed of its rules; None: nothing is said of that.
 
     Returns:
         ``title``, ``streams``, ``rules``, ``equations`` and ``layers`` of the page; and for each layer its operations
         by part of the graph, each as a list ``[name, call, type, operations, bytes, equation]``.
     """
     opened = opened_layers(explanation)
-    ends = {row.name: (row, views) for row, views in opened if not row.calls}
+    around = {row.name: (row, views) for row, views in opened if not row.calls}
     between = [pair for pair in opened if pair[0].calls]
-    first = ends.pop(READ_OUT, None)
-    last = [ends.pop(name) for name in list(ends) if name == SEED]
-    ordered = [*([first] if first else []), *between, *ends.values(), *last]
+    first = around.pop(READ_OUT, None)
+    last = [around.pop(name) for name in list(around) if name == SEED]
+    ordered = [*([first] if first else []), *between, *around.values(), *last]
     tables = _Tables()
-    flows = _Flows(explanation, [row for row, _ in ordered])
+    flows = _Flows(explanation, method, [row for row, _ in ordered])
     layers = [_layer(explanation, row, position, flows, tables) for position, (row, _) in enumerate(ordered)]
     inside = [_operations(views, tables) for _, views in ordered]
     canonical = explanation.canonical
+    for place, stream, part, what in () if method is None else ends(method, canonical):
+        row = next((row for row in layers if row["name"] == place), None)
+        if row is not None:
+            row.setdefault("parts", []).append([stream, part, tables.part(what)])
     data = {
         "title": f"{canonical.name} by {explanation.method}",
         "model": canonical.name,
@@ -78,30 +90,56 @@ class _Tables:
     def __init__(self) -> None:
         self.rules: list[Row] = []
         self.equations: list[Row] = []
-        self._rules: dict[RuleNote, int] = {}
+        self._rules: dict[object, int] = {}
         self._equations: dict[str, int] = {"": -1}
 
-    def equation(self, text: str) -> int:
+    def equation(self, text: str, read: Callable[[str], Any] = mathml) -> int:
         """The number of an equation; -1 for none."""
         if text not in self._equations:
             self._equations[text] = len(self.equations)
-            self.equations.append({"text": text, "math": mathml(text)})
+            self.equations.append({"text": text, "math": read(text)})
         return self._equations[text]
 
-    def rule(self, note: RuleNote) -> int:
-        """The number of a rule."""
-        if note not in self._rules:
-            self._rules[note] = len(self.rules)
-            named = {"name": note.name, "symbol": note.symbol, "promise": note.promise, "source": note.source}
-            self.rules.append({**named, "equation": self.equation(note.equation)})
-        return self._rules[note]
+    def rule(self, note: RuleNote, rule: Rule | None, foreign: bool) -> int:
+        """The number of a rule; its certificate is proved the first time.
+
+        Args:
+            note: what it says of itself.
+            rule: the rule; None where only its note is known.
+            foreign: whether no certificate of a built-in rule is about the operation; see `is_foreign`.
+        """
+        key = (note, None if rule is None else rule.function, foreign)
+        if key not in self._rules:
+            certificate = None if rule is None else self._certificate(Proved() if foreign else proved(rule))
+            self._rules[key] = self._written(note._asdict(), certificate)
+        return self._rules[key]
+
+    def part(self, what: Any) -> int:
+        """The number of what is no rule of a call: the start of a stream, a merge, a read-out."""
+        key = ("part", what)
+        if key not in self._rules:
+            name = getattr(what, "name", "") or getattr(what, "__name__", type(what).__name__)
+            said = {"name": name, "equation": getattr(what, "equation", ""), "source": getattr(what, "source", "")}
+            self._rules[key] = self._written(said, self._certificate(proved(what)))
+        return self._rules[key]
+
+    def _written(self, said: Mapping[str, str], certificate: Row | None) -> int:
+        row = {"symbol": "", "promise": "", "source": "", **said, "equation": self.equation(said["equation"])}
+        self.rules.append(row if certificate is None else {**row, "certificate": certificate})
+        return len(self.rules) - 1
+
+    def _certificate(self, found: Proved) -> Row:
+        claims = [[each.says, each.layer, self.equation(each.latex, latex.mathml), each.left] for each in found.proofs]
+        computed = self.equation(found.computed, latex.mathml)
+        return {"claims": claims, "computed": computed, "unclaimed": found.unclaimed}
 
 
 class _Flows:
     """Which row reads which, and which streams come back that way."""
 
-    def __init__(self, explanation: ExplanationGraph, rows: list[LayerView]) -> None:
+    def __init__(self, explanation: ExplanationGraph, method: Method | None, rows: list[LayerView]) -> None:
         canonical = explanation.canonical
+        self._method = method
         self._calls = {node.name: node for node in canonical.calls}
         self._row_of = {call: position for position, row in enumerate(rows) for call in row.calls}
         self._notes = explanation.rules
@@ -140,10 +178,15 @@ class _Flows:
         """Streams that pass a row, each with its rules."""
         passed = []
         for number, stream in enumerate(self.streams):
-            notes = [self._notes[stream][call] for call in row.calls if self._passes(call, stream)]
-            if notes:
-                passed.append([number, *dict.fromkeys(tables.rule(note) for note in notes)])
+            calls = [call for call in row.calls if self._passes(call, stream)]
+            if calls:
+                passed.append([number, *dict.fromkeys(self._rule(stream, call, tables) for call in calls)])
         return passed
+
+    def _rule(self, stream: str, call: str, tables: _Tables) -> int:
+        node = self._calls[call]
+        rule = None if self._method is None else rule_of(self._method, stream, node)
+        return tables.rule(self._notes[stream][call], rule, rule is not None and is_foreign(node, rule))
 
     def _passes(self, call: str, stream: str) -> bool:
         if call not in self._notes[stream]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from agf_fx.inspect.difference import GraphDifference, Kind
+from agf_fx.inspect.fitting import Column, FittingTable
 from agf_fx.inspect.stages import Stages, StepChange
 from agf_fx.ir.cost_model import SYMBOLS, Cost, in_words, substituted
 from agf_fx.ir.views import LayerView, NodeView
@@ -16,12 +16,15 @@ from agf_fx.ir.views import LayerView, NodeView
 _LEAST_SHARE = 0.0005
 
 
-def overview(cost: Cost, stages: Stages) -> RenderableType:
+def overview(cost: Cost, stages: Stages, brief: bool = False) -> RenderableType:
     """One screen: the layers with their rules and what they cost, the totals, and what every step changed.
+
+    Columns for which a terminal is too narrow are left out.
 
     Args:
         cost: with numbers in the place of N and K.
         stages: of the same explainer.
+        brief: have no row for each step.
     """
     graph = stages.optimised
     canonical = graph.canonical
@@ -30,22 +33,34 @@ def overview(cost: Cost, stages: Stages) -> RenderableType:
         f"{canonical.name} by {graph.method}: images {canonical.image_type}, {len(canonical.calls)} calls -> "
         f"{len(graph)} nodes, {hoisted} prepared once"
     )
-    return Group(Text(title, style="bold"), layers_table(cost), Text(totals(cost)), Text(), steps_table(stages.changes))
+    steps = steps_line(stages.changes) if brief else steps_table(stages.changes)
+    return Group(Text(title, style="bold"), layers_table(cost), Text(totals(cost)), Text(), steps)
 
 
-def layers_table(cost: Cost) -> Table:
+_LAYER_COLUMNS = (
+    Column("layer", wraps=True),
+    Column("operation", enough=10, leaves=5),
+    Column("role", enough=14, leaves=7),
+    Column("rule", enough=24, wraps=True),
+    Column("form", leaves=3),
+    Column("ops", right=True, leaves=2),
+    Column("products", right=True, leaves=4),
+    Column("FLOP", right=True, leaves=6),
+    Column("bytes", right=True, leaves=1),
+    Column("share", right=True),
+)
+
+
+def layers_table(cost: Cost) -> FittingTable:
     """Layers down, with role, rule, products and costs across."""
     given = ", ".join(f"{name}={value}" for name, value in cost.at.items())
-    table = _table(None, "layer", "operation", "role", "rule", "form")
-    for name in ("ops", "products", "FLOP", "bytes", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = FittingTable(_LAYER_COLUMNS)
     values = {SYMBOLS[name]: value for name, value in cost.at.items()}
     for layer in cost.layers:
         table.add_row(*_layer_cells(layer, values))
     one = (substituted(part, values) for part in (_sum(cost, "flops"), _sum(cost, "bytes")))
     flops, moved = (in_words(value) if not value.is_number else _short(value) for value in one)
     counts = (str(sum(getattr(layer, name) for layer in cost.layers)) for name in ("nodes", "products"))
-    table.add_section()
     table.add_row(Text(f"one run, {given}", style="bold"), "", "", "", "", *counts, flops, moved, "100 %")
     return table
 
@@ -54,17 +69,16 @@ def _sum(cost: Cost, name: str) -> object:
     return sum(getattr(layer, name) for layer in cost.layers)
 
 
-def _layer_cells(layer: LayerView, values: dict) -> list[RenderableType]:
+def _layer_cells(layer: LayerView, values: dict) -> list[str]:
     share = f"{layer.share:.1%}".replace("%", " %") if layer.share >= _LEAST_SHARE else ""
     costs = (_short(substituted(part, values)) for part in (layer.flops, layer.bytes))
-    roles = ", ".join(role for role in layer.role.split(", ") if len(layer.calls) == 1 or role in _TOLD)
-    form = layer.form.replace(" and ", "+")
+    roles = [role for role in layer.role.split(", ") if len(layer.calls) == 1 or role in _TOLD]
     return [
-        Text(layer.name),
-        _cut(layer.operation),
-        _cut(roles),
-        _cut(layer.rule),
-        Text(form),
+        layer.name,
+        layer.operation,
+        ", ".join(sorted(roles, key=lambda role: role not in _TOLD)),
+        layer.rule,
+        layer.form.replace(" and ", "+"),
         str(layer.nodes),
         str(layer.products or ""),
         *costs,
@@ -95,14 +109,23 @@ def totals(cost: Cost) -> str:
     return "\n".join(lines)
 
 
-def steps_table(changes: Sequence[StepChange]) -> Table:
-    """What every step changed; steps that found nothing are named on one line."""
-    table = _table(None, "step", "nodes", "what it changed")
+def steps_table(changes: Sequence[StepChange]) -> FittingTable:
+    """What every step changed."""
+    table = FittingTable((Column("step"), Column("nodes"), Column("what it changed", enough=20)))
     for change in changes:
         nodes = f"{change.before} -> {change.after}" if change.fired else str(change.after)
         words = change.in_words() if change.fired else "nothing"
-        table.add_row(change.step, nodes, _cut("emitted, by the rules" if change.step == "emit" else words))
+        table.add_row(change.step, nodes, "emitted, by the rules" if change.step == "emit" else words)
     return table
+
+
+def steps_line(changes: Sequence[StepChange]) -> Text:
+    """The same on a line."""
+    fired = [change for change in changes[1:] if change.fired]
+    return Text(
+        f"steps: {changes[0].after} nodes emitted, {changes[-1].after} behind the {len(fired)} steps that changed "
+        "something; a taller terminal, or a file, has a row for each"
+    )
 
 
 def operations_table(views: Iterable[NodeView], cost: Cost, title: str) -> RenderableType:
@@ -113,8 +136,7 @@ def operations_table(views: Iterable[NodeView], cost: Cost, title: str) -> Rende
         streams.setdefault(view.part, []).append(view)
     parts: list[RenderableType] = [Text(title, style="bold")]
     for stream, rows in streams.items():
-        table = _table(stream, "node", "call", "type", "rule")
-        table.add_column("FLOP", justify="right", no_wrap=True)
+        table = FittingTable(_OPERATION_COLUMNS, stream)
         equation = ""
         for view in rows:
             if view.equation and view.equation != equation:
@@ -123,25 +145,34 @@ def operations_table(views: Iterable[NodeView], cost: Cost, title: str) -> Rende
             shape = "" if view.shape is None else f"{view.dtype}[{', '.join(map(str, view.shape))}]"
             call = view.call.partition(" = ")[2] or view.call
             flops = "?" if view.flops is None else _short(substituted(view.flops, values))
-            table.add_row(Text(view.name), Text(call), Text(shape), _cut(view.rule), flops)
+            table.add_row(view.name, call, shape, view.rule, flops)
         parts.append(table)
     return Group(*parts)
+
+
+_SHOWN = (Kind.REMOVED, Kind.ADDED, Kind.CHANGED, Kind.MOVED)
+_DIFFERENCE_COLUMNS = (
+    Column("layer", wraps=True),
+    Column("rule", enough=24, wraps=True),
+    Column("ops", right=True, leaves=3),
+    *(Column(str(kind), right=True, leaves=4 + place) for place, kind in enumerate(reversed(_SHOWN))),
+    Column("apart", right=True, leaves=10),
+    Column("cosine", right=True, leaves=9),
+)
 
 
 def difference_table(found: GraphDifference) -> RenderableType:
     """The layers that differ, what each graph does in them, and where relevance parts."""
     titles = Text(f"- {found.titles[0]}\n+ {found.titles[1]}", style="bold")
     differing, parted = found.differing(), found.departures
-    table = _table(None, "layer", "rule")
-    for name in ("ops", *_SHOWN, *(("apart", "cosine") if parted else ())):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = FittingTable(_DIFFERENCE_COLUMNS)
     for layer in differing:
         rules = dict.fromkeys(rule or "none" for rule in layer.rules) if any(layer.rules) else {}
         nodes = " -> ".join(map(str, dict.fromkeys(layer.nodes)))
-        counts = (str(layer.counts[kind] or "") for kind in _SHOWN)
+        counts = (str(layer.counts[kind] or "") for kind in reversed(_SHOWN))
         at = layer.departure
-        apart = () if parted is None else ("", "") if at is None else (f"{at.difference:.2g}", f"{at.cosine:.3f}")
-        table.add_row(Text(layer.name), _cut(" -> ".join(rules)), nodes, *counts, *apart)
+        apart = ("", "") if at is None else (f"{at.difference:.2g}", f"{at.cosine:.3f}")
+        table.add_row(layer.name, " -> ".join(rules), nodes, *counts, *apart)
     rest = len(found.layers) - len(differing)
     said = [f"{rest} other layers differ by what comes to them, if at all"] if rest and differing else []
     if not differing:
@@ -152,18 +183,11 @@ def difference_table(found: GraphDifference) -> RenderableType:
     return Group(titles, *([table] if differing else []), Text("\n".join(said)))
 
 
-def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
-    for name in columns:
-        table.add_column(name, no_wrap=name not in _NARROWED)
-    return table
-
-
-_SHOWN = (Kind.REMOVED, Kind.ADDED, Kind.CHANGED, Kind.MOVED)
-_NARROWED = ("operation", "role", "rule", "call", "what it changed")  # where the terminal is narrow
+_OPERATION_COLUMNS = (
+    Column("node"),
+    Column("call", enough=32, wraps=True),
+    Column("type"),
+    Column("rule", leaves=1),
+    Column("FLOP", right=True, leaves=2),
+)
 _TOLD = ("input layer", "head", "residual merge", "flatten boundary", "gate", "attention")  # the others are details
-
-
-def _cut(words: str) -> Text:
-    """Words that stay on one line, as many as there is room for."""
-    return Text(words, no_wrap=True, overflow="ellipsis")

@@ -81,7 +81,7 @@ def write_stages(
 ) -> None:
     """Write the page of the graph at the second stage, with what differs from the first; see `between_stages`."""
     graph = staged(explainer, after)
-    write(graph, path, title=title, difference=between_stages(explainer, before, after))
+    write(graph, path, title=title, method=explainer._rules, difference=between_stages(explainer, before, after))
 
 
 def staged(explainer: Explainer, name: str) -> ExplanationGraph:

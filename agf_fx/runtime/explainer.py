@@ -17,17 +17,18 @@ from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
 from agf_fx.inspect.conservation import ConservationReport
 from agf_fx.inspect.difference import GraphDifference
-from agf_fx.inspect.layer_maps import displayed
+from agf_fx.inspect.layer_maps import LayerMaps, displayed, map_alone, why_not_at_layers
 from agf_fx.inspect.precision import relative_difference
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
-from agf_fx.ir.graph import ExplanationGraph, LayerOutput
+from agf_fx.ir.graph import LayerOutput
 from agf_fx.methods.meta import MetaOptions
 from agf_fx.methods.method import Method
 from agf_fx.options import CompileOptions
 from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime import keys
 from agf_fx.runtime.binding import Binding, Bound
+from agf_fx.runtime.compiled_graph import CompiledGraph
 from agf_fx.runtime.degenerate import warn_of_degenerate
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
@@ -278,7 +279,8 @@ class Explainer:
         Args:
             path: the file, which appears whole or not at all.
             image: (1, C, H, W), to show its relevance at every layer, and where the sum changes; or its gradient, for
-                methods without relevance. Explained rule by rule, which keeps all of it in memory.
+                methods without relevance. Explained rule by rule, which keeps all of it in memory. Of methods that
+                have no one map at a layer, as they look at an image many times, the map is shown alone.
             target: class to explain; None for the top class.
             pixels: (H, W, 3) uint8, to show beside the maps; by default the image itself, where it has colours.
             class_names: of the model, to name the target.
@@ -287,18 +289,25 @@ class Explainer:
 
         Raises:
             InputError: nothing has been captured yet, or ``image`` is not one image.
-            OptionsError: the method has no one map at a layer, as it looks at every image many times.
             TargetError: no such class.
         """
-        from agf_fx.inspect.page import write
-
-        found = shown = others = None
+        found = shown = others = differs = None
         if image is not None:
-            found, shown = self._inspection.at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
+            found, shown = self._at_layers(as_batch(image), target), displayed(as_batch(image), pixels)
             target = found.target
-            others = None if against is None else against._inspection.at_layers(as_batch(image), target)
-        differs = None if against is None else against.difference(self, image, target)
-        write(self.graph, path, found, shown, class_names, title, difference=differs, others=others)
+            others = None if against is None else against._at_layers(as_batch(image), target)
+        if against is not None:
+            walked = not (why_not_at_layers(self._rules) or why_not_at_layers(against._rules))
+            differs = against.difference(self, image if walked else None, target if walked else None)
+        named = {"pixels": shown, "class_names": class_names, "title": title}
+        self.graph.to_html(path, found, **named, difference=differs, others=others)
+
+    def _at_layers(self, image: Tensor, target: int | None) -> LayerMaps:
+        """What one image looks like at every layer; its map alone, where layers have none."""
+        if len(image) == 1 and why_not_at_layers(self._rules):
+            alone = self.explain(image, target)
+            return map_alone(self._rules, alone.maps, alone.target, alone.logits)
+        return self._inspection.at_layers(image, target)
 
     def difference(self, other: Explainer, image: Tensor | None = None, target: int | None = None) -> GraphDifference:
         """How the explanation graph of another explainer differs from this one's: ``print`` it.
@@ -370,13 +379,13 @@ class Explainer:
         self._twin = None
 
     @property
-    def graph(self) -> ExplanationGraph:
-        """The explanation graph for the image size used last.
+    def graph(self) -> CompiledGraph:
+        """The explanation graph for the image size used last: ``print`` it, ``.to_html(path)``, ``.cost()``.
 
         Raises:
             InputError: nothing has been captured yet.
         """
-        return self._captured().program.explanation
+        return CompiledGraph.of(self._captured().program, self._rules)
 
     def cost(
         self,

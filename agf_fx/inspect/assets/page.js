@@ -8,7 +8,7 @@ const SVG = "http://www.w3.org/2000/svg", MATH = "http://www.w3.org/1998/Math/Ma
 const ROW = matchMedia("(pointer: coarse)").matches ? 40 : 30;
 const ENDS = {"(map)": "images, and the map that comes back", "(target)": "logits, and the target where streams start",
               "(weights)": "computed from weights alone"};
-const state = {open: new Set(), chosen: null, words: "", rows: []};
+const state = {open: new Set(), chosen: null, words: "", rows: [], certificates: false};
 
 // --- small things ---------------------------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ function formula(tree) {
   if (hint === "normal") made.setAttribute("mathvariant", "normal");
   if (hint === "prefix") made.setAttribute("form", "prefix");
   if (hint === "fence") made.setAttribute("stretchy", "true");
-  if (hint === "note") made.setAttribute("class", "note");
+  if (hint === "note" || hint === "bold") made.setAttribute("class", hint);
   for (const child of tree.slice(1)) made.append(typeof child === "string" ? child : formula(child));
   return made;
 }
@@ -321,6 +321,7 @@ $("graph").addEventListener("keydown", (event) => {
   const to = {ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: state.rows.length - 1, PageDown: place + 15, PageUp: place - 15}[event.key];
   if (to !== undefined) choose(state.rows[Math.min(state.rows.length - 1, Math.max(0, to))].key);
   else if (event.key === "ArrowRight" && row.kind === "closed") toggle(row.path, true);
+  else if (event.key === "ArrowRight" && row.kind === "head") choose(state.rows[place + 1].key);
   else if (event.key === "ArrowLeft" && row.kind === "head") toggle(row.path, false);
   else if (event.key === "ArrowLeft" && row.level) choose(`m:${row.kind === "leaf" ? row.path : row.path.split(".").slice(0, -1).join(".")}`);
   else if (event.key === "Enter" || event.key === " ") { $("details").classList.add("open"); $("details").focus(); }
@@ -432,7 +433,9 @@ function showDetails() {
     el("p", {class: "faint"}, ENDS[item.name] || [item.op, item.class && item.class !== item.op ? item.class : "", row.kind === "leaf" ? "" : `${item.inside.length} calls`].filter(Boolean).join(" · ")),
     facts([["role", item.role], ["form", item.form], ["output", item.shape && el("code", {}, item.shape)], ["source", item.source && el("code", {}, item.source)]]));
   for (const [number, ...rules] of item.rules) panel.append(...ruleParts(streams[number], rules), el("div", {"data-parts": streams[number]}));
-  if (item.flow || item.total !== undefined) panel.append(...conservation(item));
+  for (const [stream, part, number] of item.parts || []) panel.append(...rulePart(stream, number, [stream, part].filter(Boolean).join(" "), false));
+  panel.querySelectorAll(".how").forEach((said, place) => { said.hidden = place > 0; });
+  if (item.flow || item.map || item.total !== undefined) panel.append(...conservation(item));
   panel.append(...differenceParts(item));
   panel.append(el("h3", {}, "Cost and weights"),
     facts([["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
@@ -450,17 +453,33 @@ function showDetails() {
   }
   panel.scrollTop = 0;
 }
+const MOST_RULES = 8;  // of a closed module
 function ruleParts(stream, rules) {
-  const parts = [];
-  for (const number of rules.slice(0, 8)) {
-    const rule = data.rules[number], title = el("h3", {}, `${stream}: ${rule.name}`);
-    title.style.color = colour(stream);
-    parts.push(title);
-    if (rule.equation >= 0) parts.push(equation(rule.equation, stream));
-    const said = [rule.promise && stream === "relevance" ? `the sum: ${rule.promise}` : "", rule.source].filter(Boolean).join(" · ");
-    if (said) parts.push(el("p", {class: "faint"}, said));
-  }
+  const parts = rules.slice(0, MOST_RULES).flatMap((number) => rulePart(stream, number, stream, true));
+  if (rules.length > MOST_RULES) parts.push(el("p", {class: "faint"}, `and ${rules.length - MOST_RULES} other rules: open the module`));
   return parts;
+}
+function rulePart(stream, number, words, isRule) {
+  const rule = data.rules[number], title = el("h3", {}, `${words}: ${rule.name}`);
+  if (stream) title.style.color = colour(stream);
+  const said = [rule.promise && isRule && stream === "relevance" ? `the sum: ${rule.promise}` : "", rule.source].filter(Boolean).join(" · ");
+  return [title, equation(rule.equation, stream), said ? el("p", {class: "faint"}, said) : null, certificate(rule)].filter(Boolean);
+}
+function certificate(rule) {  // what is claimed of a rule, and what was left of it when the page was written
+  if (!rule.certificate) return null;
+  const {claims, computed, unclaimed} = rule.certificate, failed = claims.filter(([, , , left]) => left).length;
+  if (!claims.length) return el("p", {class: "faint certificate"}, "No certificate: nothing is proved of it.");
+  const count = claims.length === 1 ? "1 claim" : `${claims.length} claims`, good = !failed && !unclaimed;
+  const said = failed ? `Certificate: ${failed} of ${count} not proved` : good ? `Certificate: ${count}, proved` : `Certificate: ${count}, proved, but not its promise`;
+  const list = el("ol", {}, ...claims.map(([says, layer, number, left]) => el("li", {}, says, left ? el("strong", {class: "failed"}, " — not proved") : null,
+    number >= 0 ? equation(number) : null, layer ? el("p", {class: "faint"}, `on: ${layer}`) : null, left ? el("p", {}, "left: ", el("code", {}, left)) : null)));
+  const box = el("details", {class: `certificate ${good ? "" : "open-to-doubt"}`, open: state.certificates || !good ? "" : null},
+    el("summary", {}, el("span", {"aria-hidden": "true"}, good ? "✓ " : "✗ "), said),
+    el("div", {}, el("p", {class: "faint how"}, "The rule’s own code ran on small layers of symbols when this page was written, and 0 was left of every claim that is proved. Divisions were exact, or had ε for a symbol; signs were those of a few points, which cover the cases that the rule tells apart."),
+      list, unclaimed ? el("p", {}, `It promises of the sum: “${unclaimed}”, and no claim is about that.`) : null,
+      computed >= 0 ? el("p", {}, "What the code computes for the first entry of such a layer:") : null, computed >= 0 ? equation(computed) : null));
+  box.querySelector("summary").addEventListener("click", () => { state.certificates = !box.open; });
+  return box;
 }
 function conservation(item) {
   const quantity = data.picture.quantity, parts = [el("h3", {}, `${quantity} of “${data.picture.target}”`)];
@@ -514,8 +533,8 @@ function goTo(stop, {select = true} = {}) {
   const index = stops[stop], leaf = leaves[index], quantity = data.picture.quantity;
   $("slider").value = stop;
   $("slider").setAttribute("aria-valuetext", leaf.name);
-  const where = leaf.name === "(map)" ? "the pixels: the map itself" : leaf.name;
-  $("stop").replaceChildren(el("strong", {}, where), ` · ${quantity} of “${data.picture.target}” (logit ${signed(data.picture.logit)})` +
+  const where = data.picture.why_none ? "the map" : leaf.name === "(map)" ? "the pixels: the map itself" : leaf.name;
+  $("stop").replaceChildren(el("strong", {}, where), data.picture.why_none ? ` of “${data.picture.target}” (logit ${signed(data.picture.logit)})` : ` · ${quantity} of “${data.picture.target}” (logit ${signed(data.picture.logit)})` +
     (leaf.total !== undefined ? ` · sum ${signed(leaf.total)}` : "") +
     (leaf.cut !== undefined ? ` · all branches ${signed(leaf.cut)}` : ""));
   for (const [picture, shown, by] of [[$("now"), leaf.map, ""], [$("then"), leaf.other, data.against && ` by ${data.against.titles[0]}`]]) {
@@ -598,8 +617,10 @@ function begin() {
     if (leaves.some((leaf) => leaf.other)) $("pictures").append(el("img", {id: "then", alt: ""}));
     $("slider").max = stops.length - 1;
     $("slider").addEventListener("input", (event) => goTo(Number(event.target.value)));
+    $("slider").parentElement.hidden = stops.length < 2;
+    if (data.picture.why_none) $("chart").append(el("p", {class: "faint"}, `Layers have no maps: ${data.picture.why_none}.`));
     chart();
-    goTo(stops.length - 1);
+    if (stops.length) goTo(stops.length - 1); else showDetails();
   } else showDetails();
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });

@@ -107,7 +107,7 @@ def _parts(method: Method) -> Iterator[Any]:
     for stream in method.streams:
         yield from (rule for table in (stream.rules, stream.starts) for _, rule in table)
         yield from (part for part in (stream.seed, stream.merge) if part is not None)
-    yield from _read_outs(method)
+    yield from read_outs(method)
 
 
 def _key(part: Any) -> object:
@@ -123,7 +123,7 @@ def _name(part: Any) -> str:
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
 
 
-def _read_outs(method: Method) -> Iterator[Callable[..., Any]]:
+def read_outs(method: Method) -> Iterator[Callable[..., Any]]:
     """The parts of a method's read-out that have a certificate: a map is a function of a trace, and few have a law."""
     found = method.read_out
     given = found.keywords if isinstance(found, functools.partial) else {}
