@@ -15,6 +15,7 @@ from agf_fx.emit import interpret
 from agf_fx.errors import InputError, OptionsError
 from agf_fx.inspect.departures import Messages, departures, run_graph
 from agf_fx.inspect.difference import GraphDifference, compared, difference
+from agf_fx.inspect.layer_maps import why_not_at_layers
 from agf_fx.inspect.page import write
 from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.rules.targets import explained_classes
@@ -119,11 +120,9 @@ def _walk(explainer: Explainer, image: Tensor, target: int | None) -> _Walked:
 
 
 def _refuse_many(explainer: Explainer) -> None:
-    rules = explainer._rules
-    if rules.points is not None or rules.search is not None or rules.step is not None:
-        raise OptionsError(
-            f"{explainer.method} looks at every image many times, and has no one relevance at a layer; give no image."
-        )
+    why = why_not_at_layers(explainer._rules)
+    if why:
+        raise OptionsError(f"relevances cannot be compared, as {why}; give no image.")
 
 
 def _one(image: Tensor) -> Tensor:
