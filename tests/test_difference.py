@@ -68,6 +68,17 @@ def test_an_option_changes_its_layer_alone(model, image):
     assert all(layer.rules[0] != layer.rules[1] for layer in found.layers if layer.counts[Kind.CHANGED])
 
 
+def test_another_baseline_is_a_difference(tmp_path, model, image):
+    black, grey = (by(model, image, "deeplift", baseline=value) for value in (0.0, 0.5))
+    found = black.difference(grey)
+    assert found.inputs == ("baseline",)
+    assert not found.identical
+    assert "values that differ: baseline" in str(found)
+    assert black.difference(by(model, image, "deeplift", baseline=0.0)).identical
+    save(black.graph, tmp_path / "black.json")
+    assert difference(read_compared(tmp_path / "black.json"), compared(grey.graph)).inputs == ("baseline",)
+
+
 def test_relevances_part_behind_the_layer_whose_rule_differs(model, image):
     one, other = by(model, image, "lrp-epsilon"), by(model, image, "epsilon-plus")
     found = one.difference(other, image, 3)

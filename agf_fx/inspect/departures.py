@@ -76,7 +76,7 @@ class Departures:
 
     @property
     def sharpest(self) -> Departure | None:
-        """Where the two turn away from each other most, in one step; None where they do not."""
+        """Where the two turn away from each other most, from one value to the next in order; None where they do not."""
         steps = [(before.cosine - after.cosine, after) for before, after in zip(self.all, self.all[1:], strict=False)]
         turn, found = max(steps, key=lambda step: step[0], default=(0.0, None))
         return found if turn > self.tolerance else None

@@ -15,7 +15,7 @@ from typing import Any
 
 from agf_fx.errors import InputError, OptionsError
 from agf_fx.inspect.departures import Departure, Departures
-from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.ir.graph import ExplanationGraph, constant_digests
 from agf_fx.ir.views import PREPARATION, SEED, NodeView, module_paths, opened_layers
 
 _NODE = re.compile(r"%(\w+)")
@@ -130,16 +130,18 @@ class GraphDifference:
         titles: what the graphs are called.
         layers: of both graphs, in order of execution, between ``(target)`` and ``(map)``.
         departures: where the relevances of an image part, if one was looked at.
+        inputs: constants that both graphs take, and that have other values, such as a baseline.
     """
 
     titles: tuple[str, str]
     layers: tuple[LayerDifference, ...]
     departures: Departures | None = None
+    inputs: tuple[str, ...] = ()
 
     @property
     def identical(self) -> bool:
         """Whether both graphs compute the same values by the same operations."""
-        return not any(layer.changes or layer.differs for layer in self.layers)
+        return not self.inputs and not any(layer.changes or layer.differs for layer in self.layers)
 
     @property
     def counts(self) -> Counter[Kind]:
@@ -204,6 +206,8 @@ class GraphDifference:
             rules = "" if before == after else f"  {before or 'no rule'} -> {after or 'no rule'}"
             yield f"@@ {layer.name}{rules}  ({layer.nodes[0]} -> {layer.nodes[1]} operations, {layer.same} the same)"
             yield from (change.in_words() for change in changes)
+        if self.inputs:
+            yield f"values that differ: {', '.join(self.inputs)}"
         if self.identical:
             yield "the graphs compute the same, by the same operations"
         if self.departures is not None:
@@ -252,11 +256,13 @@ class Compared:
         title: what it is called.
         layers: in order of execution.
         views: all its nodes, in order of execution.
+        constants: input that no weight is, such as a baseline -> what identifies its values.
     """
 
     title: str
     layers: tuple[Layer, ...]
     views: tuple[NodeView, ...] = field(repr=False)
+    constants: Mapping[str, str] = field(default_factory=dict)
 
 
 def compared(explanation: ExplanationGraph, title: str | None = None) -> Compared:
@@ -267,7 +273,7 @@ def compared(explanation: ExplanationGraph, title: str | None = None) -> Compare
         for row, views in opened_layers(explanation)
     )
     named = f"{explanation.canonical.name} by {explanation.method}" if title is None else title
-    return Compared(named, layers, tuple(explanation.nodes()))
+    return Compared(named, layers, tuple(explanation.nodes()), constant_digests(explanation.canonical))
 
 
 def read_compared(path: str | os.PathLike[str]) -> Compared:
@@ -292,6 +298,7 @@ def read_compared(path: str | os.PathLike[str]) -> Compared:
             )
             for row in data["graph"]["layers"]
         )
+        constants = {str(name): str(digest) for name, digest in data["graph"]["constants"].items()}
         title = f"{data['graph']['title']} ({Path(path).name})"
     except OSError as error:
         raise InputError(f"the graph {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
@@ -300,7 +307,7 @@ def read_compared(path: str | os.PathLike[str]) -> Compared:
             f"{os.fspath(path)!r} holds no explanation graph ({type(error).__name__}: {error}); write one by agf-fx "
             "inspect MODEL --write FILE.json."
         ) from error
-    return Compared(title, layers, tuple(views.values()))
+    return Compared(title, layers, tuple(views.values()), constants)
 
 
 def _read_view(node: Mapping[str, Any], reads: tuple[str, ...]) -> NodeView:
@@ -321,7 +328,7 @@ def difference(before: Compared, after: Compared, departures: Departures | None 
         before, after: the graphs.
         departures: of an image, if one was looked at.
     """
-    pairs = _same_values(before.views, after.views)
+    pairs = _same_values(before, after)
     partners = {view.name: view for view in after.views}
     paired = {*pairs.values()}
     olds, news = ({layer.name: layer for layer in graph.layers} for graph in (before, after))
@@ -348,7 +355,9 @@ def difference(before: Compared, after: Compared, departures: Departures | None 
                 departure=next((at[call] for call in reversed(calls) if call in at), None),
             )
         )
-    return GraphDifference((before.title, after.title), tuple(found), departures)
+    ours, theirs = before.constants, after.constants
+    inputs = tuple(name for name in ours if name in theirs and ours[name] != theirs[name])
+    return GraphDifference((before.title, after.title), tuple(found), departures, inputs)
 
 
 _ABSENT = Layer("", "", "")
@@ -363,10 +372,11 @@ def _in_order(olds: Sequence[str], news: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(found), key=lambda name: name != SEED)
 
 
-def _same_values(olds: Sequence[NodeView], news: Sequence[NodeView]) -> dict[str, str]:
+def _same_values(before: Compared, after: Compared) -> dict[str, str]:
     """Node of the first graph -> node of the second that computes the same value, each at most once."""
     known: dict[tuple[str | int, ...], int] = {}
-    values, others = _values(olds, known), _values(news, known)
+    olds, news = before.views, after.views
+    values, others = _values(before, known), _values(after, known)
     pairs: dict[str, str] = {}
     for place in (_place, lambda view: ""):  # in its own layer and stream, before elsewhere
         waiting: dict[tuple[int, str], deque[str]] = defaultdict(deque)
@@ -385,16 +395,20 @@ def _place(view: NodeView) -> str:
     return f"{view.site} {view.layer} {view.stream}"
 
 
-def _values(views: Iterable[NodeView], known: dict[tuple[str | int, ...], int]) -> dict[str, int]:
+def _values(graph: Compared, known: dict[tuple[str | int, ...], int]) -> dict[str, int]:
     """Node -> number of the value that it computes: of its operation, arguments, and what it reads."""
     found: dict[str, int] = {}
-    for view in views:
+    for view in graph.views:
         if view.op == "input" and view.reads:  # what was prepared
             found[view.name] = found[view.reads[0]]
             continue
         read = [found[name] for name in _NODE.findall(_call(view))]
         call, dtype = _blank(view)
-        structure = ("input", view.name) if view.op == "input" else (call, dtype, *_ordered(call, read))
+        structure = (
+            ("input", view.name, graph.constants.get(view.name, ""))
+            if view.op == "input"
+            else (call, dtype, *_ordered(call, read))
+        )
         found[view.name] = known.setdefault(structure, len(known))
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from agf_fx.atomic import atomic_write
 from agf_fx.errors import MissingDependencyError, OptionsError
-from agf_fx.ir.graph import ExplanationGraph
+from agf_fx.ir.graph import ExplanationGraph, constant_digests
 from agf_fx.ir.views import PREPARATION, NodeView, module_paths, opened_layers
 
 _COLOURS = {  # of streams: Okabe and Ito's, which colour-blind eyes tell apart
@@ -35,6 +35,7 @@ def node_link(explanation: ExplanationGraph) -> dict[str, Any]:
 
     graph = explanation.to_networkx()
     graph.graph["title"] = f"{explanation.canonical.name} by {explanation.method}"
+    graph.graph["constants"] = constant_digests(explanation.canonical)
     paths = module_paths(explanation)
     graph.graph["layers"] = [
         {

@@ -163,7 +163,10 @@ def _add_difference(
             row["other"] = _drawn(drawn, of_image=explanation.canonical.image_type.rank == 4)
     data["against"] = {
         "titles": difference.titles,
-        "said": [*difference.departures.lines()] if difference.departures else [],
+        "said": [
+            *([f"Values that differ: {', '.join(difference.inputs)}"] if difference.inputs else []),
+            *(difference.departures.lines() if difference.departures else ()),
+        ],
         "absent": [layer.name for layer in known.values()],
     }
 

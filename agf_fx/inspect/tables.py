@@ -177,6 +177,8 @@ def difference_table(found: GraphDifference) -> RenderableType:
     said = [f"{rest} other layers differ by what comes to them, if at all"] if rest and differing else []
     if not differing:
         said = ["no layer differs"]
+    if found.inputs:
+        said.append(f"values that differ: {', '.join(found.inputs)}")
     if found.counts:
         said.append(f"operations: {', '.join(f'{count} {kind}' for kind, count in found.counts.most_common())}")
     said += parted.lines() if parted else []
