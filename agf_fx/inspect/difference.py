@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from agf_fx.errors import InputError, OptionsError
+from agf_fx.frontend.identity import tensor_digest
 from agf_fx.inspect.departures import Departure, Departures
-from agf_fx.ir.graph import ExplanationGraph, constant_digests
+from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
 from agf_fx.ir.views import PREPARATION, SEED, NodeView, module_paths, opened_layers
 
 _NODE = re.compile(r"%(\w+)")
@@ -274,6 +275,11 @@ def compared(explanation: ExplanationGraph, title: str | None = None) -> Compare
     )
     named = f"{explanation.canonical.name} by {explanation.method}" if title is None else title
     return Compared(named, layers, tuple(explanation.nodes()), constant_digests(explanation.canonical))
+
+
+def constant_digests(canonical: CanonicalGraph) -> dict[str, str]:
+    """Constant that a graph takes -> what identifies its values."""
+    return {name: tensor_digest(tensor) for name, tensor in canonical.signature.constants.items()}
 
 
 def read_compared(path: str | os.PathLike[str]) -> Compared:

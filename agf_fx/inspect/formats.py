@@ -13,7 +13,8 @@ from typing import Any
 
 from agf_fx.atomic import atomic_write
 from agf_fx.errors import MissingDependencyError, OptionsError
-from agf_fx.ir.graph import ExplanationGraph, constant_digests
+from agf_fx.inspect.difference import constant_digests
+from agf_fx.ir.graph import ExplanationGraph
 from agf_fx.ir.views import PREPARATION, NodeView, module_paths, opened_layers
 
 _COLOURS = {  # of streams: Okabe and Ito's, which colour-blind eyes tell apart

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -269,15 +268,6 @@ def tensor_at(model: nn.Module, path: str) -> torch.Tensor | None:
     tables = (module._parameters, module._buffers, vars(module))
     value = next((table[name] for table in tables if name in table), None)
     return value if isinstance(value, torch.Tensor) else None
-
-
-def constant_digests(canonical: CanonicalGraph) -> dict[str, str]:
-    """Constant that a graph takes -> what identifies its shape, dtype and values."""
-    found = {}
-    for name, tensor in canonical.signature.constants.items():
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        found[name] = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + raw).hexdigest()[:16]
-    return found
 
 
 def dataflow(nodes: Iterable[fx.Node]) -> nx.DiGraph:
