@@ -272,7 +272,8 @@ def explained():
     model, images = small_vgg(classes=6), networks.random_images(2, 16, torch.float64, seed=2)
     target = model(images).detach().topk(2).indices
     explainer = agf_fx.compile(model, method="gradient")
-    return explainer.explain(images, target), explainer.explain(images[:1], target[:1, 1:]), model(images).detach()
+    alone = explainer.explain(images[:1], target[:1, 1:])
+    return explainer.explain(images, target), alone, alone, model(images).detach()
 
 
 def test_a_sound_explanation_passes(explained):
@@ -289,10 +290,19 @@ def test_a_sound_explanation_passes(explained):
     ],
 )
 def test_bad_maps_of_a_method_are_found(explained, change, expected):
-    result, alone, logits = explained
-    (found,) = failures_of_method(replace(result, maps=change(result.maps)), alone, logits, class_specific=True)
+    result, alone, nudged, logits = explained
+    (found,) = failures_of_method(replace(result, maps=change(result.maps)), alone, nudged, logits, class_specific=True)
     assert found.startswith(expected)
-    assert failures_of_method(result, alone, logits * (1 + 1e-9), class_specific=True) == ["logits are not the model's"]
+    (found,) = failures_of_method(result, alone, nudged, logits * (1 + 1e-9), class_specific=True)
+    assert found == "logits are not the model's"
+
+
+def test_a_map_may_move_among_others_as_far_as_by_rounding(explained):
+    result, alone, _, logits = explained
+    among = replace(result, maps=result.maps * (1 + 5e-6))
+    for moved, found in ((1e-7, ["an image alone has another map, by 5.0e-06"]), (1e-6, [])):
+        nudged = replace(alone, maps=alone.maps * (1 + moved))
+        assert failures_of_method(among, alone, nudged, logits, class_specific=True) == found
 
 
 def test_a_refusal_is_no_failure_and_a_crash_is_one(monkeypatch):

@@ -19,17 +19,19 @@ def warn_of_degenerate(maps: Tensor, blank: str = "") -> None:
         maps: the maps.
         blank: why the method may find nothing, and what to do, if something else than in most.
     """
+    widest = maps.dtype == torch.float64
+    wider = "" if widest else ", or explain them in float64 (model.double(), images.double())"
     rounding = (
         "the images are constant, or the logits lie so far apart that the gradient of the score vanishes in "
-        f"{maps.dtype}. Check the preprocessing, or explain them in float64 (model.double(), images.double())"
+        f"{maps.dtype}. Check the preprocessing{wider}"
     )
     flat = maps.flatten(2)
     for bad, what in (
         (
             ~torch.isfinite(flat).all(2),
-            f"contain NaN or infinite values: the network overflows {maps.dtype} on them, or computes NaN whatever "
-            "it sees, as with a negative running variance. Check the preprocessing, or explain them in float64 "
-            "(model.double(), images.double())",
+            f"contain NaN or infinite values: the network or the method overflows {maps.dtype} on them, or the "
+            "network computes NaN whatever it sees, as with a negative running variance. Check the preprocessing"
+            f"{wider or ', or take another method'}",
         ),
         ((flat == 0).all(2), f"are zero everywhere: {blank or rounding}"),
     ):

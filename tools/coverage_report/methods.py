@@ -24,9 +24,11 @@ from agf_fx.runtime.explanation import Explanation
 
 Row = dict[str, Any]
 
+ROUNDING = 10  # how much further than the last digit of its pixels the company of others may move a map
 SINGLE = 250_000_000  # parameters from which a model is explained in float32, for the memory's sake
 _LIMITS = {torch.float64: (FORWARD_LIMIT, 1e-8), torch.float32: (1e-4, 1e-2)}  # of logits, of maps
 _FEW = {"steps": 2, "samples": 2, "window": 32, "stride": 16, "relu": False}  # many only to be precise; nothing cut off
+_MORE = {"rise": {"samples": 8}, "meaningful-perturbation": {"steps": 8}}  # what fewer say nothing with
 
 
 def explained(name: str, size: int, methods: Iterable[str]) -> Row:
@@ -52,8 +54,10 @@ def by(model: nn.Module, images: Tensor, method: str, patterns: Callable[[], Pat
         target = logits.topk(2).indices
         try:
             explainer = agf_fx.compile(model, method=method, options=options(method, patterns))
-            result, alone = explainer.explain(images, target), explainer.explain(images[:1], target[:1, 1:])
-            row = {"failures": failures(result, alone, logits, REGISTRY[method].properties.class_specific)}
+            result = explainer.explain(images, target)
+            one = images[:1]
+            alone, nudged = (explainer.explain(image, target[:1, 1:]) for image in (one, one * (1 + _last_digit(one))))
+            row = {"failures": failures(result, alone, nudged, logits, REGISTRY[method].properties.class_specific)}
         except AgfFxError as error:
             row = {"failures": [], "refused": f"{type(error).__name__}: {error}"}
         except Exception as error:
@@ -65,21 +69,30 @@ def by(model: nn.Module, images: Tensor, method: str, patterns: Callable[[], Pat
 def options(method: str, patterns: Callable[[], Patterns]) -> Row:
     """What a method is given: few points, nothing cut off, patterns of a few images."""
     known = REGISTRY[method].options
-    found = {field.name: _FEW[field.name] for field in fields(known) if field.name in _FEW}
+    few = _FEW | _MORE.get(method, {})
+    found = {field.name: few[field.name] for field in fields(known) if field.name in few}
     return {"patterns": patterns()} if issubclass(known, PatternOptions) else found
 
 
-def failures(result: Explanation, alone: Explanation, logits: Tensor, class_specific: bool) -> list[str]:
+def _last_digit(images: Tensor) -> float:
+    return torch.finfo(images.dtype).eps
+
+
+def failures(
+    result: Explanation, alone: Explanation, nudged: Explanation, logits: Tensor, class_specific: bool
+) -> list[str]:
     """What does not hold, in words.
 
     Args:
         result: of two images and two targets each.
         alone: of the first image and its second target.
+        nudged: the same, of an image that differs in the last digit: how far rounding moves the map.
         logits: the model's.
         class_specific: whether the method is made to tell classes apart.
     """
     forward_limit, limit = _LIMITS[logits.dtype]
     maps, found = result.maps, []
+    apart, moved = relative(alone.maps[0], maps[:1, 1]), relative(nudged.maps[0], alone.maps[0])
     if not relative(result.logits[None], logits[None]) <= forward_limit:
         found.append("logits are not the model's")
     if not bool(maps.isfinite().all()):
@@ -87,8 +100,8 @@ def failures(result: Explanation, alone: Explanation, logits: Tensor, class_spec
     constant = int((maps.amax((2, 3)) == maps.amin((2, 3))).sum())
     if constant:
         found.append(f"{constant} of {len(maps.flatten(0, 1))} maps are constant")
-    elif not relative(alone.maps[0], maps[:1, 1]) <= limit:
-        found.append(f"an image alone has another map, by {relative(alone.maps[0], maps[:1, 1]):.1e}")
+    elif not apart <= max(limit, ROUNDING * moved):
+        found.append(f"an image alone has another map, by {apart:.1e}")
     elif class_specific and not relative(maps[:, 0], maps[:, 1], smallest=True) >= CLASS_LIMIT:
         found.append("maps of two classes are the same")
     return found
