@@ -16,11 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agf_fx
 from agf_fx.errors import InputError, OptionsError
+from agf_fx.inspect.cost_figure import cost_figure, save
 from agf_fx.ir import operations
 from agf_fx.ir.cost_model import POINTS, graph_cost, in_words, substituted
 from agf_fx.ir.costs import node_cost
 from agf_fx.ir.flops import FLOPS, PRODUCTS, flops, row
-from agf_fx.ir.liveness import peak_bytes, peak_expression
+from agf_fx.ir.liveness import live_expressions, peak_bytes, peak_expression
 from agf_fx.ir.text import op_name
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.ir.vocabulary import VOCABULARY
@@ -396,3 +397,71 @@ def test_the_tool_compares_the_model_with_what_is_counted_and_allocated(monkeypa
     assert abs(found["flops_ratio"] - 1) <= tool.MOST_FLOPS
     assert abs(found["memory_ratio"] - 1) <= tool.MOST_MEMORY
     assert "| squeezenet1_1 | 1.00 of " in tool.table([found]) or "| squeezenet1_1 | 0." in tool.table([found])
+
+
+# --- by operation, and drawn ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return agf_fx.compile(small_vgg(classes=4), torch.zeros(1, 3, 16, 16, dtype=torch.float64)).cost()
+
+
+def test_bytes_alive_call_by_call_come_to_the_peak(costs):
+    for images, targets in ((1, 1), (3, 1), (1, 4), (5, 2)):
+        values = {BATCH: images, TARGETS: targets}
+        of_nodes = max(substituted(row.live, values) for row in costs.nodes if row.part != "prepare")
+        of_layers = max(substituted(row.live, values) for row in costs.layers)
+        assert of_nodes == of_layers == substituted(costs.graph_peak, values)
+
+
+def test_bytes_alive_by_hand():
+    class Twice(nn.Module):
+        def forward(self, x):
+            a = x.exp()  # alive until b has read it
+            b = a.sin()
+            return (b + b).mean((2, 3))
+
+    graph = agf_fx.capture(Twice().eval(), torch.zeros(1, 2, 4, 4)).graph
+    one = 4 * 2 * 4 * 4 * BATCH
+    assert list(live_expressions(graph).values()) == [one, 2 * one, 2 * one, one + 8 * BATCH]
+
+
+def test_rows_are_scaled_as_the_whole_is():
+    cost = agf_fx.compile(small_vgg(classes=4).float(), torch.zeros(1, 3, 16, 16), precision="float64").cost()
+    at = {BATCH: 2, TARGETS: 2}
+    assert sum(row.bytes for row in cost.layers) == cost.bytes
+    assert max(substituted(row.live, at) for row in cost.layers) == substituted(cost.graph_peak, at)
+
+
+def test_the_figure_has_all_that_is_counted(costs):
+    drawn = cost_figure(costs, images=3, targets=2)
+    operations, moved, alive, *growth = drawn.axes
+    at = {BATCH: 3, TARGETS: 2}
+    for axes, whole in ((operations, costs.flops), (moved, costs.bytes)):
+        assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(float(substituted(whole, at)))
+    assert max(path.vertices[:, 1].max() for fill in alive.collections for path in fill.get_paths()) == float(
+        substituted(costs.graph_peak, at)
+    )
+    assert [line.get_label() for line in growth[0].lines] == ["K = 1", "K = 2", "K = 5", "K = 10"]
+    assert growth[0].lines[1].get_ydata()[0] == float(costs(N=1, K=2).flops)
+    assert growth[1].lines[3].get_ydata()[-1] == float(costs(N=256, K=10).memory)
+
+
+def test_a_figure_of_many_layers_puts_the_small_ones_together(costs, monkeypatch):
+    monkeypatch.setattr("agf_fx.inspect.cost_figure.ROWS", 3)
+    operations = cost_figure(costs).axes[0]
+    names = [label.get_text() for label in operations.get_yticklabels()]
+    assert len(names) == 4
+    assert names[-1].endswith(" others")
+    whole = float(substituted(costs.flops, {BATCH: 1, TARGETS: 1}))
+    assert sum(bar.get_width() for bar in operations.patches) == pytest.approx(whole)
+
+
+def test_a_figure_is_of_a_cost_in_symbols(costs, tmp_path):
+    with pytest.raises(OptionsError, match="without numbers"):
+        cost_figure(costs(N=1, K=1))
+    with pytest.raises(OptionsError, match="cannot be written as 'xyz'"):
+        save(costs, tmp_path / "costs.xyz")
+    save(costs, tmp_path / "costs.svg")
+    assert "bytes alive in a run" in (tmp_path / "costs.svg").read_text()

@@ -49,6 +49,10 @@ def inspect(
         bool, typer.Option("--plan", help="Say how many images fit in --memory at once, and how long they take.")
     ] = False,
     memory: Annotated[str, typer.Option(metavar="SIZE", help="What --plan may use, such as 16GB or 16GiB.")] = "16GB",
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the costs by layer and as they grow: .png, .svg, .pdf, ..."),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the graph: .json (node-link), .graphml, .dot or .svg."),
@@ -90,7 +94,7 @@ def inspect(
     shows: dict[str, Any] = {"--layer": layer, "--full": full, "--html": html}
     asked = {} if compare else shows  # which say how to show what is compared
     asked |= {"--stage": stage, "--diff": diff, "--canonical": canonical}
-    asked |= {"--plan": plan, "--write": write, "--compare": compare, "--diagnose": diagnose}
+    asked |= {"--plan": plan, "--plot": plot, "--write": write, "--compare": compare, "--diagnose": diagnose}
     given = [name for name, value in asked.items() if value]
     with expected_errors(console):
         if len(given) > 1:
@@ -147,6 +151,12 @@ def inspect(
                 _page(explainer, loaded, html, image, target)
                 say(console, f"written to {html}")
                 return
+            if plot is not None:
+                from agf_fx.inspect.cost_figure import save as save_costs
+
+                save_costs(explainer.cost(depth=depth or 2), plot, images, targets)
+                say(console, f"written to {plot}")
+                return
             if write is not None:
                 from agf_fx.inspect.formats import save
 
@@ -202,8 +212,9 @@ def _layer(explainer: Explainer, layer: str, images: int, targets: int) -> Any:
     from agf_fx.inspect.tables import operations_table
     from agf_fx.ir.views import of_layer
 
-    views = of_layer(explainer.graph, layer)
-    return operations_table(views, explainer.cost(images, targets), f"{layer}: {len(views)} operations")
+    inside, cost = {view.name for view in of_layer(explainer.graph, layer)}, explainer.cost(images, targets)
+    views = [view for view in cost.nodes if view.name in inside]
+    return operations_table(views, cost, f"{layer}: {len(views)} operations")
 
 
 def _room(terminal: bool) -> int:

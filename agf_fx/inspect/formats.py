@@ -27,6 +27,11 @@ _COLOURS = {  # of streams: Okabe and Ito's, which colour-blind eyes tell apart
 _OTHER = "#F0E442"
 
 
+def stream_colour(part: str) -> str:
+    """The colour of the operations of a stream, or of preparation."""
+    return _COLOURS.get(part, _OTHER)
+
+
 def node_link(explanation: ExplanationGraph) -> dict[str, Any]:
     """networkx's node-link data: ``nodes`` with ``id`` and attributes, ``edges`` with ``source`` and ``target``.
 
@@ -80,7 +85,7 @@ def _explorer_node(view: NodeView) -> dict[str, Any]:
             {"sourceNodeId": source, "sourceNodeOutputId": "0", "targetNodeInputId": str(position)}
             for position, source in enumerate(view.reads)
         ],
-        "style": {"backgroundColor": _COLOURS.get(view.part, _OTHER)},
+        "style": {"backgroundColor": stream_colour(view.part)},
     }
     if view.shape is not None:
         shape = f"{view.dtype}[{', '.join(map(str, view.shape))}]"
@@ -141,7 +146,7 @@ def _node(view: NodeView) -> str:
     shape = "" if view.shape is None else f"\n{view.dtype}[{', '.join(map(str, view.shape))}]"
     label = f"{view.name if view.op in ('input', 'output') else view.op}{shape}"
     tip = view.equation or view.call
-    colour = _COLOURS.get(view.part, "#FFFFFF" if view.op in ("input", "output") else _OTHER)
+    colour = "#FFFFFF" if view.op in ("input", "output") else stream_colour(view.part)
     return f"{_quoted(view.name)} [label={_quoted(label)}, tooltip={_quoted(tip)}, fillcolor={_quoted(colour)}];"
 
 

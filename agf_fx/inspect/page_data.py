@@ -232,6 +232,7 @@ def _layer(explanation: ExplanationGraph, row: LayerView, position: int, flows: 
         "prepared": row.prepared,
         "flops": at_one(row.flops),
         "bytes": at_one(row.bytes),
+        "live": at_one(row.live),
         "costs": [_expression(row.flops), _expression(row.bytes)],
         "share": round(row.share, 6),
     }

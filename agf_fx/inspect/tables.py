@@ -39,14 +39,15 @@ def overview(cost: Cost, stages: Stages, brief: bool = False) -> RenderableType:
 
 _LAYER_COLUMNS = (
     Column("layer", wraps=True),
-    Column("operation", enough=10, leaves=5),
-    Column("role", enough=14, leaves=7),
+    Column("operation", enough=10, leaves=6),
+    Column("role", enough=14, leaves=8),
     Column("rule", enough=24, wraps=True),
-    Column("form", leaves=3),
-    Column("ops", right=True, leaves=2),
-    Column("products", right=True, leaves=4),
-    Column("FLOP", right=True, leaves=6),
-    Column("bytes", right=True, leaves=1),
+    Column("form", leaves=4),
+    Column("ops", right=True, leaves=3),
+    Column("products", right=True, leaves=5),
+    Column("FLOP", right=True, leaves=7),
+    Column("bytes", right=True, leaves=2),
+    Column("alive", right=True, leaves=1),
     Column("share", right=True),
 )
 
@@ -60,8 +61,9 @@ def layers_table(cost: Cost) -> FittingTable:
         table.add_row(*_layer_cells(layer, values))
     one = (substituted(part, values) for part in (_sum(cost, "flops"), _sum(cost, "bytes")))
     flops, moved = (in_words(value) if not value.is_number else _short(value) for value in one)
+    alive = _short(substituted(cost.graph_peak, values))
     counts = (str(sum(getattr(layer, name) for layer in cost.layers)) for name in ("nodes", "products"))
-    table.add_row(Text(f"one run, {given}", style="bold"), "", "", "", "", *counts, flops, moved, "100 %")
+    table.add_row(Text(f"one run, {given}", style="bold"), "", "", "", "", *counts, flops, moved, alive, "100 %")
     return table
 
 
@@ -71,7 +73,7 @@ def _sum(cost: Cost, name: str) -> object:
 
 def _layer_cells(layer: LayerView, values: dict) -> list[str]:
     share = f"{layer.share:.1%}".replace("%", " %") if layer.share >= _LEAST_SHARE else ""
-    costs = (_short(substituted(part, values)) for part in (layer.flops, layer.bytes))
+    costs = (_short(substituted(part, values)) for part in (layer.flops, layer.bytes, layer.live))
     roles = [role for role in layer.role.split(", ") if len(layer.calls) == 1 or role in _TOLD]
     return [
         layer.name,
@@ -141,11 +143,12 @@ def operations_table(views: Iterable[NodeView], cost: Cost, title: str) -> Rende
         for view in rows:
             if view.equation and view.equation != equation:
                 equation = view.equation
-                table.add_row("", Text(equation, style="bold"), "", "", "")
+                table.add_row("", Text(equation, style="bold"), *[""] * (len(_OPERATION_COLUMNS) - 2))
             shape = "" if view.shape is None else f"{view.dtype}[{', '.join(map(str, view.shape))}]"
             call = view.call.partition(" = ")[2] or view.call
             flops = "?" if view.flops is None else _short(substituted(view.flops, values))
-            table.add_row(view.name, call, shape, view.rule, flops)
+            moved = (_short(substituted(part, values)) for part in (view.bytes, view.live))
+            table.add_row(view.name, call, shape, view.rule, flops, *moved)
         parts.append(table)
     return Group(*parts)
 
@@ -189,7 +192,9 @@ _OPERATION_COLUMNS = (
     Column("node"),
     Column("call", enough=32, wraps=True),
     Column("type"),
-    Column("rule", leaves=1),
-    Column("FLOP", right=True, leaves=2),
+    Column("rule", leaves=3),
+    Column("FLOP", right=True, leaves=4),
+    Column("bytes", right=True, leaves=1),
+    Column("alive", right=True, leaves=2),
 )
 _TOLD = ("input layer", "head", "residual merge", "flatten boundary", "gate", "attention")  # the others are details

@@ -224,10 +224,14 @@ def graph_cost(explanation: ExplanationGraph, depth: int | None = None, scale: s
         prepared_bytes=scale * bytes_of([types[name] for name in explanation.prepared]),
         image_bytes=scale * bytes_of(canonical.image_type),
         result_bytes=scale * bytes_of(results),
-        layers=tuple(layer_views(explanation, depth)),
-        nodes=tuple(views),
+        layers=tuple(_row_scaled(row, scale) for row in layer_views(explanation, depth)),
+        nodes=tuple(_row_scaled(row, scale) for row in views),
         uncounted=tuple(dict.fromkeys(view.op for view in views if view.flops is None)),
     )
+
+
+def _row_scaled(row: Any, scale: Any) -> Any:
+    return row if scale == 1 else replace(row, bytes=scale * row.bytes, live=_scaled(row.live, scale))
 
 
 def raised(expression: sympy.Expr, by: sympy.Expr) -> sympy.Expr:

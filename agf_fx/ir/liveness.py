@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import getitem
 from typing import Any
 
@@ -41,7 +41,7 @@ def peak_bytes(explanation: ExplanationGraph) -> Callable[[int, int], int]:
     a convolution makes are counted; images and weights themselves are not.
     """
     explanation.infer_types()
-    moments = _undominated(_moments(explanation.graph))
+    moments = _undominated(_moments(explanation))
     return lambda images, targets: max(
         (fixed + per_image * images + per_pair * images * targets for fixed, per_image, per_pair in moments), default=0
     )
@@ -50,9 +50,7 @@ def peak_bytes(explanation: ExplanationGraph) -> Callable[[int, int], int]:
 def peak_expression(explanation: ExplanationGraph) -> sympy.Expr:
     """The same bytes as an expression in the numbers of images N and of targets K: the largest of a few sums."""
     explanation.infer_types()
-    moments = _undominated(_moments(explanation.graph))
-    terms = [fixed + per_image * BATCH + per_pair * BATCH * TARGETS for fixed, per_image, per_pair in moments]
-    return sympy.Max(*terms, evaluate=False) if len(terms) > 1 else sympy.sympify(terms[0] if terms else 0)
+    return _largest(_moments(explanation))
 
 
 def _undominated(moments: set[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
@@ -90,18 +88,54 @@ def _aliases(node: fx.Node) -> bool:
     return is_operation and any(result.alias_info is not None for result in node.target._schema.returns)
 
 
-def _moments(graph: fx.Graph) -> set[tuple[int, int, int]]:
-    """Bytes alive after each call: independent of the batch, per image, per (image, target) pair."""
+def live_expressions(graph: fx.Graph) -> dict[str, sympy.Expr]:
+    """The bytes alive while each call runs, by name, as expressions: of the same values, its own copies included.
+
+    Args:
+        graph: a graph whose types are inferred.
+    """
+    return {node.name: _expression(moment) for node, moment in _timeline(graph)}
+
+
+def largest(live: Iterable[sympy.Expr]) -> sympy.Expr:
+    """The largest of such expressions, for all numbers of images and of targets."""
+    return _largest({_coefficients(expression) for expression in live})
+
+
+def _largest(moments: set[tuple[int, int, int]]) -> sympy.Expr:
+    terms = [_expression(moment) for moment in _undominated(moments)]
+    return sympy.Max(*terms, evaluate=False) if len(terms) > 1 else terms[0] if terms else sympy.S.Zero
+
+
+def _moments(explanation: ExplanationGraph) -> set[tuple[int, int, int]]:
+    return {moment for _, moment in _timeline(explanation.graph)}
+
+
+@functools.lru_cache(4096)
+def _expression(moment: tuple[int, int, int]) -> sympy.Expr:
+    fixed, per_image, per_pair = moment
+    return fixed + per_image * BATCH + per_pair * BATCH * TARGETS
+
+
+@functools.lru_cache(4096)
+def _coefficients(expression: sympy.Expr) -> tuple[int, int, int]:
+    of = expression.as_coefficients_dict()
+    return tuple(int(of[term]) for term in (sympy.S.One, BATCH, BATCH * TARGETS))
+
+
+def _timeline(graph: fx.Graph) -> list[tuple[fx.Node, tuple[int, int, int]]]:
+    """Bytes alive while each call runs: independent of the batch, per image, per (image, target) pair."""
     nodes, owner = list(graph.nodes), owners(graph)
     last_read = {owner[source]: node for node in nodes for source in node.all_input_nodes}
     freed: dict[fx.Node, list[fx.Node]] = {}
     for node, reader in last_read.items():
         freed.setdefault(reader, []).append(node)
-    alive, moments = (0, 0, 0), set()
+    alive, moments = (0, 0, 0), []
     for node in nodes:
-        if node.op == "call_function" and owner[node] is node:
-            alive = _plus(alive, _bytes(node.meta["type"]), 1)
-            moments.add(_plus(alive, _workspace(node), 1))
+        if node.op == "call_function":
+            if owner[node] is node:
+                alive = _plus(alive, _bytes(node.meta["type"]), 1)
+            moments.append((node, _plus(alive, _workspace(node), 1)))
         for dead in freed.get(node, ()):
             if dead.op == "call_function":
                 alive = _plus(alive, _bytes(dead.meta["type"]), -1)

@@ -20,6 +20,7 @@ from agf_fx.ir.costs import NodeCost, node_cost, total
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, RuleNote
 from agf_fx.ir.layers import modules
+from agf_fx.ir.liveness import largest, live_expressions
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.ir.vocabulary import depends_on_images
 
@@ -53,6 +54,7 @@ class NodeView:
         dtype: of its value, as in ``float32``; "" of a number, or of several values.
         flops: floating-point operations, an expression in N and K; None where the operation has no row.
         bytes: read and written, an expression in N and K.
+        live: bytes alive while it runs, likewise: its value and all that are read later, without images and weights.
         product: whether it is a convolution or a product of matrices.
     """
 
@@ -73,6 +75,7 @@ class NodeView:
     dtype: str = ""
     flops: sympy.Expr | None = None
     bytes: sympy.Expr = sympy.S.Zero
+    live: sympy.Expr = sympy.S.Zero
     product: bool = False
 
     @property
@@ -106,6 +109,7 @@ class LayerView:
         products: number of convolutions and products of matrices among them.
         flops, bytes: of all of them together for a batch, expressions in N and K; without what is done once per set
             of weights.
+        live: most bytes alive while one of them runs, likewise; see `NodeView`.
         prepared: operations done once per set of weights.
         share: of the floating-point operations of the whole graph, for one image and one target.
     """
@@ -120,6 +124,7 @@ class LayerView:
     products: int
     flops: sympy.Expr
     bytes: sympy.Expr
+    live: sympy.Expr
     prepared: int
     share: float
 
@@ -127,7 +132,9 @@ class LayerView:
 def node_views(explanation: ExplanationGraph) -> list[NodeView]:
     """A row for every node, in order of execution; see `ExplanationGraph.nodes`."""
     explanation.infer_types()
-    origins = _Origins(explanation.canonical)
+    graphs = [explanation.graph, *([explanation.prepare.graph] if explanation.prepare else [])]
+    live = {name: alive for graph in graphs for name, alive in live_expressions(graph).items()}
+    origins = _Origins(explanation.canonical, live)
     views = []
     links: dict[str, tuple[str, ...]] = {}
     if explanation.prepare:
@@ -144,8 +151,8 @@ def node_views(explanation: ExplanationGraph) -> list[NodeView]:
 class _Origins:
     """Where nodes come from in the model."""
 
-    def __init__(self, canonical: CanonicalGraph) -> None:
-        self._canonical = canonical
+    def __init__(self, canonical: CanonicalGraph, live: Mapping[str, sympy.Expr]) -> None:
+        self._canonical, self._live = canonical, live
         self._calls = {node.name: node for node in canonical.graph.nodes}
 
     def view(self, node: fx.Node, part: str, reads: tuple[str, ...] | None = None) -> NodeView:
@@ -173,6 +180,7 @@ class _Origins:
             dtype=str(kind.dtype).removeprefix("torch.") if is_tensor else "",
             flops=cost.flops,
             bytes=cost.bytes,
+            live=self._live.get(node.name, sympy.S.Zero),
             product=cost.product,
         )
 
@@ -238,6 +246,7 @@ class _Group:
             products=sum(view.product for view in run),
             flops=flops,
             bytes=total(view.bytes for view in run),
+            live=largest(view.live for view in run),
             prepared=len(self.views) - len(run),
             share=float(_at_one(flops)) / whole,
         )

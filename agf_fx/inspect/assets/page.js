@@ -439,7 +439,7 @@ function showDetails() {
   panel.append(...differenceParts(item));
   panel.append(el("h3", {}, "Cost and weights"),
     facts([["operations", `${item.nodes} for the explanation, ${item.products} of them convolutions or matrix products` + (item.prepared ? `; ${item.prepared} done once` : "")],
-      ["cost", `${short(item.flops, "FLOP")}, ${short(item.bytes, "B")} moved, ${percent(item.share)} of the whole`],
+      ["cost", `${short(item.flops, "FLOP")}, ${short(item.bytes, "B")} moved, at most ${short(item.live, "B")} alive, ${percent(item.share)} of the whole`],
       ["FLOP", item.costs[0] && el("code", {}, item.costs[0])], ["bytes", item.costs[1] && el("code", {}, item.costs[1])]]));
   if (item.weights.length) {
     const list = item.weights.map(([path, type]) => el("div", {}, el("code", {}, `${path}  ${type}`)));
