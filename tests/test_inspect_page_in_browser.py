@@ -351,3 +351,60 @@ def test_words_can_be_read_in_both_colours():
             for ground in ("ground", "raised", "chosen"):
                 light, dark = sorted((luminance(palette[word]), luminance(palette[ground])), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (word, ground)
+
+
+# --- against another graph ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "against.html"
+    torch.manual_seed(0)
+    model, example = Net().eval(), torch.zeros(1, 3, SIZE, SIZE)
+    one, other = (
+        agf_fx.compile(model, example, options=agf_fx.AGFOptions(flat_convolutions=flat)) for flat in ("auto", "none")
+    )
+    one.to_html(path, image(), 1, against=other)
+    return path, one.difference(other, image(), 1), one.graph.layers()
+
+
+def test_a_page_marks_where_another_graph_differs(browser, compared):
+    path, found, layers = compared
+    differing = [layer.name for layer in found.differing()]
+    with visit(browser, path) as tab:
+        assert f"{len(differing)} of {len(found.layers)} layers differ" in tab.locator("#against").inner_text()
+        marked = tab.locator(".row:not(.head):has(.differs)").evaluate_all("rows => rows.map((row) => row.dataset.key)")
+        assert [layers[int(key.removeprefix("l:"))].name for key in marked] == differing
+        tab.keyboard.press("/")
+        tab.keyboard.type("differs")
+        assert tab.locator("#found").inner_text().startswith(f"{len(differing)} of")
+        tab.keyboard.press("Enter")
+        panel = tab.locator("#details")
+        assert panel.locator("h2").inner_text() == differing[0]
+        assert "Against" in panel.inner_text()
+        shown = panel.locator("img.map")
+        assert shown.count() == 2
+        assert shown.nth(0).get_attribute("src") != shown.nth(1).get_attribute("src")
+        then = tab.locator("#then")
+        assert then.get_attribute("src") == shown.nth(1).get_attribute("src")
+        assert then.get_attribute("alt").endswith("red for, blue against")
+
+
+def test_a_compared_page_fits_a_phone_and_says_what_it_shows(browser, compared):
+    for options in ({}, PHONE):
+        with visit(browser, compared[0], **options) as tab:
+            for key in tab.locator(".row:not(.head)").evaluate_all("rows => rows.map((row) => row.dataset.key)"):
+                tab.locator(f'.row[data-key="{key}"]').click()
+                assert tab.evaluate(LABELLED) == []
+                assert tab.evaluate(UNSAID) == 0
+                if options:
+                    break  # details cover the rows of a phone
+            assert tab.evaluate("document.documentElement.scrollWidth") <= tab.viewport_size["width"]
+
+
+def test_a_page_against_itself_marks_nothing(browser, compared, tmp_path):
+    made = agf_fx.compile(Net().eval(), torch.zeros(1, 3, SIZE, SIZE))
+    made.to_html(tmp_path / "same.html", image(), 1, against=made)
+    with visit(browser, tmp_path / "same.html") as tab:
+        assert "no layer differs" in tab.locator("#against").inner_text()
+        assert tab.locator(".differs").count() == 0
