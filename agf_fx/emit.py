@@ -15,12 +15,12 @@ from agf_fx.errors import AgfFxError, OptionsError
 from agf_fx.ir.graph import BASELINE, CanonicalGraph, ExplanationGraph, LayerOutput, RuleNote, class_name
 from agf_fx.ir.layers import output_of
 from agf_fx.ir.reach import calls_on_images, counts_images_alone
-from agf_fx.ir.types import carried_type
+from agf_fx.ir.types import TensorType, carried_type
 from agf_fx.ir.vocabulary import depends_on_images, operands
-from agf_fx.methods.method import Method, Seed, Stream, Trace
+from agf_fx.methods.method import Method, Stream, Trace
 from agf_fx.rules.gradients import chain_rule
 from agf_fx.rules.notation import scope
-from agf_fx.rules.numerics import Value
+from agf_fx.rules.numerics import Value, dividing
 from agf_fx.rules.rule import Rule
 from agf_fx.rules.site import GRADIENT, RELEVANCE, Sent, Site
 from agf_fx.rules.targets import (
@@ -28,7 +28,9 @@ from agf_fx.rules.targets import (
     class_of,
     mean_logits,
     position_weights,
+    positions_looked_at,
     spread_gradient,
+    spread_relevance,
     weighted_logits,
 )
 from agf_fx.tracer import RuleTracer
@@ -167,12 +169,12 @@ def _explain(
         label = scope(stream="reference", symbol="y₀")
         references = _forward(calls_on_images(canonical), seen, targets, call, label)
         sites = {node: replace(site, reference=references.get(node)) for node, site in sites.items()}
-    logits, shape = values[canonical.logits.name], canonical.logits.meta["type"].sample_shape
+    logits = values[canonical.logits.name]
     seeds = {}
     for stream in method.streams:
         if stream.seed is not None:
             with scope(stream=stream.name):
-                seeds[stream.name] = _seed(stream.seed, logits, target, targets, shape)
+                seeds[stream.name] = _seed(stream, canonical.logits, logits, target, targets)
     walk = propagate(canonical, method, sites, values, seeds)
     with scope(stream="read-out", rule=name_of(method.read_out)):
         maps = method.read_out(Trace(canonical, values, walk.messages, method.channels_of(canonical), targets))
@@ -210,8 +212,13 @@ def _baseline(canonical: CanonicalGraph, values: Mapping[str, Value], call: Call
         return call(aten.expand.default, (baseline, [images, *[-1] * (canonical.image_type.rank - 1)]), {})
 
 
-def _seed(seed: Seed, logits: Value, target: Value, targets: Value, shape: tuple[int, ...]) -> Value:
-    """The message at the logits, (K, N, *shape)."""
+def _seed(stream: Stream, node: fx.Node, logits: Value, target: Value, targets: Value) -> Value:
+    """What a stream starts with at the logits, ``node``: (K, N, *shape).
+
+    Of outputs with positions, a mean over these is explained, or one of them. The mean is a layer like any other: it
+    hands a gradient back by the chain rule, and relevance as the stream's rule of averages does.
+    """
+    seed, shape = stream.seed, node.meta["type"].sample_shape
     initial = scope(rule=name_of(seed))
     if len(shape) == 1:
         with scope(rule="chosen_classes"):
@@ -222,8 +229,26 @@ def _seed(seed: Seed, logits: Value, target: Value, targets: Value, shape: tuple
         classes = chosen_classes(mean_logits(logits), class_of(target, shape[0]))
         weights = position_weights(logits, target, shape)
     with initial:
-        gradient = seed(weighted_logits(logits, weights), classes)
-        return spread_gradient(gradient, weights, targets, shape)
+        start = seed(weighted_logits(logits, weights), classes)
+        shares = _rule_of_means(stream, node)
+        if shares is None or not shares.divides:
+            return spread_gradient(start, weights, targets, shape)
+    with scope(rule=shares.name), dividing(shares.division):
+        return spread_relevance(start, logits, positions_looked_at(logits, target, shape), targets, shape)
+
+
+def _rule_of_means(stream: Stream, logits: fx.Node) -> Rule | None:
+    """By what rule a mean of the logits over positions hands back the messages of a stream."""
+    graph, kind = fx.Graph(), logits.meta["type"]
+    read = graph.placeholder("logits")
+    mean = graph.call_function(aten.mean.dim, (read, list(range(2, kind.rank))))
+    read.meta = {"type": kind, "depends_on_images": True}
+    mean.meta = {
+        "type": TensorType(kind.shape[:2], kind.dtype),
+        "depends_on_images": True,
+        **{name: logits.meta.get(name, "") for name in ("module", "source")},
+    }
+    return stream.rules.rule_for(mean)
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import agf_fx
 from agf_fx.errors import TargetError
+from agf_fx.methods import REGISTRY
 from agf_fx.rules.targets import class_of, position_weights
 
 CLASSES, POSITIONS = 5, (12, 10)
@@ -112,3 +114,43 @@ def test_weights_of_positions():
     expected = [[[0.25] * 4, [0, 0, 0, 1.0]], [[1.0, 0, 0, 0], [0.25] * 4]]  # (targets, images, positions)
     assert torch.equal(weights, torch.tensor(expected))
     assert torch.equal(class_of(codes, 3), torch.tensor([[0, 2], [1, -1]]))
+
+
+# --- every method ----------------------------------------------------------------------------------------------------
+
+
+def few(method: str, explained: nn.Module) -> dict[str, object]:
+    """Few points, and patterns of the network."""
+    known = {field.name for field in fields(REGISTRY[method].options)}
+    if "patterns" in known:
+        batch = torch.randn(16, 3, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        return {"patterns": agf_fx.fit_patterns(explained, [batch])}
+    return {name: value for name, value in {"steps": 3, "samples": 4, "window": 4}.items() if name in known}
+
+
+class Pixels(nn.Module):
+    """Logits at every pixel; their mean, or those of one."""
+
+    def __init__(self, where: tuple[int, int] | str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.where = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, CLASSES, 1), where
+        self.double().eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.b(torch.relu(self.a(images)))
+        if self.where == "everywhere":
+            return logits
+        return logits.mean((2, 3)) if self.where == "mean" else logits[:, :, *self.where]
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_every_method_explains_what_a_target_looks_at(method: str) -> None:
+    model = Pixels("everywhere")
+    images = torch.randn(2, 3, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    explainer = agf_fx.compile(model, method=method, options=few(method, model))
+    for where, targets in (("mean", [[1, 3], [0, 2]]), ((3, 4), [[[1, 3, 4], [3, 3, 4]], [[0, 3, 4], [2, 3, 4]]])):
+        other = Pixels(where)
+        expected = agf_fx.compile(other, method=method, options=few(method, other))
+        found = explainer.explain(images, torch.tensor(targets)).maps
+        same(found, expected.explain(images, torch.tensor([[1, 3], [0, 2]])).maps)

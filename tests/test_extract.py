@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import golden_names, load_golden
+from networks import golden_names, load_golden, small_vgg
 from torch import nn
 
 import agf_fx
@@ -115,6 +115,53 @@ def test_outer_products_are_those_of_the_layers_own_weights(kind):
     torch.testing.assert_close(products.sum((0, -1)).transpose(1, 2).reshape(weights.shape), weights)
 
 
+@pytest.mark.parametrize("widths", [(0, 1, 0, 1), (2, 0, 1, 3), (0, 0, 0, 2)])
+def test_padding_on_one_side_is_no_part_of_the_kernel(widths):
+    torch.manual_seed(0)
+
+    class Padded(nn.Module):
+        def __init__(self, pad):
+            super().__init__()
+            self.first, self.pad = nn.Conv2d(3, 4, 3, padding=1), pad
+            self.conv, self.fc = nn.Conv2d(4, 6, 3, stride=2), nn.Linear(6, 5)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            return self.fc(torch.relu(self.conv(self.pad(x))).mean((2, 3)))
+
+    model = Padded(lambda x: F.pad(x, widths)).double().eval()
+    images = torch.randn(2, 3, 12, 11, dtype=torch.float64)
+    read = F.pad(torch.relu(model.first(images)), widths).detach()
+    output = model.conv(read).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.fc(torch.relu(output).mean((2, 3)))[:, 1].sum(), output)
+    products = torch.einsum("niu,nju->niju", F.unfold(read, 3, stride=2), gradient.flatten(2)).flatten(1, 2)
+    wanted = {"sum": products.sum(1), "norm": products.norm(dim=1), "max": products.amax(1)}
+    wanted["positive-norm"] = products.clamp(min=0).norm(dim=1)
+    for aggregate, expected in wanted.items():
+        options = {"extract": "layer", "aggregate": aggregate, "layers": "conv", "resize": False, "normalise": False}
+        found = agf_fx.compile(model, method="extract-aggregate", options=options).explain(images, 1).maps[:, 0]
+        torch.testing.assert_close(found.flatten(1), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_convolutions_are_found_where_none_is_named():
+    found = agf_fx.compile(small_vgg(classes=5), method="extract-aggregate", options={"extract": "layer"})
+    named = {"extract": "layer", "layers": tuple(last_convolutions())}
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    expected = agf_fx.compile(small_vgg(classes=5), method="extract-aggregate", options=named).explain(images, 1).maps
+    torch.testing.assert_close(found.explain(images, 1).maps, expected)
+
+
+def last_convolutions():
+    """The last convolution in front of each pooling."""
+    names = {}
+    size = 0
+    for name, module in small_vgg(classes=5).named_modules():
+        size += isinstance(module, nn.MaxPool2d)
+        if isinstance(module, nn.Conv2d):
+            names[size] = name
+    return names.values()
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 @pytest.mark.parametrize("extract", ["conv3x3", "conv3x3-depthwise", "layer"])
 @pytest.mark.parametrize("aggregate", ["norm", "max"])
@@ -164,8 +211,13 @@ def test_layers_are_found_from_the_graph():
     torch.testing.assert_close(
         agf_fx.compile(golden.model, method="normgrad", options=stages)(images, target), by_itself
     )
-    with pytest.raises(OptionsError, match="needs convolutions; name them"):
-        agf_fx.compile(golden.model, method="extract-aggregate", options={"extract": "layer"})(images, target)
+    last = ("conv1", *(f"layer{stage}.0.conv1" for stage in (2, 3, 4)), "layer4.0.downsample.0")
+    convolutions = {"extract": "layer", "layers": last}
+    found, expected = (
+        agf_fx.compile(golden.model, method="extract-aggregate", options=options)(images, target)
+        for options in ({"extract": "layer"}, convolutions)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -307,16 +307,106 @@ def picture(turn):
         lambda x: x.transpose(2, 3),
         lambda x: x.flip(3),
         lambda x: torch.rot90(x, 1, (2, 3)),
-        lambda x: x[:, :, 4:12, 8:16],
-        lambda x: x[:, :, :, :8],
         lambda x: x.roll(8, 3),
     ],
 )
-def test_pictures_that_are_turned_or_cut_are_no_map(turn):
+def test_pictures_that_are_turned_are_no_map(turn):
+    with pytest.raises(OptionsError, match="FullGrad adds the map of every layer's bias"):
+        agf_fx.compile(picture(turn), IMAGES, method="fullgrad")
     with pytest.raises(OptionsError, match="lie as in the images"):
         agf_fx.compile(picture(turn), IMAGES, method="gradcam", options={"layer": "2"})
     with pytest.raises(OptionsError, match="no value of"):
         agf_fx.compile(picture(turn), IMAGES, method="gradcam")
+
+
+CROPS = {
+    "inside": (slice(4, 12), slice(8, 16)),
+    "half": (slice(0, 16), slice(0, 8)),
+    "centre": (slice(4, 12), slice(6, 18)),
+    "a pixel": (slice(0, 16), slice(1, 24)),
+}
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize(
+    "method", ["gradcam", "eigencam", "extract-aggregate", "normgrad", "fullgrad", "guided-gradcam"]
+)
+def test_maps_of_a_model_that_crops_lie_where_it_looks(method, crop):
+    rows, columns = CROPS[crop]
+    options = {"relu": False, "normalise": False} if method in ("gradcam", "eigencam") else {}
+    options |= {"normalise": False} if method in ("normgrad", "extract-aggregate") else {}
+    explainer = agf_fx.compile(picture(lambda x: x[:, :, rows, columns]), method=method, options=options)
+    found = explainer.explain(IMAGES, TARGETS).maps
+    seen = IMAGES[:, :, rows, columns].contiguous()
+    if method == "fullgrad":  # the part of the images scales what is 0 around the crop as well
+        expected = agf_fx.compile(picture(lambda x: x * 0), method=method).explain(seen, TARGETS)
+        blank = agf_fx.compile(picture(lambda x: x[:, :, rows, columns] * 0), method=method)
+        found, expected = blank.explain(IMAGES, TARGETS).maps, expected.maps
+    else:
+        expected = agf_fx.compile(picture(lambda x: x), method=method, options=options).explain(seen, TARGETS).maps
+    assert relative(found[:, :, rows, columns], expected) <= 1e-10
+    outside = found.clone()
+    outside[:, :, rows, columns] = 0
+    assert not outside.any()
+
+
+def test_layers_that_see_different_parts_of_the_images_have_maps_of_their_own():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            parts = torch.relu(self.left(x[:, :, :, :12])), torch.relu(self.right(x[:, :, :, 12:]))
+            return self.head(torch.cat([part.mean((2, 3)) for part in parts], 1))
+
+    torch.manual_seed(0)
+    model = Two().eval().double()
+    options = {"relu": False, "normalise": False}
+    left, right = (
+        agf_fx.compile(model, method="gradcam", options=options | {"layer": layer}).explain(IMAGES, TARGETS).maps
+        for layer in ("left", "right")
+    )
+    assert not left[..., 12:].any()
+    assert not right[..., :12].any()
+    assert left[..., :12].any()
+    assert right[..., 12:].any()
+
+
+def test_a_layer_without_a_gradient_is_named():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.mask, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.head((torch.relu(self.conv(x)) * (self.mask(x) > 0)).mean((2, 3)))
+
+    for method, options in (("gradcam", {"layer": "mask"}), ("normgrad", {"layers": "mask"})):
+        with pytest.raises(OptionsError, match="no gradient comes to layer 'mask'"):
+            agf_fx.compile(Masked().eval().double(), IMAGES, method=method, options=options)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "eigencam", "normgrad", "fullgrad"])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_images_without_channels_have_the_same_maps(method, dims):
+    torch.manual_seed(0)
+    convolution = (nn.Conv1d, nn.Conv2d)[dims - 1]
+    layers = convolution(1, 6, 3, padding=1), nn.ReLU(), convolution(6, 4, 3, 2, 1), nn.ReLU()
+    plain = nn.Sequential(*layers, (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)[dims - 1](1), nn.Flatten())
+    plain = plain.append(nn.Linear(4, 5)).eval().double()
+
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = plain
+
+        def forward(self, x):
+            return self.model(x.unsqueeze(1))
+
+    images = IMAGES[:, 0] if dims == 2 else IMAGES[:, 0, 0]
+    expected = agf_fx.compile(plain, method=method).explain(images.unsqueeze(1), TARGETS).maps
+    assert relative(agf_fx.compile(Single().eval(), method=method).explain(images, TARGETS).maps, expected) <= 1e-10
 
 
 def test_coordinates_are_those_of_what_was_seen():

@@ -19,6 +19,9 @@ import agf_fx
 from agf_fx.errors import ExportLoadError, InputError, NonFiniteInputError, OptionsError, PicklingError, TargetError
 from agf_fx.exports.metadata import described
 from agf_fx.imaging.preprocess import Preprocessing
+from agf_fx.methods.lrp import between_layers, linear_layer, relevance_method
+from agf_fx.methods.table import RuleTable
+from agf_fx.rules import lrp
 from agf_fx.runtime import exported as loading
 
 READABLE = ("torchscript", "export", "onnx")  # aoti: with its own tests, as each file takes a compiler
@@ -102,6 +105,15 @@ def test_another_fingerprint_is_refused(exported, format):
     other = agf_fx.compile(tiny(), images(1), options=agf_fx.AGFOptions(dialect="paper"))
     with pytest.raises(ExportLoadError, match="method, options or versions differ"):
         agf_fx.load(exported[1][format], fingerprint=other.fingerprint)
+
+
+def test_methods_of_ones_own_have_fingerprints_of_what_they_compute():
+    def gamma(value):
+        table = RuleTable.of([(linear_layer, lrp.gamma_rule(value))]) + between_layers(lrp.norm())
+        return relevance_method("mine", table)
+
+    found = [agf_fx.compile(tiny(), images(1), method=gamma(value)).fingerprint for value in (0.1, 0.1, 0.9)]
+    assert found[0] == found[1] != found[2]
 
 
 def test_models_of_one_architecture_have_one_fingerprint(exported):

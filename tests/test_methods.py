@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from networks import golden_names, load_golden
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import agf_fx
 from agf_fx.errors import CaptureError, OptionsError
@@ -565,3 +566,20 @@ def test_a_read_out_of_ones_own_is_told_what_it_may_call():
     torch.testing.assert_close(by_method, explainer("gradient")(IMAGES, 1))
     with pytest.raises(OptionsError, match=r"calls cumsum, which is no function that graphs are made of; call an op"):
         written(lambda trace: torch.cumsum(trace.at_images("gradient"), 2))
+
+
+@pytest.mark.parametrize("method", ["clrp", "sglrp", "lrp-alphabeta"])
+def test_norms_are_folded_where_biases_take_a_part(method):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(32, 5)).eval()
+    with torch.no_grad():
+        for tensor in (model[1].weight, model[1].bias, model[1].running_mean):
+            tensor.normal_()
+    folded = nn.Sequential(fuse_conv_bn_eval(model[0], model[1]), *model[2:]).eval().double()
+    images, targets = torch.randn(2, 3, 8, 8, dtype=torch.float64), [[0, 1], [2, 3]]
+    found, expected = (
+        agf_fx.compile(each.double(), method=method, options={"bias": True}).explain(images, targets).maps
+        for each in (model, folded)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))

@@ -421,3 +421,25 @@ def test_fitting_leaves_the_model_alone():
     fitted(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_on_one_side_has_no_pattern(method):
+    class Padded(nn.Module):
+        def __init__(self, widths):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.fc, self.widths = nn.Conv2d(3, 4, 3, stride=2), nn.Linear(4, 5), widths
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(nn.functional.pad(x, self.widths))).mean((2, 3)))
+
+    images, widths = torch.randn(16, 3, 12, 11, dtype=torch.float64), (0, 1, 0, 1)
+    found, expected = (
+        agf_fx.compile(model, method=method, options={"patterns": fitted(model, seen)}).explain(seen[:2], 1).maps
+        for model, seen in (
+            (Padded(widths).double().eval(), images),
+            (Padded((0, 0, 0, 0)).double().eval(), nn.functional.pad(images, widths)),
+        )
+    )
+    assert difference(found, expected[..., :12, :11]) <= 1e-10

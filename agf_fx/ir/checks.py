@@ -160,6 +160,9 @@ def _check_facts(facts: Facts, names: Iterable[str]) -> None:
         _require(isinstance(getattr(facts, name), bool), f"the fact {name} is none")
     for name in ("residual_merge", "gate", "attention"):
         _require(getattr(facts, name) is None or getattr(facts, name) in names, f"the fact {name} names no value")
+    widths = [width for pair in facts.kernel_padding for width in pair]
+    known = all(len(pair) == 2 for pair in facts.kernel_padding) and all(type(w) is int and w >= 0 for w in widths)
+    _require(known, "padding of a kernel that is none")
     boundary, captured = facts.flatten_boundary, facts.captured_vjp
     _require(boundary is None or _is_boundary(boundary), "a flatten boundary that is none")
     _require(captured is None or isinstance(captured, CapturedVjp), "a captured product that is none")

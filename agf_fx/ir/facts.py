@@ -38,6 +38,8 @@ class Facts:
         in_region: a convolution inside a residual region.
         feeds_merge: a convolution in a residual region whose output reaches the sum through pass-through calls only.
         pointwise: a convolution with a kernel of size 1, which moves nothing in space.
+        kernel_padding: of a convolution, how many zeros stand at the start and at the end of its kernel along each
+            dimension, in the place of padding that differs between the sides; empty where there are none.
         flatten_boundary: the feature map that this linear layer reads flattened.
         gate: name of the operand that only scales the other: it gets no relevance.
         attention: name of the operand of a matrix product that is a matrix of attention weights.
@@ -57,6 +59,7 @@ class Facts:
     in_region: bool = False
     feeds_merge: bool = False
     pointwise: bool = False
+    kernel_padding: tuple[tuple[int, int], ...] = ()
     flatten_boundary: FlattenBoundary | None = None
     gate: str | None = None
     attention: str | None = None

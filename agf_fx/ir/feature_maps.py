@@ -6,6 +6,7 @@ positions, row by row, and often a few others, such as a class token, which `agf
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import fx
 
 from agf_fx.errors import OptionsError
 from agf_fx.ir.graph import CanonicalGraph
-from agf_fx.ir.places import Places
+from agf_fx.ir.places import Extent, Places
 from agf_fx.ir.types import TensorType, carried_type
 from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images, is_parametrised, signals
 
@@ -35,6 +36,7 @@ class FeatureMap(NamedTuple):
         shape: of one image's part, once tokens are laid out: (C, *sizes) or (*sizes, C).
         first: of tokens, how many come before the positions; None where positions have dimensions of their own.
         batch: of tokens, the dimension of the batch: 0 in (N, T, C), 1 in (T, N, C).
+        seen: the part of the images that it is computed from, along each of their dimensions.
     """
 
     node: fx.Node
@@ -42,6 +44,7 @@ class FeatureMap(NamedTuple):
     shape: tuple[int, ...]
     first: int | None = None
     batch: int = 0
+    seen: tuple[Extent, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -54,14 +57,19 @@ class FeatureMap(NamedTuple):
         return len(self.shape) + 1
 
 
-def feature_map(canonical: CanonicalGraph, node: fx.Node) -> FeatureMap:
+def feature_map(canonical: CanonicalGraph, node: fx.Node, places: Places | None = None) -> FeatureMap:
     """What ``node`` is as a feature map.
+
+    Args:
+        canonical: the graph.
+        node: a value of it.
+        places: those of the graph, if they are known.
 
     Raises:
         OptionsError: it is none: it has not the dimensions of the images, its channels are not known, or its positions
             do not lie as in the images.
     """
-    found = _feature_map(canonical, node, Places(canonical))
+    found = _feature_map(node, places or Places(canonical))
     if found is None:
         raise OptionsError(
             f"layer {node.meta['module']!r} of {canonical.name} puts out {node.meta['type']}, which is no feature map "
@@ -81,10 +89,14 @@ def last_feature_map(canonical: CanonicalGraph) -> FeatureMap:
     return last_of_each_size(canonical)[-1]
 
 
-def last_of_each_size(canonical: CanonicalGraph) -> list[FeatureMap]:
+def last_of_each_size(canonical: CanonicalGraph, among: Container[object] | None = None) -> list[FeatureMap]:
     """Of the feature maps that everything behind them is computed from, the last of each size; in order of execution.
 
     Such are the outputs of a network's stages. The images themselves, normalised or moved, are none.
+
+    Args:
+        canonical: the graph.
+        among: operations, of whose results they are, whatever else is computed beside these; None as said above.
 
     Raises:
         OptionsError: there is none.
@@ -92,32 +104,38 @@ def last_of_each_size(canonical: CanonicalGraph) -> list[FeatureMap]:
     places, inner = Places(canonical), _behind_layers(canonical)
     found: dict[tuple[int, ...], FeatureMap] = {}
     for node in reversed(canonical.calls):
-        each = _feature_map(canonical, node, places) if node in inner else None
+        if among is not None and node.target not in among:
+            continue
+        each = _feature_map(node, places) if node in inner else None
         if each is None or each.sizes in found or max(each.sizes) == 1:
             continue
-        if _decides(canonical, node) and (each.first is None or _several_are_read(node, places)):
+        decides = _decides(canonical, node) and (each.first is None or _several_are_read(node, places))
+        if decides or among is not None:
             found[each.sizes] = each
     if not found:
         raise OptionsError(
-            f"no value of {canonical.name} is a feature map of {canonical.image_type.rank - 2} dimensions that "
+            f"no {'value' if among is None else 'such layer'} of {canonical.name} is a feature map of "
+            f"{canonical.image_type.rank - 2} dimensions that "
             "everything behind it is computed from; name a layer."
         )
     return list(reversed(found.values()))
 
 
-def _feature_map(canonical: CanonicalGraph, node: fx.Node, places: Places) -> FeatureMap | None:
+def _feature_map(node: fx.Node, places: Places) -> FeatureMap | None:
     kind = node.meta["type"]
     if not isinstance(kind, TensorType) or not depends_on_images(node):
         return None
     grid = places.grid(node)
     if grid is not None:
-        return FeatureMap(node, len(grid.sizes) + 1, (*grid.sizes, kind.shape[-1]), grid.first, kind.batch_dim)
+        return FeatureMap(
+            node, len(grid.sizes) + 1, (*grid.sizes, kind.shape[-1]), grid.first, kind.batch_dim, places.seen(node)
+        )
     if kind.rank != len(places.dims) + 2 or not kind.batched:
         return None
     likely = channels_of(node)  # where a dimension of positions has one entry, it could be that of channels
     dims = sorted(range(1, kind.rank), key=lambda dim: dim != likely)
     channel = next((dim for dim in dims if places.lie_as_in_images(node, dim)), None)
-    return None if channel is None else FeatureMap(node, channel, tuple(kind.shape[1:]))
+    return None if channel is None else FeatureMap(node, channel, tuple(kind.shape[1:]), seen=places.seen(node))
 
 
 def _several_are_read(node: fx.Node, places: Places) -> bool:

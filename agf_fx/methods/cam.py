@@ -163,6 +163,21 @@ def laid_out(value: Value, layer: FeatureMap, targets: Value | None = None) -> V
     return torch.reshape(positions, [-1, *layer.shape] if targets is None else [targets, -1, *layer.shape])
 
 
+def gradient_at(trace: Trace, layer: FeatureMap) -> Value:
+    """The gradient at a feature map, (K, N, ...).
+
+    Raises:
+        OptionsError: none comes to it.
+    """
+    found = trace.messages[GRADIENT].get(layer.node.name)
+    if found is None:
+        raise OptionsError(
+            f"no gradient comes to layer {layer.node.meta['module']!r} of {trace.canonical.name}: what reads it has "
+            "none, as a comparison or detach(); name another layer."
+        )
+    return found
+
+
 class Reading(NamedTuple):
     """What a read-out of a layer needs.
 
@@ -179,11 +194,10 @@ class Reading(NamedTuple):
     spatial: list[int]
 
 
-def read(trace: Trace, options: GradCAMOptions) -> Reading:
-    """Value and gradient of the chosen layer."""
-    layer = layer_of(trace.canonical, options)
+def read(trace: Trace, layer: FeatureMap) -> Reading:
+    """Value and gradient of a layer."""
     value = laid_out(trace.values[layer.node.name], layer)
-    gradient = laid_out(trace.messages[GRADIENT][layer.node.name], layer, trace.targets)
+    gradient = laid_out(gradient_at(trace, layer), layer, trace.targets)
     spatial = [dim - layer.rank for dim in range(1, layer.rank) if dim != layer.channel]
     return Reading(value, gradient, layer.channel - layer.rank, spatial)
 
@@ -246,7 +260,7 @@ def principal_map(trace: Trace, options: EigenCAMOptions) -> Value:
     layer = layer_of(trace.canonical, options)
     with scope(layer=layer.node.meta["module"]):
         found = first_component(laid_out(trace.values[layer.node.name], layer), layer, options.centre)
-    return finished(aten.expand.default(found, [trace.targets, -1, *layer.sizes]), trace, options)
+    return finished(aten.expand.default(found, [trace.targets, -1, *layer.sizes]), trace, options, layer)
 
 
 def eigen_cam(options: EigenCAMOptions) -> Method:
@@ -263,22 +277,25 @@ def eigen_cam(options: EigenCAMOptions) -> Method:
 
 def weighted_activation(trace: Trace, options: GradCAMOptions, weigh: Callable[[Reading], Value]) -> Value:
     """The map of a layer, as ``weigh`` makes it and the options finish it: (K, N, *spatial)."""
-    with scope(layer=layer_of(trace.canonical, options).node.meta["module"]):
-        found = weigh(read(trace, options))
-    return finished(found, trace, options)
+    layer = layer_of(trace.canonical, options)
+    with scope(layer=layer.node.meta["module"]):
+        found = weigh(read(trace, layer))
+    return finished(found, trace, options, layer)
 
 
-def finished(found: Value, trace: Trace, options: GradCAMOptions) -> Value:
-    """Maps (K, N, *small), as the options finish them."""
+def finished(found: Value, trace: Trace, options: GradCAMOptions, layer: FeatureMap) -> Value:
+    """Maps (K, N, *small) of a layer, as the options finish them."""
     found = torch.clamp_min(found, 0) if options.relu else found
     if options.normalise:
         size = found if options.relu else torch.abs(found)  # by a negative maximum, signs would turn
-        found = divide_or_zero(found, torch.amax(size, list(range(2 - trace.rank, 0)), True))
-    return resized(found, trace, trace.targets) if options.resize else found
+        found = divide_or_zero(found, torch.amax(size, list(range(-len(layer.sizes), 0)), True))
+    return resized(found, trace, trace.targets, layer) if options.resize else found
 
 
-def resized(maps: Value, trace: Trace, targets: Value) -> Value:
-    """Maps (K, N, *small) at the size of the images, by (bi)linear interpolation: (K, N, *spatial).
+def resized(maps: Value, trace: Trace, targets: Value, layer: FeatureMap) -> Value:
+    """Maps (K, N, *small) of a layer at the size of the images, by (bi)linear interpolation: (K, N, *spatial).
+
+    They lie over what the layer sees of the images, with zeros around it where the model crops.
 
     Raises:
         OptionsError: maps of the images sum over another dimension than that which inner layers have as channels.
@@ -292,8 +309,11 @@ def resized(maps: Value, trace: Trace, targets: Value) -> Value:
     sizes = [size for dim, size in enumerate(trace.canonical.image_type.shape) if dim not in (0, trace.channel_dim)]
     rows = torch.unsqueeze(merge_targets(maps), 1)
     scales = [None] * len(sizes)
-    larger = aten.select.int(_RESIZED[len(sizes)](rows, sizes, False, *scales), 1, 0)
-    return split_targets(larger, targets, sizes)
+    larger = _RESIZED[len(sizes)](rows, [part.stop - part.start for part in layer.seen], False, *scales)
+    around = [(part.start, size - part.stop) for part, size in zip(layer.seen, sizes, strict=True)]
+    if any(map(any, around)):
+        larger = aten.constant_pad_nd.default(larger, [width for pair in reversed(around) for width in pair], 0)
+    return split_targets(aten.select.int(larger, 1, 0), targets, sizes)
 
 
 def guided_grad_cam(options: GuidedGradCAMOptions) -> Method:

@@ -10,6 +10,7 @@ from agf_fx.methods.lrp import LRPAlphaBetaOptions, alpha_beta_table, one_sided,
 from agf_fx.methods.method import Method, Stream, Trace
 from agf_fx.methods.needs import relevance_everywhere, several_classes
 from agf_fx.methods.registry import Entry, Properties
+from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules.merging import fan_out
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value, divide_or_zero, per_sample
@@ -48,6 +49,7 @@ def contrastive_lrp(options: LRPAlphaBetaOptions) -> Method:
         ),
         read_out=difference,
         needs=(several_classes("clrp"), relevance_everywhere),
+        canonisers=(fold_norms,) if options.bias else (),
         scale="signed, in units of the logit: sums to 0",
     )
 
@@ -56,14 +58,14 @@ def contrastive_lrp(options: LRPAlphaBetaOptions) -> Method:
 def target_slope(y: Value, target: Value) -> Value:
     """The derivative of the target's probability at its logit: (K, N, classes)."""
     found = indicator(each_target(y, target), torch.unsqueeze(target, 2))
-    p = torch.softmax(y, 1)
+    p = torch.softmax(y, -1)
     return found * (p * (-p + 1.0) + 1e-8)
 
 
 @formula("Φ", "Φ_k = p_t p_k for k ≠ t, 0 at the target")
 def other_slopes(y: Value, target: Value) -> Value:
     """The size of the derivatives of the target's probability at the other logits: (K, N, classes)."""
-    p = each_target(torch.softmax(y, 1), target)
+    p = each_target(torch.softmax(y, -1), target)
     index = torch.unsqueeze(target, 2)
     return (-indicator(p, index) + 1.0) * (p * torch.gather(p, 2, index))
 

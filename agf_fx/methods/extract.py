@@ -7,6 +7,7 @@ the contribution is the map (phase 2); see `agf_fx.rules.contributions`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 
 from agf_fx.errors import OptionsError
+from agf_fx.ir.facts import facts
 from agf_fx.ir.feature_maps import FeatureMap, feature_map, last_of_each_size
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.layers import output_of
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import CONVOLUTIONS, signals
-from agf_fx.methods.cam import laid_out, resized
+from agf_fx.methods.cam import gradient_at, laid_out, resized
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -29,7 +31,6 @@ from agf_fx.options import is_number, require_flag, require_one_of
 from agf_fx.rules.contributions import AGGREGATED, Contribution, Window
 from agf_fx.rules.notation import formula, scope
 from agf_fx.rules.numerics import Value, divide_or_zero
-from agf_fx.rules.site import GRADIENT
 
 aten = torch.ops.aten
 
@@ -72,7 +73,9 @@ class NormGradOptions:
             object.__setattr__(self, "layers", tuple(layers))
         require_one_of("combine", self.combine, COMBINE)
         if self.weights is not None:
-            known = isinstance(self.weights, list | tuple) and all(is_number(w) and w >= 0 for w in self.weights)
+            known = isinstance(self.weights, list | tuple) and all(
+                is_number(w) and 0 <= w < math.inf for w in self.weights
+            )
             if not known or not any(self.weights):
                 raise OptionsError(f"weights is {self.weights!r}; give a number of 0 or more for each layer.")
             if self.layers is None or len(self.weights) != len(self.layers):
@@ -88,7 +91,8 @@ class ExtractAggregateOptions(NormGradOptions):
     """Options of extract-and-aggregate.
 
     Attributes:
-        layers: paths of the modules at whose outputs gradients are read; None as for NormGrad.
+        layers: paths of the modules at whose outputs gradients are read; None as for NormGrad, and where ``extract`` is
+            ``"layer"`` for the last convolution of each size.
         combine: how maps of several layers are multiplied, as for NormGrad.
         weights: the exponent of each layer in the product, in the place of ``combine``.
         normalise: whether the map of a single layer is moved and scaled to 0..1 in each image.
@@ -141,12 +145,7 @@ def layers_of(canonical: CanonicalGraph, options: NormGradOptions, extract: str)
             needed.
     """
     if options.layers is None:
-        named = last_of_each_size(canonical)
-        if extract == "layer":
-            named = [layer for layer in named if layer.node.target in CONVOLUTIONS]
-            if not named:
-                raise OptionsError('extract="layer" needs convolutions; name them: layers=("features.0", ...).')
-        return named
+        return last_of_each_size(canonical, CONVOLUTIONS if extract == "layer" else None)
     found = [feature_map(canonical, output_of(canonical, path)) for path in options.layers]
     for path, layer in zip(options.layers, found, strict=True):
         if extract == "layer" and layer.node.target not in CONVOLUTIONS:
@@ -160,12 +159,19 @@ def layers_of(canonical: CanonicalGraph, options: NormGradOptions, extract: str)
 def contribution(trace: Trace, layer: FeatureMap, extract: str) -> Contribution:
     """Phase 1 at a feature map, channels first."""
     node = layer.node
-    gradient = _channels_first(trace.messages[GRADIENT][node.name], layer, trace.targets)
+    gradient = _channels_first(gradient_at(trace, layer), layer, trace.targets)
     shape = (layer.shape[layer.channel - 1], *layer.sizes)
     if extract == "layer":
         source = signals(node)[0]
         _, _, _, stride, padding, dilation, groups = node.args
-        window = Window(node.args[1].meta["type"].shape[2:], stride, padding, dilation)
+        sizes = node.args[1].meta["type"].shape[2:]
+        zeros = facts(node).kernel_padding or ((0, 0),) * len(sizes)
+        kernel = [size - before - after for size, (before, after) in zip(sizes, zeros, strict=True)]
+        around = [
+            (side - before * step, side - after * step)
+            for side, step, (before, after) in zip(padding, dilation, zeros, strict=True)
+        ]
+        window = Window(kernel, stride, around, dilation)
         read, size = trace.values[source.name], tuple(carried_type(source).shape[1:])
         return Contribution(read, gradient, groups, window, size, shape, trace.targets)
     if extract == "bias":
@@ -173,7 +179,7 @@ def contribution(trace: Trace, layer: FeatureMap, extract: str) -> Contribution:
     around = None
     if extract.startswith("conv3x3"):
         each = len(shape) - 1
-        around = Window([_NEIGHBOURS] * each, [1] * each, [_NEIGHBOURS // 2] * each, [1] * each)
+        around = Window([_NEIGHBOURS] * each, [1] * each, [(_NEIGHBOURS // 2, _NEIGHBOURS // 2)] * each, [1] * each)
     groups = shape[0] if extract in ("scaling", "conv3x3-depthwise") else 1
     read = _channels_first(trace.values[node.name], layer)
     return Contribution(read, gradient, groups, around, shape, shape, trace.targets)
@@ -197,7 +203,7 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
             found.append(AGGREGATED[aggregate](contribution(trace, layer, extract)))
     if len(found) == 1 and options.weights is None:
         (alone,) = found
-        larger = resized(alone, trace, trace.targets) if options.resize else alone
+        larger = resized(alone, trace, trace.targets, layers[0]) if options.resize else alone
         return normalised(larger, trace) if options.normalise else larger
     exponents = (
         options.weights
@@ -207,7 +213,8 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
             "product": [1.0] * len(found),
         }[options.combine]
     )
-    return product([normalised(resized(each, trace, trace.targets), trace) for each in found], exponents)
+    larger = (resized(each, trace, trace.targets, layer) for each, layer in zip(found, layers, strict=True))
+    return product([normalised(each, trace) for each in larger], exponents)
 
 
 def _depths(trace: Trace, layers: Sequence[FeatureMap]) -> list[int]:

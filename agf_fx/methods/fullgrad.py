@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from agf_fx.errors import OptionsError
+from agf_fx.ir.feature_maps import FeatureMap, feature_map
+from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.places import Places
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, depends_on_images
 from agf_fx.methods.cam import resized
@@ -22,6 +26,7 @@ from agf_fx.rules.site import GRADIENT
 
 aten = torch.ops.aten
 
+_NO_POSITIONS = 2  # dimensions of (N, C)
 _CONVOLUTIONS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
 
 
@@ -31,6 +36,7 @@ def full_grad(options: NoOptions | None = None) -> Method:
         name="fullgrad",
         streams=(gradient_stream(target_indicator),),
         read_out=map_of_contributions,
+        needs=(layers_with_maps,),
         canonisers=(fold_norms,),
         scale="0 or more: a sum of tensors that are scaled to 0..1 each",
     )
@@ -40,12 +46,41 @@ def map_of_contributions(trace: Trace) -> Value:
     """ψ of the images' contribution and of every convolution's and norm's bias, summed: (K, N, *spatial)."""
     images = trace.images * trace.at_images(GRADIENT)
     total = trace.over_channels(scaled(images, trace.rank))
+    layers = layers_with_maps(trace.canonical)
     for node, part in of_biases(trace):
-        if node.target in (*_CONVOLUTIONS, aten.batch_norm.default) and carried_type(node).rank == trace.rank:
+        if node in layers:
             with scope(layer=node.meta["module"]):
-                map_of_layer = resized(torch.sum(scaled(part, trace.rank), [2]), trace, trace.targets)
-            total = total + map_of_layer
+                map_of_layer = torch.sum(scaled(part, carried_type(node).rank), [2])
+                total = total + resized(map_of_layer, trace, trace.targets, layers[node])
     return total
+
+
+def layers_with_maps(canonical: CanonicalGraph) -> dict[fx.Node, FeatureMap]:
+    """The convolutions and norms with positions whose biases have a map of their own.
+
+    Raises:
+        OptionsError: the positions of one do not lie as in the images, so that no map can be made of its bias.
+    """
+    found, places = {}, Places(canonical)
+    for node in canonical.calls:
+        if not depends_on_images(node) or not _has_map(node):
+            continue
+        try:
+            found[node] = feature_map(canonical, node, places)
+        except OptionsError as error:
+            raise OptionsError(
+                f"FullGrad adds the map of every layer's bias, and the positions of {node.meta['type']} at the output "
+                f"of layer {node.meta['module']!r} of {canonical.name} do not lie as in the images "
+                f"{canonical.image_type}; take a method that reaches the images, such as gradient-x-input."
+            ) from error
+    return found
+
+
+def _has_map(node: fx.Node) -> bool:
+    """Whether a call has a bias and positions."""
+    if node.target in _CONVOLUTIONS:
+        return node.args[2] is not None
+    return node.target is aten.batch_norm.default and carried_type(node).rank > _NO_POSITIONS
 
 
 def of_biases(trace: Trace) -> Iterator[tuple[fx.Node, Value]]:

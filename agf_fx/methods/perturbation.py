@@ -24,6 +24,7 @@ from agf_fx.methods.table import NOTHING
 from agf_fx.options import require_number, require_whole
 from agf_fx.rules.notation import formula
 from agf_fx.rules.numerics import Value
+from agf_fx.rules.targets import weighted_logits
 
 SCORE = "score"
 """The stream that tells a read-out which logits are explained; nothing passes on."""
@@ -100,8 +101,14 @@ def target_logit(trace: Trace) -> Value:
 
 @formula("p_t", "p = softmax(y), at the target")
 def target_probability(trace: Trace) -> Value:
-    """The target's probability, likewise."""
-    return _of_target(trace, torch.softmax(trace.values[trace.canonical.logits.name], 1))
+    """The target's probability, likewise; of outputs with positions that of what the target looks at."""
+    logits, chosen = trace.values[trace.canonical.logits.name], trace.messages[SCORE][trace.canonical.logits.name]
+    if len(trace.canonical.logits.meta["type"].sample_dims) == 1:
+        return _of_target(trace, torch.softmax(logits, 1))
+    chosen = torch.flatten(chosen, 3, -1)
+    seen = weighted_logits(logits, torch.sum(chosen, [2]))
+    found = torch.sum(torch.sum(chosen, [3]) * torch.softmax(seen, -1), [-1])
+    return torch.reshape(found, [trace.targets, -1, *[1] * (trace.rank - 1)])
 
 
 def _of_target(trace: Trace, values: Value) -> Value:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from agf_fx.ir.facts import facts
 from agf_fx.ir.vocabulary import Family
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.lrp import between_layers, first_layer, relevance_method, target_logit
@@ -41,7 +42,8 @@ class RAPOptions:
 
 
 def _is_pointwise(node: fx.Node) -> bool:
-    return node.args[1].meta["type"].shape[2] == 1
+    zeros = sum(facts(node).kernel_padding[0]) if facts(node).kernel_padding else 0
+    return node.args[1].meta["type"].shape[2] - zeros == 1
 
 
 pointwise = family(Family.CONVOLUTION) & Where(_is_pointwise, "kernel of height 1")

@@ -96,7 +96,13 @@ def fact(name: str) -> Where:
 
 
 def module(pattern: str) -> Where:
-    """Calls made by a module whose path in the model is like ``pattern``, as ``"layer4.*"``."""
+    """Calls made by a module whose path in the model is like ``pattern``, as ``"layer4.*"``.
+
+    Raises:
+        OptionsError: the pattern is no text.
+    """
+    if not isinstance(pattern, str):
+        raise OptionsError(f'module is {pattern!r}; give the path of a module, or a pattern such as "layer4.*".')
     return Where(lambda node: fnmatchcase(node.meta["module"], pattern), f"module {pattern}")
 
 

@@ -20,11 +20,16 @@ aten = torch.ops.aten
 
 
 class Window(NamedTuple):
-    """What a convolution reads around each position; by dimension."""
+    """What a convolution reads around each position; by dimension.
+
+    Attributes:
+        kernel, stride, dilation: as of a convolution.
+        padding: zeros before and after what it reads; entries left out where it is below 0.
+    """
 
     kernel: Sequence[int]
     stride: Sequence[int]
-    padding: Sequence[int]
+    padding: Sequence[tuple[int, int]]
     dilation: Sequence[int]
 
 
@@ -108,8 +113,16 @@ def _summed(part: Contribution, of: Callable[[Value], Value]) -> Value:
     rows = torch.reshape(grouped, [-1, 1, *part.shape[1:]])
     ones = aten.new_ones.default(rows, [1, 1, *part.window.kernel])
     kernel, stride, padding, dilation = part.window
+    sides = [before for before, _ in padding]
+    if sides != [after for _, after in padding] or min(sides) < 0:
+        rows, sides = _padded(rows, padding), [0] * len(sides)
     convolve = getattr(aten, f"conv{len(kernel)}d").default
-    return torch.reshape(convolve(rows, ones, None, stride, padding, dilation, 1), _grouped_outputs(part))
+    return torch.reshape(convolve(rows, ones, None, stride, sides, dilation, 1), _grouped_outputs(part))
+
+
+def _padded(rows: Value, padding: Sequence[tuple[int, int]]) -> Value:
+    """With zeros around each row, and without the entries where padding is below 0."""
+    return aten.constant_pad_nd.default(rows, [width for pair in reversed(padding) for width in pair], 0)
 
 
 def _extremes(part: Contribution) -> list[Value]:
@@ -124,8 +137,7 @@ def _pooled(part: Contribution, values: Value) -> Value:
     """The largest of what is read around each position."""
     kernel, stride, padding, dilation = map(list, part.window)
     rows = torch.reshape(values, [-1, 1, *part.shape[1:]])
-    width = [side for size in reversed(padding) for side in (size, size)]
-    rows = aten.constant_pad_nd.default(rows, width, 0) if any(width) else rows
+    rows = _padded(rows, padding) if any(map(any, padding)) else rows
     if len(kernel) == 1:  # PyTorch has no exportable maximum in one dimension
         flat = aten.max_pool2d_with_indices.default(
             torch.unsqueeze(rows, 2), [1, *kernel], [1, *stride], [0, 0], [1, *dilation]

@@ -22,6 +22,17 @@ class LinearMap:
     adjoint: Callable[[Site, Value, Value], Value]
 
 
+def taps(site: Site) -> Value:
+    """1 for every entry of the layer's weight, and 0 for zeros around its kernel that stand for padding."""
+    around = site.facts.kernel_padding
+    if not around:
+        return torch.ones_like(site.weight)
+    outer, inner = list(site.node.args[1].meta["type"].shape[:2]), site.node.args[1].meta["type"].shape[2:]
+    inner = [size - before - after for size, (before, after) in zip(inner, around, strict=True)]
+    ones = aten.new_ones.default(site.weight, [*outer, *inner])
+    return aten.constant_pad_nd.default(ones, [width for pair in reversed(around) for width in pair], 0)
+
+
 def apply(site: Site, x: Value, weight: Value) -> Value:
     """L x for the map of ``site`` with ``weight``; no bias. ``x`` is a forward value."""
     return LINEAR_MAPS[site.node.target].apply(site, x, weight)

@@ -14,7 +14,7 @@ from agf_fx.errors import OptionsError
 from agf_fx.options import require_number
 from agf_fx.rules import propagation
 from agf_fx.rules.gradients import vjp
-from agf_fx.rules.linear_maps import adjoint, adjoint_by_sign, apply, apply_by_sign
+from agf_fx.rules.linear_maps import adjoint, adjoint_by_sign, apply, apply_by_sign, taps
 from agf_fx.rules.numerics import Division, Value, div, nonzero
 from agf_fx.rules.propagation import ones_like_input, to_first
 from agf_fx.rules.rule import Messages, Promise, Rule, rule
@@ -177,7 +177,7 @@ def flat(epsilon: float = EPSILON) -> Rule:
         source="Lapuschkin et al. 2019",
     )
     def flat_(site: Site, phi: Value) -> Messages:
-        ones = torch.ones_like(site.weight)
+        ones = taps(site)
         count = apply(site, ones_like_input(site), ones)
         return to_first(site, adjoint(site, div(site.settled(phi, count), count), ones))
 

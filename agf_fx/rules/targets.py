@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from agf_fx.rules.notation import formula
-from agf_fx.rules.numerics import Value
+from agf_fx.rules.numerics import Value, div
 
 aten = torch.ops.aten
 
@@ -44,6 +44,20 @@ def indicator(logits: Value, index: Value) -> Value:
     return torch.scatter(torch.zeros_like(logits), 2, index, 1.0)
 
 
+def positions_looked_at(logits: Value, target: Value, shape: Sequence[int]) -> tuple[Value, Value]:
+    """Where each target looks; see `position_weights` for the arguments.
+
+    Returns:
+        (K, N, 1): 1 for targets that look everywhere; (K, N, P): 1 at the position of those that look at one.
+    """
+    classes, count = shape[0], math.prod(shape[1:])
+    position = torch.transpose(aten.div.Scalar_mode(target, classes, rounding_mode="floor"), 0, 1)  # p + 1, or below 1
+    index = torch.unsqueeze(torch.clamp_min(position, 0), 2)
+    nowhere = torch.zeros_like(each_target(aten.select.int(torch.flatten(logits, 2, -1), 1, 0), position))
+    marked = torch.scatter(aten.constant_pad_nd.default(nowhere, [1, 0], 0), 2, index, 1.0)
+    return torch.narrow(marked, 2, 0, 1), torch.narrow(marked, 2, 1, count)
+
+
 @formula("w", "w_p = 1 at the target's position, or 1/P everywhere")
 def position_weights(logits: Value, target: Value, shape: Sequence[int]) -> Value:
     """Where each target looks.
@@ -56,13 +70,8 @@ def position_weights(logits: Value, target: Value, shape: Sequence[int]) -> Valu
     Returns:
         (K, N, P): weights of the P positions, which sum to 1.
     """
-    classes, count = shape[0], math.prod(shape[1:])
-    position = torch.transpose(aten.div.Scalar_mode(target, classes, rounding_mode="floor"), 0, 1)  # p + 1, or below 1
-    index = torch.unsqueeze(torch.clamp_min(position, 0), 2)
-    nowhere = torch.zeros_like(each_target(aten.select.int(torch.flatten(logits, 2, -1), 1, 0), position))
-    marked = torch.scatter(aten.constant_pad_nd.default(nowhere, [1, 0], 0), 2, index, 1.0)
-    everywhere, here = torch.narrow(marked, 2, 0, 1), torch.narrow(marked, 2, 1, count)
-    return here + everywhere / count
+    everywhere, here = positions_looked_at(logits, target, shape)
+    return here + everywhere / math.prod(shape[1:])
 
 
 @formula("y", "y_c = Σ_p w_p y_cp")
@@ -76,6 +85,30 @@ def weighted_logits(logits: Value, weights: Value) -> Value:
 def spread_gradient(gradient: Value, weights: Value, targets: Value, shape: Sequence[int]) -> Value:
     """(K, N, classes) and weights (K, N, P) -> the gradient at all positions, (K, N, classes, *positions)."""
     return torch.reshape(torch.unsqueeze(gradient, 3) * torch.unsqueeze(weights, 2), [targets, -1, *shape])
+
+
+@formula("Φ", "Φ_cp = Φ_c at the target's position, or Φ_c y_cp / Σ_p y_cp")
+def spread_relevance(
+    relevance: Value, logits: Value, looks: tuple[Value, Value], targets: Value, shape: Sequence[int]
+) -> Value:
+    """Relevance of the logits that each target looks at, at all positions: of a mean, by the shares in it.
+
+    Args:
+        relevance: (K, N, classes).
+        logits: (N, classes, *positions).
+        looks: see `positions_looked_at`.
+        targets: K.
+        shape: (classes, *positions).
+
+    Returns:
+        (K, N, classes, *positions).
+    """
+    everywhere, here = looks
+    rows = torch.flatten(logits, 2, -1)
+    parts = div(relevance * everywhere, torch.mean(rows, [2])) / math.prod(shape[1:])
+    shares = torch.unsqueeze(parts, 3) * rows
+    found = shares + torch.unsqueeze(relevance, 3) * torch.unsqueeze(here, 2)
+    return torch.reshape(found, [targets, -1, *shape])
 
 
 def mean_logits(logits: Value) -> Value:

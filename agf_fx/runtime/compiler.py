@@ -141,7 +141,7 @@ class _Stages:
             return Program(
                 canonical,
                 explanation,
-                key=key,
+                key=self._identified(key, canonical, explanation),
                 backend=backend,
                 placement=placement,
                 options=options,
@@ -153,6 +153,14 @@ class _Stages:
             return make()
         taught = tuple(taught_operations().items())
         return PROGRAMS.get((key, backend, str(device), options, taught), make, self.count("hits"))
+
+    def _identified(self, key: str, canonical: CanonicalGraph, explanation: ExplanationGraph) -> str:
+        """The key; of a method of the user's own, which its name does not identify, that of what it computes."""
+        if not isinstance(self.recipe.method, Method):
+            return key
+        points = self.method.points
+        weights = [] if points is None else points.on(canonical, self.method.channels_of(canonical))
+        return keys.digest(recipe=key, graph=str(explanation), points=[point.weight for point in weights])
 
     def _explanation(
         self, key: str, canonical: CanonicalGraph, placement: Placement, eager: bool

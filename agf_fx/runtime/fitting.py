@@ -18,6 +18,7 @@ from agf_fx.errors import InputError, NonFiniteInputError
 from agf_fx.frontend.capture import capture
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, tensor_at
 from agf_fx.ir.vocabulary import TRANSPOSED_CONVOLUTIONS
 from agf_fx.methods.patterns import ESTIMATORS, Patterns, has_two_regimes, layers_with_patterns, weights_digest
@@ -197,6 +198,9 @@ class _Sums:
         count = _per_neuron(self.call, regime.count.clamp(min=1), self.weight)
         mean_y = _per_neuron(self.call, self.y / self.places, self.weight)
         covariance = (regime.xy - regime.x * mean_y) / count
+        for dim, (before, after) in enumerate(facts(self.call).kernel_padding, 2):  # which read nothing
+            covariance.narrow(dim, 0, before).zero_()
+            covariance.narrow(dim, covariance.shape[dim] - after, after).zero_()
         products = self.weight * covariance
         variance = _over_inputs(self.call, products)
         few = few | (variance.abs() <= _NOTHING * _over_inputs(self.call, products.abs()))

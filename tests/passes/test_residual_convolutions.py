@@ -81,3 +81,64 @@ def test_the_policy_is_stated_on_the_graph():
 @pytest.mark.parametrize("bn", [False, True])
 def test_nothing_is_flat_outside_residual_regions(bn):
     assert flat(small_vgg(bn=bn), (3, 16, 16)) == set()
+
+
+# --- padding on one side ---------------------------------------------------------------------------------------------
+
+
+def padded(kernel, widths, norm=False):
+    """A convolution behind zeros that differ between the sides, and a linear layer."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 4, kernel, stride=2), nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+        def forward(self, x):
+            x = self.conv(nn.functional.pad(x, widths))
+            return self.fc(torch.relu(self.norm(x) if norm else x).mean((2, 3)))
+
+    torch.manual_seed(0)
+    return Padded().double().eval()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "widths", "expected"),
+    [
+        (3, (0, 1, 0, 1), ((1, 0), (1, 0))),
+        (3, (2, 0, 1, 3), ((2, 0), (0, 2))),
+        (1, (0, 0, 0, 1), ((1, 0), (0, 0))),
+        (3, (1, 1, 1, 1), ()),
+    ],
+)
+def test_zeros_around_a_kernel_are_known(kernel, widths, expected):
+    canonical = agf_fx.capture(padded(kernel, widths), torch.zeros(1, 3, 12, 11, dtype=torch.float64))
+    canonical = mark_residual_convolutions(mark_residual_merges(canonical))
+    (convolution,) = (node for node in canonical.calls if family_of(node) is Family.CONVOLUTION)
+    assert sorted(facts(convolution).kernel_padding) == sorted(expected)
+    assert facts(convolution).pointwise == (kernel == 1)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_zeros_around_a_kernel_are_no_inputs(norm):
+    """LRP-flat counts what a kernel reads: not its zeros, and not those of the padding."""
+    model, images = padded(3, (0, 1, 0, 1), norm), torch.randn(2, 3, 12, 11, dtype=torch.float64)
+    explainer = agf_fx.compile(model, method="lrp-flat")
+    result = explainer.explain(images, 1, layers=["norm" if norm else "conv"])
+    (relevance,) = result.layers.values()
+    ones = torch.ones_like(model.conv.weight)
+    count = nn.functional.conv2d(nn.functional.pad(torch.ones_like(images), (0, 1, 0, 1)), ones, stride=2)
+    share = relevance[:, 0] / (count + 1e-6)
+    back = nn.functional.conv_transpose2d(share, ones, stride=2)
+    expected = nn.functional.pad(back, (0, 1, 0, 1))[:, :, :12, :11].sum(1)
+    torch.testing.assert_close(result.maps[:, 0], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_flat_kernel_with_zeros_around_it_keeps_its_rule():
+    canonical = agf_fx.capture(padded(1, (0, 0, 0, 1)), torch.zeros(1, 3, 12, 11, dtype=torch.float64))
+    canonical = mark_residual_convolutions(mark_residual_merges(canonical))
+    (convolution,) = (node for node in canonical.calls if family_of(node) is Family.CONVOLUTION)
+    assert (
+        REGISTRY["rap"].make(REGISTRY["rap"].options()).stream("relevance").rules.rule_for(convolution).name
+        == "pointwise"
+    )

@@ -31,7 +31,7 @@ def _factors(channels: int) -> tuple[np.ndarray, np.ndarray]:
 def _aggregated(subject: Callable[..., Any], size: Callable[[np.ndarray], Number], kind: str) -> Iterator[Number]:
     channels, groups = (2, 2) if kind == "scaling" else (3, 1)
     x, g = _factors(channels)
-    window = Window([3], [1], [1], [1]) if kind == "window" else None
+    window = Window([3], [1], [(1, 1)], [1]) if kind == "window" else None
     found = subject(Contribution(Symbolic(x), Symbolic(g), groups, window, (channels, 2), (2, 2), 2)).entries
     padded = np.pad(x[0], ((0, 0), (1, 1)), constant_values=number(0))
     for target, position in np.ndindex(2, 2):
