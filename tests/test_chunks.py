@@ -115,7 +115,7 @@ def test_the_estimate_is_the_memory_that_is_used():
     model, x = torchvision.models.resnet18().eval(), images(3, 64).float()
     bound = agf_fx.compile(model, x)._captured()
     program = bound.program
-    estimate, inputs = peak_bytes(program.explanation), bound.inputs(model)
+    estimate, inputs = peak_bytes(program.explanation, program.copied), bound.inputs(model)
     for n, k in [(1, 1), (3, 1), (3, 4)]:
         measured = peak_of(lambda n=n, k=k: program.explanation.module(x[:n], torch.ones(n, k).long(), *inputs))
         assert 0.9 * measured <= estimate(n, k) <= 1.2 * measured

@@ -21,7 +21,7 @@ from agf_fx.ir import operations
 from agf_fx.ir.cost_model import POINTS, graph_cost, in_words, substituted
 from agf_fx.ir.costs import node_cost
 from agf_fx.ir.flops import FLOPS, PRODUCTS, flops, row
-from agf_fx.ir.liveness import live_expressions, peak_bytes, peak_expression
+from agf_fx.ir.liveness import Copies, copies, live_expressions, peak_bytes, peak_expression
 from agf_fx.ir.text import op_name
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.ir.vocabulary import VOCABULARY
@@ -274,7 +274,7 @@ def test_expressions_have_the_values_of_sums_at_numbers():
         at = {BATCH: images_, TARGETS: targets}
         counted = sum(int(node_cost(node).flops.subs(at)) for node in graph.graph.nodes)
         assert cost(images_, targets).flops == cost.flops.subs(at) == counted
-        assert substituted(peak_expression(graph), at) == peak_bytes(graph)(images_, targets)
+        assert substituted(peak_expression(graph, Copies.ALL), at) == peak_bytes(graph, Copies.ALL)(images_, targets)
     assert cost(3)(K=7).flops == cost(3, 7).flops
     assert cost(3)(K=7).peak == cost(3, 7).peak
 
@@ -424,7 +424,43 @@ def test_bytes_alive_by_hand():
 
     graph = agf_fx.capture(Twice().eval(), torch.zeros(1, 2, 4, 4)).graph
     one = 4 * 2 * 4 * 4 * BATCH
-    assert list(live_expressions(graph).values()) == [one, 2 * one, 2 * one, one + 8 * BATCH]
+    assert list(live_expressions(graph, Copies.NOTHING).values()) == [one, 2 * one, 2 * one, one + 8 * BATCH]
+
+
+CONVOLUTIONS = {
+    "pictures": (nn.Conv2d(4, 8, 3, padding=1), (4, 6, 5), 8 * 30, 4 * 9 * 30),
+    "signals": (nn.Conv1d(4, 2, 5, padding=2), (4, 9), 4 * 9, 4 * 5 * 9),
+    "pointwise": (nn.Conv2d(4, 8, 1), (4, 6, 5), 8 * 30, 0),
+    "groups": (nn.Conv2d(4, 8, 3, padding=1, groups=2), (4, 6, 5), 8 * 30, 2 * 9 * 30),
+    "volumes": (nn.Conv3d(1, 2, 3, padding=1), (1, 3, 4, 5), 2 * 60, 27 * 60),
+}
+"""A convolution, an image, and the entries of the larger of what it reads and makes, and of its windows, if it writes
+these out; with groups, of the windows of one of them or of the copies of all."""
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_what_convolutions_copy(name):
+    convolution, shape, larger, windows = CONVOLUTIONS[name]
+    graph = agf_fx.capture(convolution.eval(), torch.zeros(1, *shape)).graph
+    (node,) = (node for node in graph.nodes if node.op == "call_function")
+    pictures = len(shape) == 3
+    own = 4 * convolution.weight.numel()
+    made = 4 * node.meta["type"].entries
+    wanted = {
+        Copies.NOTHING: 0,
+        Copies.ALL_BUT_PICTURES: 0 if pictures else larger,
+        Copies.ALL: larger,
+        Copies.WINDOWS: windows,
+    }
+    for copied, entries in wanted.items():
+        assert live_expressions(graph, copied)[node.name] == made + own + 4 * entries * BATCH
+
+
+def test_what_is_copied_depends_on_dtype_layout_and_device():
+    assert copies(torch.float64, channels_last=True) is Copies.WINDOWS
+    assert copies(torch.float32, channels_last=True) is Copies.ALL_BUT_PICTURES
+    assert copies(torch.bfloat16, channels_last=False) is Copies.ALL
+    assert copies(torch.float64, channels_last=False, on_cpu=False) is Copies.NOTHING
 
 
 def test_rows_are_scaled_as_the_whole_is():

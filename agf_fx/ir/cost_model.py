@@ -11,7 +11,7 @@ import sympy
 from agf_fx.errors import OptionsError
 from agf_fx.ir.costs import bytes_of, total
 from agf_fx.ir.graph import ExplanationGraph
-from agf_fx.ir.liveness import peak_expression
+from agf_fx.ir.liveness import Copies, copies, peak_expression
 from agf_fx.ir.types import BATCH, TARGETS
 from agf_fx.ir.views import PREPARATION, LayerView, NodeView, layer_views, node_views
 
@@ -198,15 +198,22 @@ def in_words(value: Any, unit: str = "") -> str:
     return f"{text} {prefix}{unit}"
 
 
-def graph_cost(explanation: ExplanationGraph, depth: int | None = None, scale: sympy.Rational | int = 1) -> Cost:
+def graph_cost(
+    explanation: ExplanationGraph,
+    depth: int | None = None,
+    scale: sympy.Rational | int = 1,
+    copied: Copies | None = None,
+) -> Cost:
     """The cost of one run of a graph.
 
     Args:
         explanation: the graph.
         depth: of the modules that rows of layers stand for; see `ExplanationGraph.layers`.
         scale: bytes of an entry in the dtype in which it runs, over those in the dtype in which it was captured.
+        copied: what convolutions copy; if it is not given, what they do on a CPU where pictures are in channels-last.
     """
-    views = node_views(explanation)
+    copied = copied or copies(explanation.canonical.image_type.dtype, channels_last=True)
+    views = node_views(explanation, copied)
     run = [view for view in views if view.part != PREPARATION]
     counted = [view for view in run if view.flops is not None]
     canonical = explanation.canonical
@@ -218,13 +225,13 @@ def graph_cost(explanation: ExplanationGraph, depth: int | None = None, scale: s
         flops=total(view.flops for view in counted),
         product_flops=total(view.flops for view in counted if view.product),
         bytes=scale * total(view.bytes for view in run),
-        graph_peak=_scaled(peak_expression(explanation), scale),
+        graph_peak=_scaled(peak_expression(explanation, copied), scale),
         prepare_flops=total(view.flops for view in views if view.part == PREPARATION and view.flops is not None),
         weight_bytes=bytes_of(weights),
         prepared_bytes=scale * bytes_of([types[name] for name in explanation.prepared]),
         image_bytes=scale * bytes_of(canonical.image_type),
         result_bytes=scale * bytes_of(results),
-        layers=tuple(_row_scaled(row, scale) for row in layer_views(explanation, depth)),
+        layers=tuple(_row_scaled(row, scale) for row in layer_views(explanation, depth, views)),
         nodes=tuple(_row_scaled(row, scale) for row in views),
         uncounted=tuple(dict.fromkeys(view.op for view in views if view.flops is None)),
     )

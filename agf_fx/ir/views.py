@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ from agf_fx.ir.costs import NodeCost, node_cost, total
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, RuleNote
 from agf_fx.ir.layers import modules
-from agf_fx.ir.liveness import largest, live_expressions
+from agf_fx.ir.liveness import Copies, copies, largest, live_expressions
 from agf_fx.ir.types import BATCH, TARGETS, TensorType
 from agf_fx.ir.vocabulary import depends_on_images
 
@@ -129,11 +129,15 @@ class LayerView:
     share: float
 
 
-def node_views(explanation: ExplanationGraph) -> list[NodeView]:
-    """A row for every node, in order of execution; see `ExplanationGraph.nodes`."""
+def node_views(explanation: ExplanationGraph, copied: Copies | None = None) -> list[NodeView]:
+    """A row for every node, in order of execution; see `ExplanationGraph.nodes`.
+
+    ``copied`` is what convolutions copy; if it is not given, what they do on a CPU where pictures are in channels-last.
+    """
     explanation.infer_types()
+    copied = copied or copies(explanation.canonical.image_type.dtype, channels_last=True)
     graphs = [explanation.graph, *([explanation.prepare.graph] if explanation.prepare else [])]
-    live = {name: alive for graph in graphs for name, alive in live_expressions(graph).items()}
+    live = {name: alive for graph in graphs for name, alive in live_expressions(graph, copied).items()}
     origins = _Origins(explanation.canonical, live)
     views = []
     links: dict[str, tuple[str, ...]] = {}
@@ -192,19 +196,29 @@ class _Origins:
 _END = {"placeholder": INPUT, "output": RESULT}
 
 
-def layer_views(explanation: ExplanationGraph, depth: int | None = None) -> list[LayerView]:
+def layer_views(
+    explanation: ExplanationGraph, depth: int | None = None, views: Sequence[NodeView] | None = None
+) -> list[LayerView]:
     """A row for every layer; see `ExplanationGraph.layers`."""
-    return [row for row, _ in opened_layers(explanation, depth)]
+    return [row for row, _ in opened_layers(explanation, depth, views)]
 
 
-def opened_layers(explanation: ExplanationGraph, depth: int | None = None) -> list[tuple[LayerView, list[NodeView]]]:
-    """The same rows, each with the operations that are counted in it, in order of execution."""
+def opened_layers(
+    explanation: ExplanationGraph, depth: int | None = None, views: Sequence[NodeView] | None = None
+) -> list[tuple[LayerView, list[NodeView]]]:
+    """The same rows, each with the operations that are counted in it, in order of execution.
+
+    Args:
+        explanation: the graph.
+        depth: see `ExplanationGraph.layers`.
+        views: the rows of its operations, where they are known.
+    """
     groups = _groups(explanation.canonical, depth)
     of_site = {site: group for group in groups.values() for site in group.calls}
     of_path = {path: group for group in groups.values() for path in group.paths}
     for place in (SEED, READ_OUT, WEIGHTS):
         groups[place] = _Group(place)
-    views = explanation.nodes()
+    views = explanation.nodes() if views is None else views
     reached = _reached(explanation, views)
     for view in views:
         if view.op in ("input", "output"):

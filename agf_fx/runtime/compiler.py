@@ -146,6 +146,7 @@ class _Stages:
                 placement=placement,
                 options=options,
                 small_pieces=eager and device.type == "cpu",
+                on_cpu=device.type == "cpu",
                 artefacts=self._disk and self._disk.writable_artefacts(),
             )
 

@@ -31,7 +31,7 @@ def cost(program: Program, method: Method, depth: int | None = None) -> Cost:
     """
     own = program.canonical.image_type.dtype.itemsize
     scale = sympy.Rational(program.placement.dtype.itemsize, own)
-    one = graph_cost(program.explanation, depth, scale)
+    one = graph_cost(program.explanation, depth, scale, program.copied)
     if program.rearranges:
         one = replace(one, graph_peak=raised(one.graph_peak, one.image_bytes))
     weights = [node.meta["type"] for node in program.canonical.graph.find_nodes(op="placeholder")[1:]]

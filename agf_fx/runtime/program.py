@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agf_fx.ambient import shielded, without_tf32
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph
-from agf_fx.ir.liveness import largest_per_pair, peak_bytes
+from agf_fx.ir.liveness import copies, largest_per_pair, peak_bytes
 from agf_fx.options import CompileOptions
 from agf_fx.runtime.backends import runner
 from agf_fx.runtime.chunks import Limits, run_in_chunks
@@ -33,6 +33,7 @@ class Program:
         explanation: the graph.
         key: identifies architecture, method, options and placement.
         placement: dtype and memory format in which the graph runs, and whether in TF32.
+        copied: what convolutions copy where it runs.
         limits: what is explained at once.
     """
 
@@ -46,6 +47,7 @@ class Program:
         placement: Placement | None = None,
         options: CompileOptions | None = None,
         small_pieces: bool = False,
+        on_cpu: bool = True,
         artefacts: Path | None = None,
     ) -> None:
         options = options or CompileOptions()
@@ -53,6 +55,7 @@ class Program:
         self.explanation = explanation
         self.key = key
         self.placement = placement or Placement(canonical.image_type.dtype, channels_last=False)
+        self.copied = copies(self.placement.dtype, self.placement.channels_last, on_cpu)
         self.limits = Limits(options.max_batch, options.memory_limit, self._estimate)
         if small_pieces and options.max_batch is None:
             self.limits.preferred = max(1, REUSED_ALLOCATION // self._bytes(largest_per_pair(explanation)))
@@ -111,4 +114,4 @@ class Program:
 
     @functools.cached_property
     def _peak_bytes(self) -> Callable[[int, int], int]:
-        return peak_bytes(self.explanation)
+        return peak_bytes(self.explanation, self.copied)
