@@ -363,6 +363,43 @@ def test_a_method_that_hardly_tells_classes_apart_is_named():
     assert "eigencam" in finding.message
 
 
+def test_equal_classes_are_the_networks_whatever_the_method():
+    """LRP-ε is not made to contrast classes, and is not to blame where all have the same weights."""
+    model = equal_rows(True)
+    model.fc.bias.data = torch.arange(5.0)
+    (finding,) = (
+        each
+        for each in agf_fx.compile(model, method="lrp-epsilon").diagnose(image(), 1).findings
+        if each.kind == "class-independent"
+    )
+    assert (finding.layer, finding.severity) == ("fc", "problem")
+
+
+def test_a_grid_that_a_convolution_in_front_blurs_is_no_noise():
+    torch.manual_seed(0)
+    body = {"conv": nn.Conv2d(3, 8, 3, padding=1), "act": nn.ReLU(), "down": nn.Conv2d(8, 8, 1, stride=2)}
+    model = network(**body, act2=nn.ReLU(), **pooled(8))
+    kinds = {}
+    for method in ("agf", "lrp-epsilon"):
+        findings = agf_fx.compile(model, method=method).diagnose(image(), 1).findings
+        kinds[method] = [(finding.kind, finding.layer) for finding in findings if finding.kind in ("grid", "noisy")]
+    assert set(map(tuple, kinds.values())) <= {(("grid", "down"),), ()}
+    assert kinds["agf"] == [("grid", "down")]
+
+
+def test_a_blank_map_has_one_finding():
+    model = relued(-100.0)
+    assert [finding.kind for finding in agf_fx.compile(model).diagnose(image(), 1).findings] == ["blank"]
+
+
+def test_noise_is_not_answered_with_the_method_that_has_it():
+    for method, advised in (("agf", 'method="gradcam"'), ("gradient", 'method="agf" or "gradcam"')):
+        findings = agf_fx.compile(noise_filters(True), method=method).diagnose(image(), 1).findings
+        noisy = [finding for finding in findings if finding.kind == "noisy"]
+        assert noisy or method == "agf"
+        assert all(advised in finding.advice for finding in noisy)
+
+
 def test_a_constant_image_is_named():
     diagnosis = agf_fx.compile(small(), method="gradient-x-input").diagnose(torch.zeros(1, 3, SIZE, SIZE), 1)
     (finding,) = diagnosis.findings

@@ -312,8 +312,8 @@ def _groups(canonical: CanonicalGraph, depth: int | None) -> dict[str, _Group]:
     repeated: Counter[str] = Counter()
     for node in calls:
         path, operation = node.meta["module"], text.op_name(node.target)
-        if depth is not None:
-            key = ".".join(path.split(".")[:depth]) or operation
+        if depth is not None and path:
+            key = ".".join(path.split(".")[:depth])
         else:
             key = path if path and of_module[path] == 1 else f"{path}.{operation}".lstrip(".")
             repeated[key] += 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.inspect.diagnosis import measures
-from agf_fx.inspect.diagnosis.case import Case, beginning
+from agf_fx.inspect.diagnosis.case import Case, beginning, most
 from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.inspect.layer_maps import over_channels
 
@@ -41,7 +41,7 @@ def noise(case: Case) -> Check:
         measured["roughness of the image"] = measures.roughness(pixels[0] - pixels[0].mean())
     if not rough > ROUGH:
         return Check(kind, measured, limit)
-    if max(_strengths(case).values(), default=0) > GRID:
+    if _drawn_by_a_stride(case) is not None:
         return Check(kind, measured, limit, left_out="the map is a grid, in which neighbours differ without noise")
     if measured.get("roughness of the image", 0) > ROUGH:
         said = "the image is noise itself, so that noise of the map says nothing of the network; give a photograph"
@@ -60,9 +60,10 @@ def noise(case: Case) -> Check:
             f"{measured['correlation after a nudge']:.2f}), so that it is not the image's."
         )
     )
+    calmer = [f'"{name}"' for name in ("agf", "gradcam") if name != case.method.name]
     advice = (
-        'average over noise (method="smoothgrad"), choose a method without such noise (method="agf" or "gradcam"), or '
-        'draw the figure smoothed: result.save("map.png", smooth=2).'
+        f'average over noise (method="smoothgrad"), choose a method without such noise (method={" or ".join(calmer)}), '
+        'or draw the figure smoothed: result.save("map.png", smooth=2).'
     )
     return _beginning_at(case, kind, measured, limit, where, message, advice)
 
@@ -81,19 +82,19 @@ def _roughness(drawn: Tensor) -> float | None:
 
 def grid(case: Case) -> Check:
     """Whether the map repeats with the period of a stride, and which call draws that."""
-    kind, limit = "grid", f"strength above {GRID} at a period"
+    kind, limit = "grid", f"strength above {GRID} at a period, or half that in a rough map of a layer that has it"
     unfit = _unfit(case)
     if unfit:
         return Check(kind, limit=limit, left_out=unfit)
     strengths = _strengths(case)
     if not strengths:
         return Check(kind, limit=limit, left_out="the network has no strides, or the map too few periods of them")
-    period = max(strengths, key=strengths.get)
     measured = {f"period {size}": strength for size, strength in strengths.items()}
-    if not strengths[period] > GRID:
+    period = _drawn_by_a_stride(case)
+    if period is None:
         return Check(kind, measured, limit)
-    measure = functools.partial(_strength, height=case.drawn.shape[0], period=period)
-    where = beginning(case, _on_maps(case, measure), GRID)
+    least = GRID if measured[f"period {period}"] > GRID else GRID / 2
+    where = beginning(case, _on_maps(case, _strength_at(case, period)), least)
     message = (
         f"the map is a grid with a period of {period} pixels (strength {strengths[period]:.2f}, where 1 is all on one "
         "pixel of each cell)."
@@ -106,6 +107,26 @@ def grid(case: Case) -> Check:
         "multiple of its stride, or pooling in place of the stride."
     )
     return _beginning_at(case, kind, measured, limit, where, message, advice)
+
+
+def _drawn_by_a_stride(case: Case) -> int | None:
+    """The period of the grid that the map is; None where it is none.
+
+    Of a rough map half the strength will do, if a layer has the whole of it: convolutions in front blur a grid.
+    """
+    strengths = _strengths(case)
+    period = max(strengths, key=strengths.get, default=None)
+    if period is None or strengths[period] > GRID:
+        return period
+    blurred = strengths[period] > GRID / 2 and measures.roughness(case.drawn) > ROUGH
+    if not blurred:
+        return None
+    drawn = most(case, _on_maps(case, _strength_at(case, period)))
+    return period if drawn is not None and drawn > GRID else None
+
+
+def _strength_at(case: Case, period: int) -> Callable[[Tensor], float | None]:
+    return functools.partial(_strength, height=case.drawn.shape[0], period=period)
 
 
 def _strengths(case: Case) -> dict[int, float]:

@@ -158,6 +158,14 @@ def beginning(case: Case, measure: Measure, limit: float, *walks: Streams | None
     return Place.of(next((call for call in calls if found in call.all_input_nodes), found))
 
 
+def most(case: Case, measure: Measure) -> float | None:
+    """The most that is measured where every way passes; None where nothing can be, or `Case.no_place` says why."""
+    if case.no_place or case.walk is None:
+        return None
+    known = [_at_value(case, measure, (case.walk,), node) for node in passed_by_all(case.signals)]
+    return max((value for value in known if value is not None), default=None)
+
+
 def _at_value(case: Case, measure: Measure, walks: tuple[Streams, ...], node: fx.Node) -> float | None:
     messages = [walk.messages[case.stream].get(node.name) for walk in walks]
     return None if any(message is None for message in messages) else measure(node, *messages)

@@ -27,10 +27,8 @@ def differences(case: Case) -> Check:
     measured = {f"class {code % classes}": value for code, value in zip(case.others, correlations, strict=True)}
     if not all(value > SAME for value in correlations):  # NaN: the other map is blank, and this one is not
         return Check(kind, measured, limit)
-    if case.class_specific is False:
-        message = (
-            f"by its definition {case.method.name} hardly tells classes apart: it draws nearly the same map for all."
-        )
+    if case.class_specific is False and not _of_one_class(case):
+        message = f"{case.method.name} is not made to tell classes apart, and draws nearly the same map for all."
         advice = 'choose a method that is made to tell classes apart, such as method="agf", "gradcam" or "sglrp".'
         return found(kind, measured, limit, None, message, advice, severity="note")
     where = beginning(case, _least, SAME)
@@ -66,6 +64,13 @@ def _head(case: Case, where: Place) -> fx.Node | None:
         (node for node in case.signals if node.name == where.node and node.op != "placeholder" and facts(node).head),
         None,
     )
+
+
+def _of_one_class(case: Case) -> bool:
+    """Whether a last layer has the same weights for the classes that are looked at, whatever the method."""
+    heads = [node for node in case.signals if node.op == "call_function" and facts(node).head]
+    found = [rows for rows in (_rows(case, head) for head in heads) if rows is not None]
+    return bool(found) and min(found) > SAME
 
 
 def _rows(case: Case, head: fx.Node) -> float | None:

@@ -191,6 +191,8 @@ def _no_flows(case: Case, flows: tuple[Flow, ...]) -> str:
         return case.no_walk
     if not flows:
         return f"{case.method.name} hands on no relevance to the pixels"
+    if not bool((case.drawn != 0).any()):
+        return "the map is blank, and what is lost is lost where it becomes so"
     size = _size(flows[0])
     return "" if 0 < size < float("inf") else "the relevance at the logits is 0 or not finite"
 
