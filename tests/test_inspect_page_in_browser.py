@@ -168,6 +168,25 @@ def test_it_fits_a_phone(browser, written):
         assert tab.locator("#details").is_hidden()
 
 
+def test_the_slider_is_wide_on_a_narrow_phone(browser, written, compared):
+    for path in (written, compared[0]):
+        with visit(browser, path, **PHONE | {"viewport": {"width": 320, "height": 640}}) as tab:
+            assert tab.locator("#slider").bounding_box()["width"] > 150
+            assert tab.locator("#stop").evaluate("node => node.scrollWidth <= node.clientWidth")
+            rows = tab.locator(".row").first.evaluate("row => row.parentElement.parentElement.clientHeight")
+            assert rows > 150
+
+
+def test_a_row_without_a_map_says_so(opened):
+    opened.locator('.row[data-key="l:1"]').click()
+    assert "stem" in opened.locator("#stop").inner_text()
+    opened.locator(".row .name", has_text="(target)").click()
+    assert opened.locator("#stop").inner_text() == "(target) has no map of its own"
+    assert opened.locator("#now").is_hidden()
+    opened.locator('.row[data-key="l:1"]').click()
+    assert opened.locator("#now").is_visible()
+
+
 class Dense(nn.Module):
     """Every layer reads all that are before it, as in a DenseNet."""
 

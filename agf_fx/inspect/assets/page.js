@@ -553,7 +553,9 @@ function follow() {  // the slider goes where the choice is
   if (moving || !data.picture) return;
   const row = state.rows[placeOf(state.chosen)], inside = row.item.inside;
   const stop = stops.findIndex((index) => inside.includes(index));
-  if (stop >= 0) goTo(stop, {select: false});
+  if (stop >= 0) return goTo(stop, {select: false});
+  $("stop").replaceChildren(el("strong", {}, row.item.name || "the model"), " has no map of its own");
+  for (const picture of [$("now"), $("then")]) if (picture) picture.style.visibility = "hidden";
 }
 function chart() {
   const sums = stops.map((index) => leaves[index].cut ?? leaves[index].total ?? NaN), finite = sums.filter(Number.isFinite);
