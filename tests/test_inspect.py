@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from importlib import import_module
@@ -146,7 +147,7 @@ def test_rows_of_layers():
 
 def test_layers_at_a_depth():
     rows = {row.name: row for row in graph().layers(1)}
-    assert {"stem", "stage", "fc", "<b>[red]", "relu", "mean.dim", SEED, READ_OUT} == set(rows)
+    assert {"stem", "stage", "fc", "<b>[red]", "relu", "relu#2", "mean.dim", SEED, READ_OUT} == set(rows)
     stage = rows["stage"]
     assert stage.operation == "Sequential"
     assert stage.form == "full and flat"
@@ -286,7 +287,18 @@ def test_what_a_narrow_terminal_leaves_out_is_named_and_comes_back():
     cost = of_network("squeezenet1_1", "lrp-epsilon", 2)
     shown = {width: set(printed(layers_table(cost), width).splitlines()[0].split()) for width in (60, 80, 100, 200)}
     assert shown[60] < shown[80] < shown[100] < shown[200]
-    every = {"layer", "operation", "role", "rule", "ops", "products", "FLOP", "bytes", "share"}  # no form: not in LRP
+    every = {
+        "layer",
+        "operation",
+        "role",
+        "rule",
+        "ops",
+        "products",
+        "FLOP",
+        "bytes",
+        "alive",
+        "share",
+    }  # no form: not in LRP
     assert shown[200] == every
     last = printed(layers_table(cost), 80).splitlines()[-1]
     assert {word.strip(",)") for word in last.partition(": ")[2].split()} == every - shown[80]
@@ -485,3 +497,52 @@ def test_wrong_usage(arguments, complaint):
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert complaint in result.stderr
+
+
+def test_stages_begin_with_the_images_and_end_with_weights():
+    lines = run("--stage", "canonical").output.splitlines()
+    assert lines[2].startswith("%images = input")
+    assert " = conv2d(" in lines[3]
+    (weights,) = (place for place, line in enumerate(lines) if line.endswith("weights and constants"))
+    assert all(" = input" in line for line in lines[weights + 2 :] if line)
+
+
+def test_patterns_are_of_noise_where_none_are_given():
+    for words in ((), ("--layer", "stage.0.conv1"), ("--stage", "emitted")):
+        shown = run("--method", "pattern-net", *words)
+        assert shown.exit_code == 0, shown.output
+        assert "those of noise" in shown.output
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_costs_are_plotted(ending, tmp_path):
+    file = tmp_path / f"costs.{ending}"
+    shown = run("--plot", str(file), "--images", "4", "--targets", "2", "--method", "lrp-epsilon")
+    assert shown.exit_code == 0, shown.output
+    assert file.stat().st_size > 10_000
+    assert run("--plot", str(tmp_path / "costs.xyz")).exit_code != 0
+
+
+def test_functions_of_one_kind_are_rows_of_their_own():
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterList([torch.randn(3, 3, 3, 3) for _ in range(2)])
+
+        def forward(self, x):
+            for weight in self.weights:
+                x = F.relu(F.conv2d(x, weight))
+            return x.mean((2, 3))
+
+    graph = agf_fx.compile(Functions().eval(), torch.zeros(1, 3, 12, 12)).graph
+    for depth in (None, 1, 3):
+        names = [row.name for row in graph.layers(depth)]
+        assert [name for name in names if name.startswith(("conv2d", "relu"))] == [
+            "conv2d",
+            "relu",
+            "conv2d#2",
+            "relu#2",
+        ]
+    edges = re.findall(r'"([^"]+)" -> "([^"]+)"', formats.dot(graph, 2))
+    assert nx.is_directed_acyclic_graph(nx.DiGraph(edges))
+    assert len(edges) >= 4

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agf_fx.runtime.explainer import Explainer
 
 _WIDTH = 150  # of tables that go to a file or another program
+_MEMORY = "16GB"
 _ROWS, _FEWEST_ROWS = 30, 12  # of layers, by default
 _BESIDE, _BESIDE_BRIEF = 24, 14  # lines of the screen that are not rows of layers
 
@@ -48,7 +49,7 @@ def inspect(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say how many images fit in --memory at once, and how long they take.")
     ] = False,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="What --plan may use, such as 16GB or 16GiB.")] = "16GB",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="What --plan may use, such as 16GB or 16GiB.")] = _MEMORY,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the costs by layer and as they grow: .png, .svg, .pdf, ..."),
@@ -99,6 +100,10 @@ def inspect(
     with expected_errors(console):
         if len(given) > 1:
             raise OptionsError(f"{' and '.join(given)} show different things; give one of them.")
+        if memory != _MEMORY and not plan:
+            raise OptionsError("--memory is what --plan may use; add --plan.")
+        if plan and images != 1:
+            raise OptionsError("--plan says how many images fit; leave --images out.")
         if image is not None and html is None and compare is None and not diagnose:
             raise OptionsError("--image is shown by a page, compared or diagnosed; add --html FILE or --diagnose.")
         if html is not None and (layer is not None or full):
@@ -132,7 +137,7 @@ def inspect(
                 loaded.model,
                 example,
                 method=name,
-                options=settings,
+                options=settings if image else options.with_any_patterns(console, loaded, example, settings),
                 precision=precision,
                 output=loaded.select,
                 unknown_ops=unknown_ops,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from agf_fx.cli.console import WRONG_USAGE, expected_errors
 from agf_fx.errors import OptionsError
-from agf_fx.runs.console import stdout_kept_clean
+from agf_fx.runs.console import say, stdout_kept_clean
 
 if TYPE_CHECKING:
     from agf_fx.models import LoadedModel
@@ -58,6 +59,23 @@ def of_method(console: Console, method: str, assignments: list[str] | None) -> A
 
     with expected_errors(console, status=WRONG_USAGE):
         return REGISTRY[method].parsed(assignments or [])
+
+
+def with_any_patterns(console: Console, loaded: LoadedModel, example: Any, chosen: Any) -> Any:
+    """The options; where a method needs patterns and none are given, with some of noise: its graph is the same."""
+    from agf_fx.methods.patterns import PatternOptions
+
+    if not isinstance(chosen, PatternOptions) or chosen.patterns is not None:
+        return chosen
+    import torch
+
+    import agf_fx
+
+    say(console, "no patterns are given; the graph, which is the same for all, is shown with those of noise")
+    noise = torch.randn(4, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of neurons that noise says nothing of
+        return PatternOptions(agf_fx.fit_patterns(loaded.model, [noise], output=loaded.select))
 
 
 def of_methods(names: str, assignments: list[str]) -> dict[str, Any]:

@@ -48,19 +48,18 @@ def argument(value: Any) -> str:
 
 
 def canonical_text(canonical: CanonicalGraph) -> str:
-    """A canonical graph as aligned columns: call, type, module path, facts."""
+    """A canonical graph as aligned columns: call, type, module path, facts; weights and constants behind it."""
     title = f"canonical graph of {canonical.name}: {canonical.image_type} -> {canonical.logits.meta['type']}"
     weights = canonical.signature.weights
-    rows = [
-        (
-            call(node),
-            _type_text(node.meta.get("type")),
-            weights.get(node.name) or node.meta.get("module", ""),
-            str(facts(node)),
-        )
-        for node in canonical.graph.nodes
-    ]
-    return _page(title, ("node", "type", "module", "facts"), rows)
+    pages: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
+    for node in canonical.graph.nodes:
+        row = call(node), _type_text(node.meta.get("type")), weights.get(node.name) or node.meta.get("module", "")
+        pages[node.op == "placeholder" and node is not canonical.images].append((*row, str(facts(node))))
+    columns = "node", "type", "module", "facts"
+    first = _page(title, columns, pages[False])
+    if not pages[True]:
+        return first
+    return "\n".join([first, _page(f"its {len(pages[True])} weights and constants", columns, pages[True])])
 
 
 def explanation_text(explanation: ExplanationGraph) -> str:

@@ -82,7 +82,10 @@ class Inspection:
         """What one image looks like at every layer."""
         check_concrete(image)
         if len(image) != 1:
-            raise InputError(f"a page shows one image, not {len(image)}; give images[:1].")
+            raise InputError(
+                f"a page shows one image, (1, C, H, W), not {tuple(image.shape)}; give images[:1] of a batch, and "
+                "image[None] of an image alone."
+            )
         with shielded(), without_tf32():
             bound, weights, codes = self.requested(image, target, None)
             return layer_maps(bound.program.canonical, self.method, image, codes, weights)
