@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import sympy
@@ -86,8 +87,9 @@ class Cost:
         """
         given = {"N": N, "K": K, "S": S}
         for name, value in given.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise OptionsError(f"{name} is {value!r}; give a whole number of 1 or more.")
+            given[name] = value if value is None else int(value)
         if S is None and (N is not None or K is not None):
             given["S"] = self.points
         at = {name: value for name, value in given.items() if value is not None and name not in self.at}
