@@ -501,3 +501,51 @@ def test_a_figure_is_of_a_cost_in_symbols(costs, tmp_path):
         save(costs, tmp_path / "costs.xyz")
     save(costs, tmp_path / "costs.svg")
     assert "bytes alive in a run" in (tmp_path / "costs.svg").read_text()
+
+
+# --- by the size of the images --------------------------------------------------------------------------------------
+
+
+def test_costs_are_expressions_in_the_size():
+    model = small_vgg(classes=4).float()
+    found = agf_fx.compile(model, torch.zeros(1, 3, 16, 16)).cost_by_size(8)
+    assert set(found.symbols) == {"H", "W"}
+    expected = agf_fx.compile(model, torch.zeros(1, 3, 24, 72)).cost(2, 3)
+    at = found(N=2, K=3, H=24, W=72)
+    assert (at.flops, at.product_flops, at.bytes) == (expected.flops, expected.product_flops, expected.bytes)
+    assert "operations" in str(found)
+    assert found.flops.has(found.symbols["H"] * found.symbols["W"])
+
+
+def test_attention_grows_with_the_square_of_positions_and_signals_have_one_size():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.fc = nn.Conv1d(2, 8, 4, 4), nn.Linear(8, 3)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            y = self.patches(x).transpose(1, 2)
+            return self.fc((y + self.attention(y, y, y, need_weights=False)[0]).mean(1))
+
+    model = Attention().eval()
+    found = agf_fx.compile(model, torch.zeros(1, 2, 16), method="attnlrp").cost_by_size(4)
+    (size,) = found.symbols.values()
+    assert sympy.degree(found.product_flops, size) == 2
+    expected = agf_fx.compile(model, torch.zeros(1, 2, 60), method="attnlrp").cost(1, 2)
+    assert found(N=1, K=2, W=60).product_flops == expected.product_flops
+
+
+def test_costs_that_are_no_polynomial_and_wrong_sizes_are_refused():
+    layers = nn.Conv2d(3, 4, 3, stride=3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    explainer = agf_fx.compile(nn.Sequential(*layers).eval(), torch.zeros(1, 3, 16, 16))
+    latest = explainer.fingerprint
+    with pytest.raises(OptionsError, match="no polynomial in the size at multiples of 4"):
+        explainer.cost_by_size(4)
+    assert explainer.fingerprint == latest
+    found = explainer.cost_by_size(3)
+    for given, message in (({"H": 4}, "multiples of 3"), ({"D": 3}, "some of N, K, S, H, W"), ({"N": 0}, "above 0")):
+        with pytest.raises(OptionsError, match=message):
+            found(**given)
+    with pytest.raises(OptionsError, match="multiple is 0"):
+        explainer.cost_by_size(0)

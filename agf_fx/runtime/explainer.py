@@ -42,6 +42,7 @@ from agf_fx.store.counters import Counters
 if TYPE_CHECKING:
     from agf_fx.inspect.diagnosis import Diagnosis
     from agf_fx.runtime.planning import Plan
+    from agf_fx.runtime.sizes import CostBySize
 
 
 def compile(
@@ -410,6 +411,23 @@ class Explainer:
             OptionsError: a number is not a whole number above 0.
         """
         return self._inspection.cost(self._captured().program, N, K, S, depth)
+
+    @shielded()
+    def cost_by_size(self, multiple: int = 32) -> CostBySize:
+        """Operations and bytes moved as expressions in the size of the images as well: H and W of pictures.
+
+        The model is compiled for a few sizes, which takes seconds each.
+
+        Args:
+            multiple: the expressions are of sizes that are multiples of this number, which all strides together should
+                divide.
+
+        Raises:
+            CaptureError: the model does not take images of other sizes.
+            InputError: nothing has been captured yet.
+            OptionsError: the cost is no polynomial in the size at such multiples.
+        """
+        return self._inspection.cost_by_size(self._captured().program, multiple)
 
     def plan(self, memory: int | str, K: int = 1, *, calibrate: bool = True) -> Plan:
         """The largest batch that is explained at once in so much memory, and the time it takes on this machine.

@@ -18,18 +18,21 @@ from agf_fx.inspect.layer_maps import LayerMaps, layer_maps
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
 from agf_fx.ir.graph import CanonicalGraph
+from agf_fx.ir.places import image_channel
 from agf_fx.methods.method import Method
 from agf_fx.pipeline import optimisations
 from agf_fx.rules.site import RELEVANCE
-from agf_fx.runtime.binding import Bound
+from agf_fx.runtime.binding import Binding, Bound
 from agf_fx.runtime.inputs import as_batch
 from agf_fx.runtime.program import Program
 from agf_fx.runtime.recipe import Recipe
+from agf_fx.store.counters import Counters
 
 if TYPE_CHECKING:
     from agf_fx.inspect.diagnosis import Diagnosis
     from agf_fx.runtime.explanation import Explanation
     from agf_fx.runtime.planning import Plan
+    from agf_fx.runtime.sizes import CostBySize
 
 Target = int | Sequence[int] | Tensor | None
 Requested = Callable[[Tensor, Target, int | None], tuple[Bound, dict[str, Tensor], Tensor]]
@@ -95,6 +98,23 @@ class Inspection:
         from agf_fx.runtime.costing import cost  # which needs sympy's functions, and few ask for
 
         return cost(program, self.method, depth)(N, K, S)
+
+    def cost_by_size(self, program: Program, multiple: int) -> CostBySize:
+        """What an explanation costs, by the size of the images as well."""
+        from agf_fx.runtime.sizes import by_size  # which few ask for
+
+        binding, kind = Binding(self.model, self.recipe, self.method, Counters()), program.canonical.image_type
+        channel = image_channel(program.canonical)
+        dims = [dim for dim in range(1, kind.rank) if dim != channel]
+        example = self._example(program)
+
+        def cost_at(sizes: Sequence[int]) -> Cost:
+            shape = [1, *kind.sample_shape]
+            for dim, size in zip(dims, sizes, strict=True):
+                shape[dim] = size
+            return self.cost(binding.of(example.new_zeros(shape)).program, None, None, None, 1)
+
+        return by_size(cost_at, len(dims), multiple)
 
     def plan(self, program: Program, memory: int | str, K: int, explain: Callable[..., Explanation] | None) -> Plan:
         """The largest batch that is explained at once in so much memory, timed where ``explain`` is given."""
