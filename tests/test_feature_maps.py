@@ -253,7 +253,6 @@ MOVES = {
     "every second row turned": lambda x: torch.cat([x[:, :6], x[:, 6:12].flip(1), x[:, 12:]], 1),
     "read as something else": lambda x: x.reshape(-1, 8, 24).transpose(1, 2),
     "added to itself elsewhere": lambda x: x + x.roll(7, 1),
-    "a part": lambda x: x[:, :12],
 }
 BACK = {
     "windows and back": lambda x: (
@@ -277,6 +276,18 @@ def test_tokens_in_another_order_are_no_map(move):
         with pytest.raises(OptionsError, match="lie as in the images"):
             agf_fx.compile(model, IMAGES, method=method, options=options)
     assert first_choice(model) in ("", "patches")  # before they are moved
+
+
+def test_a_part_of_the_tokens_is_a_map_of_a_part_of_the_image():
+    torch.manual_seed(0)
+    model = Moved(lambda x: x[:, :12]).eval().double()
+    value, gradient = at(model, "mark")
+    part = [each.unflatten(-2, (2, 6)).movedim(-1, -3) for each in (value, gradient)]
+    small = (part[0] * part[1].mean((-1, -2), keepdim=True)).sum(2).transpose(0, 1)
+    options = {"layer": "mark", "relu": False, "normalise": False}
+    found = agf_fx.compile(model, method="gradcam", options=options).explain(IMAGES, TARGETS).maps
+    assert relative(found[:, :, :8], nn.functional.interpolate(small, (8, 24), mode="bilinear")) <= 1e-10
+    assert not found[:, :, 8:].any()
 
 
 @pytest.mark.parametrize("move", BACK)
@@ -348,6 +359,95 @@ def test_maps_of_a_model_that_crops_lie_where_it_looks(method, crop):
     outside = found.clone()
     outside[:, :, rows, columns] = 0
     assert not outside.any()
+
+
+WHERE = {
+    "a layer in front": (lambda s, x: s.colours(x)[:, :, 4:12, 8:16], (4, 12, 8, 16)),
+    "a mean behind": (lambda s, x: nn.functional.avg_pool2d(x[:, :, 2:14, 2:22], 4), (2, 14, 2, 22)),
+    "every third": (lambda s, x: x[:, :, 3:15:3, 3:21:3], (3, 15, 3, 21)),
+    "every second": (lambda s, x: torch.cat([x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]], 1)[:, :3], (0, 16, 0, 24)),
+    "larger first": (lambda s, x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear")[:, :, 8:24, 16:32], (4, 12, 8, 16)),
+    "an odd size": (lambda s, x: nn.functional.max_pool2d(x[:, :, :15, :23], 3, 1, 1), (0, 15, 0, 23)),
+    "twice": (lambda s, x: x[:, :, 2:14, 4:20][:, :, 2:10, 4:12], (4, 12, 8, 16)),
+}
+
+
+class Looking(nn.Module):
+    def __init__(self, look):
+        super().__init__()
+        torch.manual_seed(0)
+        self.look, self.colours = look, nn.Conv2d(3, 3, 1)
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(self.look(self, x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", WHERE)
+def test_where_a_model_looks(name):
+    look, (top, bottom, left, right) = WHERE[name]
+    model = Looking(look).eval().double()
+    options = {"relu": False, "normalise": False}
+    found = agf_fx.compile(model, method="gradcam", options=options).explain(IMAGES, TARGETS).maps
+    small = agf_fx.compile(model, method="gradcam", options=RAW).explain(IMAGES, TARGETS).maps
+    size = bottom - top, right - left
+    expected = torch.zeros_like(found)
+    expected[:, :, top:bottom, left:right] = nn.functional.interpolate(small, size, mode="bilinear")
+    assert relative(found, expected) <= 1e-10
+
+
+def test_images_with_an_odd_size_are_seen_as_a_whole():
+    images = IMAGES[:, :, :15, :23].contiguous()
+    for pool in (nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1)):
+        model = Looking(lambda s, x, pool=pool: pool(x)).eval().double()
+        options = {"relu": False, "normalise": False}
+        found = agf_fx.compile(model, method="gradcam", options=options).explain(images, TARGETS).maps
+        small = agf_fx.compile(model, method="gradcam", options=RAW).explain(images, TARGETS).maps
+        assert relative(found, nn.functional.interpolate(small, (15, 23), mode="bilinear")) <= 1e-10
+
+
+def test_zeros_around_a_crop_leave_no_map():
+    model = Looking(lambda s, x: nn.functional.pad(x[:, :, 4:12, 8:16], (4, 4, 4, 4))).eval().double()
+    with pytest.raises(OptionsError):
+        agf_fx.compile(model, IMAGES, method="gradcam")
+
+
+class Decoder(nn.Module):
+    def __init__(self, mode):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head, self.mode = nn.Linear(4, 5), mode
+
+    def forward(self, x):
+        small = torch.relu(self.b(torch.relu(self.a(x))))
+        larger = nn.functional.interpolate(small, scale_factor=2, mode=self.mode)
+        return self.head(torch.relu(self.c(larger)).mean((2, 3)))
+
+
+class TokenNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 6, 4, 4), nn.BatchNorm1d(24), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.patches(x).flatten(2).transpose(1, 2))).mean(1))
+
+
+def valid():
+    layers = [layer for size in (3, 4, 4, 4, 4) for layer in (nn.Conv2d(size, 4, 3), nn.ReLU())]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Decoder("nearest"), lambda: Decoder("bilinear"), TokenNorm, valid],
+    ids=["nearest", "bilinear", "tokens", "valid"],
+)
+def test_fullgrad_takes_networks_whose_positions_are_in_order(build):
+    torch.manual_seed(0)
+    maps = agf_fx.compile(build().eval().double(), method="fullgrad").explain(IMAGES, TARGETS).maps
+    assert maps.shape == (2, 2, 16, 24)
+    assert bool((maps.amax((2, 3)) > 0).all())
 
 
 def test_layers_that_see_different_parts_of_the_images_have_maps_of_their_own():

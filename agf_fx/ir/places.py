@@ -12,11 +12,15 @@ from agf_fx.ir.facts import UNCLEAR, facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.positions import positions
 from agf_fx.ir.types import BATCH, TensorType
-from agf_fx.ir.vocabulary import signals
 
 _APART = 0.6  # of the distance of neighbours: so far may windows at an edge be from where they would be elsewhere
 _ASIDE = 0.75  # of that distance: so far may their middle be from that of the image, as strides shift it
 _COVERED = 0.5, 2.0  # of what is seen of the image, by positions and their distance
+_OF_A_CROP = 1.25  # of a crop, at most: more, and zeros have been put around it
+_BACK = 0.2  # of the image's length: so far may places go back, or differ between others, and still be in order
+_NEARLY = 0.05  # of a pixel
+
+aten = torch.ops.aten
 
 
 class Grid(NamedTuple):
@@ -48,28 +52,55 @@ class Places:
 
     def __init__(self, canonical: CanonicalGraph) -> None:
         shape, channel = canonical.image_type.shape, image_channel(canonical)
-        self._first_layers = [node for node in canonical.calls if facts(node).input_layer]
-        self._seen: dict[fx.Node, tuple[Extent, ...]] = {}
         self.dims = tuple(dim for dim in range(1, len(shape)) if dim != channel)
         self._lengths = tuple(shape[dim] for dim in self.dims)
         self._coordinates = [positions(canonical, dim) for dim in self.dims]
         self._grids: dict[fx.Node, Grid | None] = {}
+        self._seen = self._all_seen(canonical)
 
     def lie_as_in_images(self, node: fx.Node, channel: int) -> bool:
         """Whether the dimensions of a value but the batch and ``channel`` are those of the images, in their order."""
         return self._regular(node, [of[node][0].movedim(channel - 1, -1) for of in self._coordinates])
 
     def seen(self, node: fx.Node) -> tuple[Extent, ...]:
-        """The part of the images that a value is computed from, along each of `dims`; all but of a model that crops.
+        """The part of the images that a value is computed from, along each of `dims`: all but where a model crops.
 
-        It is what the first layers in front of the value read.
+        Slices, `index_select` and padding below 0 crop, of the images or of a feature map, where they leave out a place
+        or more at an end. What strides, windows and kernels do at the borders is no crop.
         """
-        if node not in self._seen:
-            before = _with_all_before(node)
-            read = [signals(layer)[0] for layer in self._first_layers if layer in before]
-            rows = zip(self._coordinates, self._lengths, strict=True)
-            self._seen[node] = tuple(_extent([of[each] for each in read if each in of], length) for of, length in rows)
-        return self._seen[node]
+        found = self._seen.get(node, tuple((0.0, float(length)) for length in self._lengths))
+        rows = zip(found, self._lengths, strict=True)
+        return tuple(Extent(max(0, round(start)), min(length, round(stop))) for (start, stop), length in rows)
+
+    def _all_seen(self, canonical: CanonicalGraph) -> dict[fx.Node, tuple[tuple[float, float], ...]]:
+        known = {canonical.images: tuple((0.0, float(length)) for length in self._lengths)}
+        for node in canonical.calls:
+            read = [known[source] for source in node.all_input_nodes if source in known]
+            if not read:
+                continue
+            seen = tuple((min(a for a, _ in ends), max(b for _, b in ends)) for ends in zip(*read, strict=True))
+            source = node.args[0]
+            if _crops(node) and source in known:
+                pairs = zip(self._coordinates, seen, strict=True)
+                seen = tuple(_cut(of[source], of[node], ends) if node in of else ends for of, ends in pairs)
+            known[node] = seen
+        return known
+
+    def in_order(self, node: fx.Node) -> bool:
+        """Whether a value (N, C, *places) has places that lie as in the images, as far as they are known: not flipped,
+        turned or moved around. Less than `lie_as_in_images`: places may repeat, and leave out what they like."""
+        if node not in self._coordinates[0]:
+            return True
+        for dim, (of, length) in enumerate(zip(self._coordinates, self._lengths, strict=True)):
+            lines = of[node][0].movedim(dim + 1, 0).flatten(1)
+            known = lines.isfinite()
+            middles = lines.nan_to_num(0).sum(1) / known.sum(1)
+            apart = (lines - middles[:, None]).abs()[known]
+            middles = middles[middles.isfinite()]
+            back = middles.cummax(0)[0] - middles
+            if bool((back > _BACK * length).any()) or bool((apart > _BACK * length + 1).any()):
+                return False
+        return True
 
     def grid(self, node: fx.Node) -> Grid | None:
         """Of tokens (N, T, C) or (T, N, C), where the positions are, row by row; None where they are no positions."""
@@ -96,37 +127,41 @@ class Places:
 
     def _regular(self, node: fx.Node, coordinates: list[Tensor]) -> bool:
         """Whether coordinates (*positions, channels) grow along their dimension alone, over most of what is seen."""
-        rows = zip(coordinates, self.seen(node), strict=True)
-        return all(_evenly(value.movedim(dim, 0).flatten(1), *seen) for dim, (value, seen) in enumerate(rows))
+        rows = enumerate(zip(coordinates, self.seen(node), self._lengths, strict=True))
+        return all(
+            _evenly(value.movedim(dim, 0).flatten(1), *seen, whole=seen == (0, length))
+            for dim, (value, seen, length) in rows
+        )
 
 
-def _with_all_before(node: fx.Node) -> set[fx.Node]:
-    found, pending = {node}, [node]
-    while pending:
-        fresh = [source for source in pending.pop().all_input_nodes if source not in found]
-        found.update(fresh)
-        pending.extend(fresh)
-    return found
+def _crops(node: fx.Node) -> bool:
+    if node.target is aten.constant_pad_nd.default:
+        return min(node.args[1]) < 0
+    return node.target in (aten.slice.Tensor, aten.index_select.default)
 
 
-def _extent(read: list[Tensor], length: int) -> Extent:
-    """From the first pixel that is read to the one behind the last; an end within a step is the image's."""
-    known = [value[value.isfinite()] for value in read]
-    if not known or not all(value.numel() for value in known):
-        return Extent(0, length)
-    places = torch.cat([value.unique() for value in known]).unique()
-    step = float(places.diff().median()) if len(places) > 1 else 1.0
-    start, stop = (round(float(places[end]) + side * step / 2 + 0.5) for end, side in ((0, -1), (-1, 1)))
-    return Extent(start if start >= max(step, 1) else 0, stop if length - stop >= max(step, 1) else length)
+def _cut(x: Tensor, y: Tensor, seen: tuple[float, float]) -> tuple[float, float]:
+    """What is seen of ``seen``, in pixels, where of places with coordinates ``x`` those with ``y`` are left."""
+    before, after = (value[value.isfinite()].round(decimals=2).unique() for value in (x, y))
+    if not len(before) or not len(after):
+        return seen
+    own = float(before.diff().median()) if len(before) > 1 else 1.0
+    step = float(after.diff().median()) if len(after) > 1 else own
+    start, stop = seen
+    if float(after[0] - before[0]) > step - _NEARLY:
+        start = float(after[0]) - own / 2 + 0.5
+    if float(before[-1] - after[-1]) > step - _NEARLY:
+        stop = float(after[-1]) - own / 2 + 0.5 + step
+    return start, stop
 
 
-def _evenly(lines: Tensor, start: int, stop: int) -> bool:
+def _evenly(lines: Tensor, start: int, stop: int, whole: bool) -> bool:
     """Whether coordinates (places, others) grow with the place, are the same for all others, and span what is seen."""
     length = stop - start
     middles = lines.mean(1)
     step = float(middles.diff().median()) if len(middles) > 1 else float(length)
     same = bool(((lines - middles[:, None]).abs() <= _APART * step + 1e-3).all())
     grows = bool((middles.diff() > 0).all())
-    covered = _COVERED[0] <= step * len(middles) / length <= _COVERED[1]
+    covered = _COVERED[0] <= step * len(middles) / length <= (_COVERED[1] if whole else _OF_A_CROP)
     centred = abs(float(middles.mean()) - (start + stop - 1) / 2) <= _ASIDE * step
     return same and grows and covered and centred

@@ -293,9 +293,12 @@ def finished(found: Value, trace: Trace, options: GradCAMOptions, layer: Feature
 
 
 def resized(maps: Value, trace: Trace, targets: Value, layer: FeatureMap) -> Value:
-    """Maps (K, N, *small) of a layer at the size of the images, by (bi)linear interpolation: (K, N, *spatial).
+    """Maps (K, N, *small) of a layer at the size of the images, see `enlarged`, with zeros around what it sees."""
+    return placed(enlarged(maps, trace, targets, layer), trace, layer)
 
-    They lie over what the layer sees of the images, with zeros around it where the model crops.
+
+def enlarged(maps: Value, trace: Trace, targets: Value, layer: FeatureMap) -> Value:
+    """Maps (K, N, *small) of a layer at the size of what it sees of the images, by (bi)linear interpolation.
 
     Raises:
         OptionsError: maps of the images sum over another dimension than that which inner layers have as channels.
@@ -306,14 +309,19 @@ def resized(maps: Value, trace: Trace, targets: Value, layer: FeatureMap) -> Val
             f"channel_dim is {trace.channel_dim}, and the positions of inner layers are all dimensions of the images "
             f"{trace.canonical.image_type} but {channel}; leave channel_dim out, or take a method that reaches them."
         )
-    sizes = [size for dim, size in enumerate(trace.canonical.image_type.shape) if dim not in (0, trace.channel_dim)]
+    sizes = [part.stop - part.start for part in layer.seen]
     rows = torch.unsqueeze(merge_targets(maps), 1)
-    scales = [None] * len(sizes)
-    larger = _RESIZED[len(sizes)](rows, [part.stop - part.start for part in layer.seen], False, *scales)
-    around = [(part.start, size - part.stop) for part, size in zip(layer.seen, sizes, strict=True)]
-    if any(map(any, around)):
-        larger = aten.constant_pad_nd.default(larger, [width for pair in reversed(around) for width in pair], 0)
+    larger = _RESIZED[len(sizes)](rows, sizes, False, *[None] * len(sizes))
     return split_targets(aten.select.int(larger, 1, 0), targets, sizes)
+
+
+def placed(maps: Value, trace: Trace, layer: FeatureMap) -> Value:
+    """Maps of what a layer sees, (K, N, *seen), with zeros around where the model crops: (K, N, *spatial)."""
+    sizes = [size for dim, size in enumerate(trace.canonical.image_type.shape) if dim not in (0, trace.channel_dim)]
+    around = [(part.start, size - part.stop) for part, size in zip(layer.seen, sizes, strict=True)]
+    if not any(map(any, around)):
+        return maps
+    return aten.constant_pad_nd.default(maps, [width for pair in reversed(around) for width in pair], 0)
 
 
 def guided_grad_cam(options: GuidedGradCAMOptions) -> Method:

@@ -22,7 +22,7 @@ from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.layers import output_of
 from agf_fx.ir.types import carried_type
 from agf_fx.ir.vocabulary import CONVOLUTIONS, signals
-from agf_fx.methods.cam import gradient_at, laid_out, resized
+from agf_fx.methods.cam import enlarged, gradient_at, laid_out, placed
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -203,8 +203,9 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
             found.append(AGGREGATED[aggregate](contribution(trace, layer, extract)))
     if len(found) == 1 and options.weights is None:
         (alone,) = found
-        larger = resized(alone, trace, trace.targets, layers[0]) if options.resize else alone
-        return normalised(larger, trace) if options.normalise else larger
+        larger = enlarged(alone, trace, trace.targets, layers[0]) if options.resize else alone
+        larger = normalised(larger, trace) if options.normalise else larger
+        return placed(larger, trace, layers[0]) if options.resize else larger
     exponents = (
         options.weights
         or {
@@ -213,8 +214,11 @@ def read_out(trace: Trace, options: NormGradOptions, extract: str, aggregate: st
             "product": [1.0] * len(found),
         }[options.combine]
     )
-    larger = (resized(each, trace, trace.targets, layer) for each, layer in zip(found, layers, strict=True))
-    return product([normalised(each, trace) for each in larger], exponents)
+    larger = (
+        placed(normalised(enlarged(each, trace, trace.targets, layer), trace), trace, layer)
+        for each, layer in zip(found, layers, strict=True)
+    )
+    return product(list(larger), exponents)
 
 
 def _depths(trace: Trace, layers: Sequence[FeatureMap]) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from agf_fx.errors import OptionsError
-from agf_fx.ir.feature_maps import FeatureMap, feature_map
+from agf_fx.ir.feature_maps import FeatureMap
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.places import Places
 from agf_fx.ir.types import carried_type
@@ -26,7 +26,7 @@ from agf_fx.rules.site import GRADIENT
 
 aten = torch.ops.aten
 
-_NO_POSITIONS = 2  # dimensions of (N, C)
+_OTHERS = 2  # dimensions besides positions: (N, C)
 _CONVOLUTIONS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
 
 
@@ -58,21 +58,23 @@ def map_of_contributions(trace: Trace) -> Value:
 def layers_with_maps(canonical: CanonicalGraph) -> dict[fx.Node, FeatureMap]:
     """The convolutions and norms with positions whose biases have a map of their own.
 
+    Layers with other dimensions than the images have, such as those on tokens or on pooled features, have none.
+
     Raises:
         OptionsError: the positions of one do not lie as in the images, so that no map can be made of its bias.
     """
     found, places = {}, Places(canonical)
     for node in canonical.calls:
-        if not depends_on_images(node) or not _has_map(node):
+        kind = carried_type(node)
+        if not depends_on_images(node) or not _has_map(node) or kind.rank != len(places.dims) + _OTHERS:
             continue
-        try:
-            found[node] = feature_map(canonical, node, places)
-        except OptionsError as error:
+        if not kind.batched or not places.in_order(node):
             raise OptionsError(
-                f"FullGrad adds the map of every layer's bias, and the positions of {node.meta['type']} at the output "
-                f"of layer {node.meta['module']!r} of {canonical.name} do not lie as in the images "
-                f"{canonical.image_type}; take a method that reaches the images, such as gradient-x-input."
-            ) from error
+                f"FullGrad adds the map of every layer's bias, and the positions of {kind} at the output of layer "
+                f"{node.meta['module']!r} of {canonical.name} do not lie as in the images {canonical.image_type}; take "
+                "a method that reaches the images, such as gradient-x-input."
+            )
+        found[node] = FeatureMap(node, 1, tuple(kind.shape[1:]), seen=places.seen(node))
     return found
 
 
@@ -80,7 +82,7 @@ def _has_map(node: fx.Node) -> bool:
     """Whether a call has a bias and positions."""
     if node.target in _CONVOLUTIONS:
         return node.args[2] is not None
-    return node.target is aten.batch_norm.default and carried_type(node).rank > _NO_POSITIONS
+    return node.target is aten.batch_norm.default
 
 
 def of_biases(trace: Trace) -> Iterator[tuple[fx.Node, Value]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import sympy
 
@@ -43,14 +44,14 @@ class CostBySize:
         """
         known = {**SYMBOLS, **self.symbols}
         for name, value in given.items():
-            if name not in known or isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if name not in known or isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise OptionsError(f"{name}={value!r}: give whole numbers above 0 for some of {', '.join(known)}.")
             if name in self.symbols and value % self.multiple:
                 raise OptionsError(
                     f"{name} is {value}, and the expressions hold for multiples of {self.multiple}; take one of them, "
                     "or compile the model for that size."
                 )
-        values = {known[name]: value for name, value in given.items()}
+        values = {known[name]: int(value) for name, value in given.items()}
         totals = {name: substituted(getattr(self, name), values) for name in _TOTALS}
         return CostBySize(self.title, **totals, multiple=self.multiple, symbols=self.symbols)
 
