@@ -366,7 +366,10 @@ WHERE = {
     "a mean behind": (lambda s, x: nn.functional.avg_pool2d(x[:, :, 2:14, 2:22], 4), (2, 14, 2, 22)),
     "every third": (lambda s, x: x[:, :, 3:15:3, 3:21:3], (3, 15, 3, 21)),
     "every second": (lambda s, x: torch.cat([x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]], 1)[:, :3], (0, 16, 0, 24)),
-    "larger first": (lambda s, x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear")[:, :, 8:24, 16:32], (4, 12, 8, 16)),
+    "larger first": (
+        lambda s, x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear")[:, :, 8:24, 16:32],
+        (4, 12, 8, 16),
+    ),
     "an odd size": (lambda s, x: nn.functional.max_pool2d(x[:, :, :15, :23], 3, 1, 1), (0, 15, 0, 23)),
     "twice": (lambda s, x: x[:, :, 2:14, 4:20][:, :, 2:10, 4:12], (4, 12, 8, 16)),
 }
