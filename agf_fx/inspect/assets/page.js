@@ -626,6 +626,8 @@ function begin() {
   } else showDetails();
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
+  const title = document.querySelector("h1");  // where the tabulator key starts, and not where the last details were written
+  title.tabIndex = -1; title.focus({preventScroll: true}); title.blur(); title.removeAttribute("tabindex");
   document.documentElement.dataset.ready = Math.round(performance.now());
 }
 begin();
