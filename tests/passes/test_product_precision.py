@@ -78,9 +78,7 @@ def test_networks(build, precision):
     found = explainer(images, target)
     assert found.dtype is torch.float32
     assert torch.equal(explainer.explain(images).logits, agf_fx.compile(model).explain(images).logits)
-    alike = rank_correlation(found.flatten(1), expected)
-    assert alike.median() >= 0.99
-    assert alike.min() >= 0.95  # processors without instructions for bfloat16 add up in another order
+    assert rank_correlation(found.flatten(1), expected).min() >= 0.99
     for i in range(4):  # a scale is taken per sample, so that no image sees the others
         torch.testing.assert_close(explainer(images[i : i + 1], target[i : i + 1])[0], found[i], rtol=1e-3, atol=1e-3)
     reduced = {n.args[1] for n in explainer.graph.graph.nodes if n.target is aten.to.dtype}
