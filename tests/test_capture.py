@@ -50,18 +50,8 @@ def test_text_is_deterministic_and_readable():
 
 GOLDEN_TEXT = """\
 # canonical graph of Reuse: f64[N, 3, 16, 16] -> f64[N, 5]
-# node                                                                      type                                module           facts
+# node                                                                      type                                module  facts
 %images = input                                                           f64[N, 3, 16, 16]
-%p_conv1_weight = input                                                   f64[4, 3, 3, 3]                     conv1.weight
-%p_conv1_bias = input                                                     f64[4]                              conv1.bias
-%p_bn_weight = input                                                      f64[4]                              bn.weight
-%p_bn_bias = input                                                        f64[4]                              bn.bias
-%p_conv2_weight = input                                                   f64[4, 4, 3, 3]                     conv2.weight
-%p_conv2_bias = input                                                     f64[4]                              conv2.bias
-%p_fc_weight = input                                                      f64[5, 64]                          fc.weight
-%p_fc_bias = input                                                        f64[5]                              fc.bias
-%b_bn_running_mean = input                                                f64[4]                              bn.running_mean
-%b_bn_running_var = input                                                 f64[4]                              bn.running_var
 %conv1_conv2d = conv2d(%images, %p_conv1_weight, %p_conv1_bias, [1, 1], [1, 1], [1, 1], 1)  f64[N, 4, 16, 16]                   conv1
 %bn_batch_norm = batch_norm(%conv1_conv2d, %p_bn_weight, %p_bn_bias, %b_bn_running_mean, %b_bn_running_var, False, 0.1, 1e-05, False)  f64[N, 4, 16, 16]                   bn
 %act_relu = relu(%bn_batch_norm)                                          f64[N, 4, 16, 16]                   act
@@ -75,6 +65,19 @@ GOLDEN_TEXT = """\
 %reshape = reshape(%adaptive_avg_pool2d, [-1, 64])                        f64[N, 64]
 %fc_linear = linear(%reshape, %p_fc_weight, %p_fc_bias)                   f64[N, 5]                           fc
 return %fc_linear                                                         -
+
+# its 10 weights and constants
+# node                        type             module           facts
+%p_conv1_weight = input     f64[4, 3, 3, 3]  conv1.weight
+%p_conv1_bias = input       f64[4]           conv1.bias
+%p_bn_weight = input        f64[4]           bn.weight
+%p_bn_bias = input          f64[4]           bn.bias
+%p_conv2_weight = input     f64[4, 4, 3, 3]  conv2.weight
+%p_conv2_bias = input       f64[4]           conv2.bias
+%p_fc_weight = input        f64[5, 64]       fc.weight
+%p_fc_bias = input          f64[5]           fc.bias
+%b_bn_running_mean = input  f64[4]           bn.running_mean
+%b_bn_running_var = input   f64[4]           bn.running_var
 """
 
 

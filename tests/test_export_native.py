@@ -85,9 +85,9 @@ def _little_optimisation():
 
 
 def wide_vgg():
-    """Few operations and weights of 8 MB, beside which the graph weighs little."""
+    """Few operations and weights of 10 MB, beside which the graph weighs little, compiled for debugging too."""
     model = models.VGG(vgg.make_layers([4, "M"], batch_norm=True), init_weights=False)
-    widths = nn.Linear(4 * 49, 4096), nn.Linear(4096, 256), nn.Linear(256, CLASSES)
+    widths = nn.Linear(4 * 49, 4096), nn.Linear(4096, 384), nn.Linear(384, CLASSES)
     model.classifier = nn.Sequential(widths[0], nn.ReLU(True), nn.Dropout(), widths[1], nn.ReLU(True), widths[2])
     return model
 
