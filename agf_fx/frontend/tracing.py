@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from agf_fx.errors import CaptureError
+from agf_fx.frontend.functional import functional
 from agf_fx.frontend.gradient_hooks import GradientHooksIgnored, UnhookedProxy
 from agf_fx.frontend.lengths import Namespace, followed, namespaces_of
 from agf_fx.frontend.outputs import Root, own_path
@@ -107,6 +108,8 @@ def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)
+        if functional(program):
+            return program
         standard = torch.export.default_decompositions()
         return program.run_decompositions({op: standard[op] for op in _CONVENIENCES} | _ROUNDED)
 

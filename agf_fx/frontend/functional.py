@@ -1,0 +1,104 @@
+"""Programs of common operations without in-place calls, exchanged one for one: tracing again takes as long as capture."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+aten = torch.ops.aten
+
+_FUNCTIONAL: dict[Callable[..., Any], Callable[..., Any]] = {
+    aten.relu_.default: aten.relu.default,
+    aten.hardtanh_.default: aten.hardtanh.default,
+    aten.hardswish_.default: aten.hardswish.default,
+    aten.hardsigmoid_.default: aten.hardsigmoid.default,
+    aten.leaky_relu_.default: aten.leaky_relu.default,
+    aten.elu_.default: aten.elu.default,
+    aten.silu_.default: aten.silu.default,
+    aten.mish_.default: aten.mish.default,
+    aten.sigmoid_.default: aten.sigmoid.default,
+    aten.tanh_.default: aten.tanh.default,
+    aten.add_.Tensor: aten.add.Tensor,
+    aten.sub_.Tensor: aten.sub.Tensor,
+    aten.mul_.Tensor: aten.mul.Tensor,
+}
+"""What writes to its first argument, and the operation with the same result that does not."""
+
+_FRESH = {
+    *_FUNCTIONAL.values(),
+    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default, aten.matmul.default),
+    *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
+    *(aten.batch_norm.default, aten.layer_norm.default, aten.group_norm.default, aten.scaled_dot_product_attention.default),
+    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default),
+    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
+    *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
+    *(aten.cat.default, aten.gelu.default, aten.mean.dim, aten.softmax.int, aten.div.Tensor),
+}
+"""Operations whose result shares no memory with an argument."""
+
+_VIEWS = {
+    *(aten.flatten.using_ints, aten.unflatten.int, aten.view.default, aten.reshape.default, aten.contiguous.default),
+    *(aten.permute.default, aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default),
+    *(aten.select.int, aten.slice.Tensor, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default),
+    *(aten.unbind.int, aten.sym_size.int, operator.getitem, operator.mul, operator.floordiv),
+}
+"""Operations whose result may share memory with an argument, or that only read its shape."""
+
+_ERASED = {aten.dropout.default, aten.dropout_.default}
+
+
+def functional(program: ExportedProgram) -> bool:
+    """Exchange the in-place calls of a program for calls that return a new tensor; whether that could be done.
+
+    It can where all operations are among those that are known here, and no tensor that is written to shares its memory
+    with another one: it comes from an operation that makes a new tensor, and nothing looks at it otherwise. The graph is
+    changed only then.
+
+    Args:
+        program: as `torch.export.export` returns it, of a model in evaluation mode.
+    """
+    calls = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+    if not all(_is_known(node) for node in calls):
+        return False
+    if not all(_owns_its_memory(_value(node.args[0])) for node in calls if node.target in _FUNCTIONAL):
+        return False
+    position = {node: number for number, node in enumerate(program.graph.nodes)}
+    for node in calls:
+        if node.target in _ERASED:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+        elif node.target in _FUNCTIONAL:
+            node.target = _FUNCTIONAL[node.target]
+            written = node.args[0]
+            written.replace_all_uses_with(node, lambda user, writer=node: position[user] > position[writer])
+    return True
+
+
+def _is_known(node: fx.Node) -> bool:
+    if node.target in _ERASED:
+        return not node.args[2]
+    if node.target is aten.batch_norm.default:
+        return not node.args[5]
+    if node.target in _FUNCTIONAL:  # a result is of the dtype that is written to, and a new tensor of the widest one
+        return len({getattr(source.meta["val"], "dtype", None) for source in node.all_input_nodes}) == 1
+    return node.op == "call_function" and node.target in _FRESH | _VIEWS
+
+
+def _value(node: fx.Node) -> fx.Node:
+    """The tensor that ``node`` is: outside training, dropout returns what it is given."""
+    while node.target in _ERASED:
+        node = node.args[0]
+    return node
+
+
+def _owns_its_memory(node: fx.Node) -> bool:
+    return (node.target in _FRESH or node.target in _FUNCTIONAL) and not any(map(_is_view, node.users))
+
+
+def _is_view(user: fx.Node) -> bool:
+    return user.target in _VIEWS or (user.target in _ERASED and any(map(_is_view, user.users)))

@@ -1,0 +1,171 @@
+"""Programs of common operations are made functional one call at a time, as PyTorch does by tracing them again."""
+
+import pytest
+import torch
+from classifiers import SMALL, small_classifier
+from networks import basic_resnet, reuse, small_vgg
+from torch import nn
+from torch.nn import functional as F
+
+import agf_fx
+from agf_fx.frontend import tracing
+from agf_fx.frontend.functional import functional
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Written(nn.Module):
+    """A convolution, whatever writes to its result, and a head."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        self.count = nn.Buffer(torch.ones(4, 1, 1))
+        self.write = write
+
+    def forward(self, images):
+        return self.head(self.write(self, self.conv(images)).mean((2, 3)))
+
+
+def captured(model, images=IMAGES):
+    """The canonical graph, and whether the exported program was made functional by exchanging calls."""
+    exchanged = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "functional", lambda program: exchanged.append(functional(program)) or exchanged[-1])
+        graph = agf_fx.capture(model, images)
+    return graph, exchanged[-1]
+
+
+def traced_again(model, images=IMAGES):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "functional", lambda program: False)
+        return agf_fx.capture(model, images)
+
+
+@pytest.mark.parametrize("build", [basic_resnet, small_vgg, reuse])
+def test_networks(build):
+    model = build().float()
+    images = torch.zeros(2, 3, 32, 32)
+    graph, exchanged = captured(model, images)
+    assert exchanged
+    assert str(graph) == str(traced_again(model, images))
+
+
+@pytest.mark.parametrize("family", ["mobilenetv3", "efficientnet", "shufflenetv2", "vision_transformer", "densenet"])
+def test_torchvision(family):
+    model = small_classifier(family)
+    images = torch.zeros(2, 3, SMALL[family][1], SMALL[family][1])
+    graph, exchanged = captured(model, images)
+    assert exchanged
+    assert str(graph) == str(traced_again(model, images))
+
+
+def dropped(self, x):
+    y = F.dropout(x, training=False)  # is x
+    F.relu_(y)
+    return x * 2
+
+
+def old_value(self, x):
+    y = torch.sigmoid(x)
+    return y + x.relu_()
+
+
+def old_name(self, x):
+    y = x
+    y += 1
+    return x.mul_(y)
+
+
+def chain(self, x):
+    y = F.hardswish(self.norm(x), inplace=True)
+    z = F.relu(y, inplace=True)
+    z.add_(y, alpha=2).sub_(x)
+    return y
+
+
+def at_the_end(self, x):
+    return x.add_(x)
+
+
+EXCHANGED = [dropped, old_value, old_name, chain, at_the_end]
+
+
+def of_a_view(self, x):
+    x.flatten(2).relu_()
+    return x
+
+
+def beside_a_view(self, x):
+    y = x.permute(0, 1, 3, 2)
+    x.add_(1)
+    return y
+
+
+def of_a_part(self, x):
+    a, b = x.chunk(2, 1)
+    a.relu_()
+    return torch.cat([b, x], 1)[:, 2:]
+
+
+def of_a_dropped_view(self, x):
+    y = F.dropout(x, training=False).transpose(2, 3)
+    x.relu_()
+    return y
+
+
+def of_a_weight(self, x):
+    weight = self.count.mul_(1)
+    return x * weight
+
+
+def of_another_dtype(self, x):
+    return x.add_(torch.arange(x.shape[-1]))
+
+
+def of_a_function_that_may_return_a_view(self, x):
+    y = x.reshape(x.shape)
+    y.relu_()
+    return x
+
+
+def of_an_unknown_operation(self, x):
+    return torch.logit(x.sigmoid()).relu_()
+
+
+TRACED = [
+    *(of_a_view, beside_a_view, of_a_part, of_a_dropped_view, of_a_weight, of_another_dtype),
+    *(of_a_function_that_may_return_a_view, of_an_unknown_operation),
+]
+
+
+@pytest.mark.parametrize("write", [*EXCHANGED, *TRACED], ids=lambda write: write.__name__)
+def test_writing(write):
+    torch.manual_seed(0)
+    model = Written(write).eval()
+    graph, exchanged = captured(model)  # and compared with the model on images
+    assert exchanged == (write in EXCHANGED)
+    assert str(graph) == str(traced_again(model))
+
+
+def test_a_program_that_is_traced_again_stays_as_it_is():
+    program = torch.export.export(Written(of_a_view).eval(), (IMAGES,), strict=False)
+    before = str(program.graph)
+    assert not functional(program)
+    assert str(program.graph) == before
+    assert "relu_" in before
+
+
+def test_images_that_are_written_to():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_vgg().float()
+
+        def forward(self, images):
+            return self.net(images.mul_(2))
+
+    images = torch.zeros(2, 3, 32, 32)
+    graph, exchanged = captured(Model().eval(), images)
+    assert not exchanged
+    assert str(graph) == str(traced_again(Model().eval(), images))
