@@ -60,6 +60,54 @@ def test_torchvision(family):
     assert str(graph) == str(traced_again(model, images))
 
 
+class Everything(nn.Module):
+    """Every operation that is known, but for those of networks above."""
+
+    def __init__(self):
+        super().__init__()
+        self.signal = nn.ModuleList([nn.Conv1d(3, 4, 3), nn.Conv1d(4, 4, 3, padding="same"), nn.MaxPool1d(2)])
+        self.volume = nn.Sequential(nn.Conv3d(3, 4, 3, padding="same"), nn.MaxPool3d(2), nn.Conv3d(4, 4, (1, 1, 3)))
+        self.picture = nn.ModuleList([nn.Conv2d(3, 4, 3, padding="same"), nn.GroupNorm(2, 4), nn.AvgPool2d(2)])
+        self.norm, self.head = nn.LayerNorm(4), nn.Linear(8, 5)
+
+    def forward(self, images):
+        x = self.picture[0](images)
+        for write in (
+            torch.relu_,
+            F.relu6,
+            F.hardtanh,
+            F.hardswish,
+            F.hardsigmoid,
+            F.leaky_relu,
+            F.elu,
+            F.silu,
+            F.mish,
+        ):
+            x = write(x) if write is torch.relu_ else write(x, inplace=True)
+        x = self.picture[1](x.sub_(0.25).mul_(images[:, :1] + 1).add_(1, alpha=2)).sigmoid_()
+        x = self.picture[2](self.picture[1](x).tanh_())
+        first, second = F.adaptive_avg_pool2d(x, (4, 4)).flatten(2).softmax(2).split(2, 1)
+        x = torch.cat([first.relu(), *second.chunk(2, 1)], 1) / 2
+        x = F.gelu(self.norm(x.permute(0, 2, 1))).unsqueeze(1)
+        x = (
+            F.scaled_dot_product_attention(x, x, x).squeeze(1).transpose(1, 2)
+            + x.matmul(x.transpose(2, 3)).mean((2, 3))[:, None]
+        )
+        row = self.signal[2](self.signal[1](self.signal[0](images[:, :, 3])).relu_())
+        row = F.adaptive_avg_pool1d(F.avg_pool1d(row, 2), 1).relu_()
+        deep = self.volume(images.unflatten(2, (4, 4)).expand(len(images), 3, 4, 4, 16)).relu_()
+        deep = F.adaptive_avg_pool3d(F.avg_pool3d(deep, (1, 1, 2)), 1)
+        x = x.mean(2) + row.squeeze(2) + torch.cat([part.reshape(-1, 1) for part in deep.view(-1, 4).unbind(1)], 1)
+        return self.head(torch.cat([x, deep.view(len(images), 4)], 1))
+
+
+def test_every_operation():
+    torch.manual_seed(0)
+    graph, exchanged = captured(Everything().eval())
+    assert exchanged
+    assert str(graph) == str(traced_again(Everything().eval()))
+
+
 def dropped(self, x):
     y = F.dropout(x, training=False)  # is x
     F.relu_(y)

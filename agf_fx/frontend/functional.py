@@ -1,4 +1,7 @@
-"""Programs of common operations without in-place calls, exchanged one for one: tracing again takes as long as capture."""
+"""Programs of common operations without in-place calls, which are exchanged one for one.
+
+Tracing such a program again, as PyTorch does to make it functional, takes longer than exporting it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ aten = torch.ops.aten
 _FUNCTIONAL: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.relu_.default: aten.relu.default,
     aten.hardtanh_.default: aten.hardtanh.default,
+    aten.relu6_.default: aten.relu6.default,
     aten.hardswish_.default: aten.hardswish.default,
     aten.hardsigmoid_.default: aten.hardsigmoid.default,
     aten.leaky_relu_.default: aten.leaky_relu.default,
@@ -33,7 +37,8 @@ _FRESH = {
     *_FUNCTIONAL.values(),
     *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default, aten.matmul.default),
     *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
-    *(aten.batch_norm.default, aten.layer_norm.default, aten.group_norm.default, aten.scaled_dot_product_attention.default),
+    *(aten.batch_norm.default, aten.layer_norm.default, aten.group_norm.default),
+    aten.scaled_dot_product_attention.default,
     *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default),
     *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
     *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
@@ -56,8 +61,8 @@ def functional(program: ExportedProgram) -> bool:
     """Exchange the in-place calls of a program for calls that return a new tensor; whether that could be done.
 
     It can where all operations are among those that are known here, and no tensor that is written to shares its memory
-    with another one: it comes from an operation that makes a new tensor, and nothing looks at it otherwise. The graph is
-    changed only then.
+    with another one: it comes from an operation that makes a new tensor, and nothing looks at it otherwise. The graph
+    is changed only then.
 
     Args:
         program: as `torch.export.export` returns it, of a model in evaluation mode.
