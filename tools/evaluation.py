@@ -3,7 +3,7 @@
     python tools/evaluation.py                                   everything that docs/evaluation does not have: hours
     python tools/evaluation.py --studies grid-lite0 scenes-separation-resnet
     python tools/evaluation.py --list                            the studies, with their commands
-    python tools/evaluation.py --page                            the page alone, from docs/evaluation
+    python tools/evaluation.py --page                            the figures and the page alone, from docs/evaluation
     python tools/evaluation.py --pictures                        the pictures of the saliency bias alone
 
 A study is a few commands for one folder: the same experiment for methods that cost little and on fewer images for those
@@ -20,8 +20,9 @@ import sys
 from pathlib import Path
 
 import torch
+from evaluation_report.curves import draw_curves
 from evaluation_report.kept import joined
-from evaluation_report.page import page
+from evaluation_report.page import IMAGES, page
 from evaluation_report.pictures import draw
 from evaluation_report.studies import STUDIES, Study
 
@@ -43,7 +44,7 @@ def main() -> int:
     parser.add_argument("--pictures", action="store_true", help="draw the pictures alone")
     arguments = parser.parse_args()
     if arguments.pictures:
-        draw(ROOT / "docs" / "images")
+        draw(IMAGES)
         return 0
     failed = False
     for name in [] if arguments.page else arguments.studies:
@@ -90,7 +91,8 @@ def fit(study: Study) -> None:
 
 
 def write() -> None:
-    """The page, from what is kept."""
+    """The figures and the page, from what is kept."""
+    draw_curves(KEPT, IMAGES)
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8") if PAGE.exists() else "", KEPT), encoding="utf-8")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from agf_fx.evaluate.ledger import Ledger
 from agf_fx.evaluate.mosaics import confident_tiles, mosaic_batches
 from agf_fx.models import LoadedModel
 from agf_fx.runs.console import describe, say, stdout_kept_clean
+from agf_fx.runs.evaluation_figure import draw
 from agf_fx.runs.evaluation_report import chosen_cases, pictures_of, write_report
 from agf_fx.runs.evaluation_settings import MOSAICS, fits, said, settings_of
 from agf_fx.runs.run import Execution
@@ -114,7 +114,7 @@ def _run(experiment: Experiment, request: Request, model: LoadedModel, console: 
         means = summary(table, experiment)
         _write(request.out, table, means)
         figure = request.out / "figure.png"
-        _draw(figure, means, experiment)
+        draw(figure, means, experiment)
         with stdout_kept_clean():
             seen, device = pictures_of(request.dataset, model.preprocessing), torch.device(request.execution.device)
             cases = chosen_cases(experiment, table, subjects, seen, model.class_names, device)
@@ -315,47 +315,6 @@ def _write(folder: Path, table: pd.DataFrame, means: pd.DataFrame) -> None:
             table.to_parquet(path, index=False)
     except ImportError:
         pass  # the same rows are in rows.csv
-
-
-def _draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experiment) -> None:
-    """Curves over the share of hidden pixels, as in the paper's Fig. 3; curves over other steps, such as contrasts; or
-    bars with intervals. A panel for each measure."""
-    from matplotlib.figure import Figure
-
-    keys = [key for key in KEYS if key in means and key != "method"]
-    groups = list(means.groupby(keys, sort=False, dropna=False)) if keys else [((), means)]
-    curve = list(experiment.curve)
-    if curve:
-        drawn = Figure(figsize=(5 * len(groups), 4), layout="constrained")
-        for axes, (which, group) in zip(drawn.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
-            for method, rows in group.groupby("method", sort=False):
-                values = rows.set_index("measure")["mean"]
-                axes.plot(
-                    [100 * experiment.curve[step] for step in curve], [values[step] for step in curve], label=method
-                )
-            axes.set(xlabel="pixels that are hidden, %", ylabel="accuracy", title=" ".join(map(str, which)))
-            axes.legend(fontsize="small")
-    elif "step" in means:
-        measures, parts = list(experiment.measures), ["which"] if "which" in means else []
-        lines = list(means.groupby([*parts, "measure"], sort=False))
-        columns = len(lines) // len(measures)
-        drawn = Figure(figsize=(4 * len(measures), 3 * columns + 1), layout="constrained")
-        panels = drawn.subplots(columns, len(measures), squeeze=False)
-        for axes, ((*which, measure), rows) in zip(panels.flat, lines, strict=True):
-            for method, line in rows.groupby("method", sort=False):
-                axes.plot(line["step"], line["mean"], marker=".", label=method)
-            axes.set(title=" ".join([*map(str, which), measure.replace("_", " ")]), xlabel="step")
-        drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    else:
-        measures = list(experiment.measures)
-        drawn = Figure(figsize=(4 * len(measures), 0.4 * len(means["method"].unique()) + 1.5), layout="constrained")
-        for axes, measure in zip(drawn.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
-            rows = means[means["measure"] == measure].groupby("method", sort=False)[["mean", "low", "high"]].mean()
-            spread = [(rows["mean"] - rows["low"]).clip(lower=0), (rows["high"] - rows["mean"]).clip(lower=0)]
-            axes.barh(list(rows.index)[::-1], rows["mean"][::-1], xerr=[part[::-1] for part in spread], capsize=2)
-            axes.set_title(measure.replace("_", " "))
-    with atomic_path(Path(path), ".png") as file:
-        drawn.savefig(file, dpi=120)
 
 
 def print_summary(console: Console, means: pd.DataFrame, experiment: Experiment) -> None:

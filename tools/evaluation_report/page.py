@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from evaluation_report.studies import GROUPS, STUDIES, Study
+from evaluation_report.curves import picture
+from evaluation_report.studies import GROUPS, ROOT, STUDIES, Study
 
 from agf_fx.evaluate.evaluation import KEYS
 from agf_fx.evaluate.experiments import EXPERIMENTS
 
+IMAGES = ROOT / "docs" / "images"
 MARK = "<!-- What follows is written by tools/evaluation.py -->"
 _WAYS = {True: "more is better", False: "less is better", None: "neither way is better"}
 
@@ -40,6 +42,9 @@ def section(study: Study, means: pd.DataFrame) -> str:
     whole = _whole(named, keys)
     columns = [(*values, measure) for values in _values(named, keys) for measure in measures]
     titles = [" ".join(map(str, column)).replace("_", " ") for column in columns]
+    figure = picture(study)
+    if figure is not None and (IMAGES / figure).exists():
+        lines += [f"![{study.title}: curves of the methods of the paper](images/{figure})", ""]
     lines += ["| method | " + " | ".join(titles) + " | images |", "| --- |" + " --- |" * (len(columns) + 1)]
     order = next(column for column in columns if column[-1] == study.order)
     better = experiment.measures[study.order]
