@@ -247,13 +247,14 @@ class FixedSize(nn.Module):
         return self.fc(torch.relu(self.conv(x)).flatten(1))  # the line that fails
 
 
-def test_an_image_size_that_the_network_cannot_take_is_refused_and_the_others_go_on():
+def test_an_image_size_that_the_network_cannot_take_is_refused_and_the_others_go_on(caplog):
     explainer = agf_fx.compile(FixedSize().double().eval())
     expected = explainer(images(2, 16), 1)
     with pytest.raises(CaptureError, match=r"could not be captured on images of shape \(N, 3, 19, 19\)") as caught:
         explainer(images(2, 19), 1)
     assert "Check that it accepts images of this shape" in str(caught.value)
     assert "# the line that fails" in str(caught.value)
+    assert not caplog.records  # no traceback of PyTorch's beside it
     assert torch.equal(explainer(images(2, 16), 1), expected)
     with pytest.raises(CaptureError, match=r"\(N, 3, 2, 2\)"):
         explainer(images(2, 2), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import logging
 import operator
 import re
 import sys
@@ -11,6 +12,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +105,32 @@ def _said(error: BaseException | None) -> CaptureError | None:
     return None
 
 
+_failing = ContextVar("_failing", default=False)
+
+
+class _SaidOnce(logging.Filter):
+    """Of an operation that fails while a model is exported, PyTorch logs the traceback of what it raises."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _failing.get()
+
+
+_SAID_ONCE = _SaidOnce()
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    logging.getLogger("torch._subclasses.fake_tensor").addFilter(_SAID_ONCE)
+    token = _failing.set(True)
+    try:
+        yield
+    finally:
+        _failing.reset(token)
+
+
 def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
     dynamic = ({0: torch.export.Dim("N", min=1, max=MOST_IMAGES)},)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _said_once():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)
         if functional(program):
