@@ -253,3 +253,34 @@ def test_channels_behind_gates_and_reshapes(block, layer):
     options = {"layer": layer, "resize": False, "normalise": False}
     found = agf_fx.compile(model, method="gradcam", options=options).explain(images, 1).maps[:, 0]
     torch.testing.assert_close(found, expected)
+
+
+class Turned(nn.Module):
+    """A network that takes its images with the channels last, or without channels, and scales them first."""
+
+    def __init__(self, net, order):
+        super().__init__()
+        self.net, self.order = net, order
+
+    def forward(self, x):
+        x = x * 0.5
+        return self.net(x[:, None] if self.order is None else x.permute(self.order))
+
+
+@pytest.mark.parametrize("method", ["lrp-epsilon", "gradient"])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_maps_at_layers_are_summed_over_the_channels_of_the_images(channels, method):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    image = torch.randn(1, channels, 8, 8, dtype=torch.float64)
+    turned = image[:, 0] if channels == 1 else image.permute(0, 2, 3, 1)
+    expected, found = (
+        agf_fx.compile(Turned(net, order).double().eval(), x, method=method)._at_layers(x, 1)
+        for order, x in (((0, 1, 2, 3), image), (None if channels == 1 else (0, 3, 1, 2), turned))
+    )
+    assert found.maps["images"].shape == (8, 8)
+    for name in ("images", "net_0_conv2d"):
+        torch.testing.assert_close(torch.tensor(found.maps[name]), torch.tensor(expected.maps[name]))
+    assert ("mul" in found.maps) == (channels == 3)  # without channels it is not known what is one
+    if channels == 3:
+        torch.testing.assert_close(torch.tensor(found.maps["mul"]), torch.tensor(expected.maps["mul"]))

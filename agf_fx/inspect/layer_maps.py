@@ -111,7 +111,7 @@ def layer_maps(
         target=chosen,
         logit=float(scores[chosen]),
         quantity=quantity,
-        maps={node.name: drawn for node in _values(canonical) if (drawn := _map(node, found)) is not None},
+        maps=_maps(canonical, method.channels_of(canonical), found),
         image=streams.maps[0, 0].double().cpu().numpy(),
         totals={name: float(value.sum()) for name, value in found.items()},
         conservation=_conserved(canonical, streams, target, image) if quantity == RELEVANCE else None,
@@ -127,25 +127,36 @@ def _values(canonical: CanonicalGraph) -> list[fx.Node]:
     return [canonical.images, *(node for node in canonical.calls if depends_on_images(node))]
 
 
-def _map(node: fx.Node, found: Mapping[str, Tensor]) -> np.ndarray | None:
-    """What a message (1, 1, ...) at a value looks like; None where it has no positions."""
-    value = found.get(node.name)
-    spatial = None if value is None else over_channels(node, value)
-    return None if spatial is None or not bool(spatial.isfinite().all()) else np.atleast_2d(spatial[0].cpu().numpy())
+def _maps(canonical: CanonicalGraph, images: int | None, found: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """What messages (1, 1, ...) at values look like; without those that have no positions."""
+    maps = {}
+    for node in _values(canonical):
+        spatial = over_channels(node, found[node.name], images) if node.name in found else None
+        if spatial is not None and bool(spatial.isfinite().all()):
+            maps[node.name] = np.atleast_2d(spatial[0].cpu().numpy())
+    return maps
 
 
-def over_channels(node: fx.Node, message: Tensor) -> Tensor | None:
+def over_channels(node: fx.Node, message: Tensor, images: int | None) -> Tensor | None:
     """A message (K, 1, ...) at a value, summed over its channels: float64 (K, H, W) or (K, L).
 
     None where the value has no positions, or is counted together with other images.
+
+    Args:
+        node: the value.
+        message: relevance or gradient of it.
+        images: the dimension of the images that holds channels; None where they have none.
     """
     kind = node.meta["type"]
     if isinstance(kind, tuple) or not kind.batched or message.shape[1] != 1:
         return None
-    channels = channel_dim(node)
-    if channels is None or not 1 <= channels < kind.rank:
+    channels = channel_dim(node, images)
+    if channels is None and node.op == "placeholder":
+        spatial = message[:, 0].double()
+    elif channels is None or not 1 <= channels < kind.rank:
         return None
-    spatial = message[:, 0].double().sum(channels)
+    else:
+        spatial = message[:, 0].double().sum(channels)
     return spatial if spatial.dim() in (2, 3) and spatial[0].numel() > 1 else None
 
 

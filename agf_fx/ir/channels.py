@@ -13,14 +13,18 @@ from agf_fx.ir.vocabulary import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Family, 
 aten = torch.ops.aten
 
 
-def channel_dim(value: fx.Node) -> int | None:
+def channel_dim(value: fx.Node, images: int | None = 1) -> int | None:
     """The dimension of a signal that holds the channels, as far as they can be followed from the layer before it.
 
     Convolutions give the second dimension, linear layers the last. Returns None where a reshape splits the channels or
     joins them with positions.
+
+    Args:
+        value: the signal.
+        images: the dimension of the images that holds theirs; None where they have none.
     """
     if value.op != "call_function":
-        return 1
+        return images
     if value.target in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS):
         return 1
     if family_of(value) is Family.LINEAR:
@@ -30,12 +34,12 @@ def channel_dim(value: fx.Node) -> int | None:
         return 1
     source = sources[0]
     if value.target is aten.permute.default:
-        before = channel_dim(source)
+        before = channel_dim(source, images)
         return None if before is None else value.args[1].index(before)
     if value.target is aten.reshape.default:
-        return _kept(source, channel_dim(source), value)
+        return _kept(source, channel_dim(source, images), value)
     same = source.meta["type"].rank == value.meta["type"].rank
-    return channel_dim(source) if same and _keeps_dims(value) else 1
+    return channel_dim(source, images) if same and _keeps_dims(value) else 1
 
 
 def _keeps_dims(value: fx.Node) -> bool:

@@ -242,10 +242,7 @@ def _on_maps(case: Case, measure: Callable[[Tensor], float | None]) -> Callable[
 
 def _summed(case: Case, node: fx.Node, message: Tensor) -> Tensor | None:
     """A message (K, 1, ...) over channels; at the images, over those that maps sum over."""
-    if node is not case.canonical.images:
-        return over_channels(node, message)
-    dim, values = case.method.channels_of(case.canonical), message[:, 0].double()
-    return values if dim is None else values.sum(dim)
+    return over_channels(node, message, case.method.channels_of(case.canonical))
 
 
 def _beginning_at(
