@@ -31,14 +31,14 @@ def captured(model, images=IMAGES):
     """The canonical graph, and whether the exported program was made functional by exchanging calls."""
     exchanged = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "functional", lambda program: exchanged.append(functional(program)) or exchanged[-1])
+        patch.setattr(tracing, "functional", lambda *given: exchanged.append(functional(*given)) or exchanged[-1])
         graph = agf_fx.capture(model, images)
     return graph, exchanged[-1]
 
 
 def traced_again(model, images=IMAGES):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "functional", lambda program: False)
+        patch.setattr(tracing, "functional", lambda *given: False)
         return agf_fx.capture(model, images)
 
 

@@ -6,11 +6,13 @@ Tracing such a program again, as PyTorch does to make it functional, takes longe
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
 from torch import fx
+from torch._C import DispatchKey
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 aten = torch.ops.aten
@@ -34,41 +36,39 @@ _FUNCTIONAL: dict[Callable[..., Any], Callable[..., Any]] = {
 """What writes to its first argument, and the operation with the same result that does not."""
 
 _FRESH = {
-    *_FUNCTIONAL.values(),
-    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default, aten.matmul.default),
-    *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
-    *(aten.batch_norm.default, aten.layer_norm.default, aten.group_norm.default),
-    aten.scaled_dot_product_attention.default,
-    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default),
-    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
+    *(aten.relu6.default, aten.silu.default, aten.mish.default, aten.linear.default, aten.matmul.default),
+    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding),
+    *(aten.conv3d.padding, aten.batch_norm.default, aten.layer_norm.default, aten.group_norm.default),
+    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default, aten.avg_pool1d.default),
     *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
-    *(aten.cat.default, aten.gelu.default, aten.mean.dim, aten.softmax.int, aten.div.Tensor),
+    *(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
+    *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
+    *(aten.upsample_bilinear2d.vec, aten.softmax.int, aten.log_softmax.int, aten.scaled_dot_product_attention.default),
 }
-"""Operations whose result shares no memory with an argument."""
+"""Operations that PyTorch writes as others, whose result shares no memory with an argument."""
 
 _VIEWS = {
-    *(aten.flatten.using_ints, aten.unflatten.int, aten.view.default, aten.reshape.default, aten.contiguous.default),
-    *(aten.permute.default, aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default),
-    *(aten.select.int, aten.slice.Tensor, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default),
-    *(aten.unbind.int, aten.sym_size.int, operator.getitem, operator.mul, operator.floordiv),
+    *(aten.flatten.using_ints, aten.unflatten.int, aten.reshape.default, aten.contiguous.default, aten.chunk.default),
+    *(aten.sym_size.int, operator.getitem, operator.mul, operator.floordiv),
 }
-"""Operations whose result may share memory with an argument, or that only read its shape."""
+"""Those whose result may share memory with an argument, and what reads parts and sizes."""
 
 _ERASED = {aten.dropout.default, aten.dropout_.default}
 
 
-def functional(program: ExportedProgram) -> bool:
+def functional(program: ExportedProgram, others: Container[Callable[..., Any]] = ()) -> bool:
     """Exchange the in-place calls of a program for calls that return a new tensor; whether that could be done.
 
-    It can where all operations are among those that are known here, and no tensor that is written to shares its memory
-    with another one: it comes from an operation that makes a new tensor, and nothing looks at it otherwise. The graph
-    is changed only then.
+    It can where tracing would leave all other operations as they are, or write them as others that are known here, and
+    no tensor that is written to shares its memory with another one: it comes from an operation that makes a new tensor,
+    and nothing looks at it otherwise. The graph is changed only then.
 
     Args:
         program: as `torch.export.export` returns it, of a model in evaluation mode.
+        others: operations that are to be written as others, which needs tracing.
     """
     calls = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
-    if not all(_is_known(node) for node in calls):
+    if not all(_is_known(node) and node.target not in others for node in calls):
         return False
     if not all(_owns_its_memory(_value(node.args[0])) for node in calls if node.target in _FUNCTIONAL):
         return False
@@ -81,6 +81,7 @@ def functional(program: ExportedProgram) -> bool:
             node.target = _FUNCTIONAL[node.target]
             written = node.args[0]
             written.replace_all_uses_with(node, lambda user, writer=node: position[user] > position[writer])
+    program.graph.eliminate_dead_code()
     return True
 
 
@@ -91,7 +92,18 @@ def _is_known(node: fx.Node) -> bool:
         return not node.args[5]
     if node.target in _FUNCTIONAL:  # a result is of the dtype that is written to, and a new tensor of the widest one
         return len({getattr(source.meta["val"], "dtype", None) for source in node.all_input_nodes}) == 1
-    return node.op == "call_function" and node.target in _FRESH | _VIEWS
+    return node.op == "call_function" and (node.target in _FRESH | _VIEWS or _is_basic(node.target))
+
+
+def _is_basic(op: Any) -> bool:
+    """Whether an operation writes to nothing and is not written as others: tracing again leaves it as it is."""
+    if not isinstance(op, OpOverload) or op.namespace != "aten":
+        return False
+    return not op._schema.is_mutable and not op.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+
+
+def _is_fresh(op: Any) -> bool:
+    return op in _FRESH or (_is_basic(op) and all(result.alias_info is None for result in op._schema.returns))
 
 
 def _value(node: fx.Node) -> fx.Node:
@@ -102,8 +114,10 @@ def _value(node: fx.Node) -> fx.Node:
 
 
 def _owns_its_memory(node: fx.Node) -> bool:
-    return (node.target in _FRESH or node.target in _FUNCTIONAL) and not any(map(_is_view, node.users))
+    return (_is_fresh(node.target) or node.target in _FUNCTIONAL) and not any(map(_is_view, node.users))
 
 
 def _is_view(user: fx.Node) -> bool:
-    return user.target in _VIEWS or (user.target in _ERASED and any(map(_is_view, user.users)))
+    if user.target in _ERASED:
+        return any(map(_is_view, user.users))
+    return user.op == "call_function" and not (_is_fresh(user.target) or user.target in _FUNCTIONAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import linecache
 import logging
 import operator
@@ -133,10 +134,14 @@ def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings(), _said_once():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)
-        if functional(program):
-            return program
-        standard = torch.export.default_decompositions()
-        return program.run_decompositions({op: standard[op] for op in _CONVENIENCES} | _ROUNDED)
+        decompositions = _decompositions()
+        return program if functional(program, decompositions) else program.run_decompositions({**decompositions})
+
+
+@functools.cache
+def _decompositions() -> dict[Callable[..., Any], Callable[..., Any]]:
+    standard = torch.export.default_decompositions()
+    return {op: standard[op] for op in _CONVENIENCES} | _ROUNDED
 
 
 def _through_the_batch(root: Root, traced: fx.GraphModule | None) -> str:
