@@ -136,7 +136,12 @@ def at_the_end(self, x):
     return x.add_(x)
 
 
-EXCHANGED = [dropped, old_value, old_name, chain, at_the_end]
+def unused_results(self, x):
+    largest, _ = x.max(3, keepdim=True)
+    return x.sub_(largest)
+
+
+EXCHANGED = [dropped, old_value, old_name, chain, at_the_end, unused_results]
 
 
 def of_a_view(self, x):
@@ -178,12 +183,16 @@ def of_a_function_that_may_return_a_view(self, x):
 
 
 def of_an_unknown_operation(self, x):
-    return torch.logit(x.sigmoid()).relu_()
+    return torch.special.logit(x.sigmoid()).relu_()
+
+
+def of_what_pytorch_writes_in_python(self, x):
+    return F.hardshrink(x).relu_()
 
 
 TRACED = [
     *(of_a_view, beside_a_view, of_a_part, of_a_dropped_view, of_a_weight, of_another_dtype),
-    *(of_a_function_that_may_return_a_view, of_an_unknown_operation),
+    *(of_a_function_that_may_return_a_view, of_an_unknown_operation, of_what_pytorch_writes_in_python),
 ]
 
 

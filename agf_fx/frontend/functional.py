@@ -97,9 +97,10 @@ def _is_known(node: fx.Node) -> bool:
 
 def _is_basic(op: Any) -> bool:
     """Whether an operation writes to nothing and is not written as others: tracing again leaves it as it is."""
-    if not isinstance(op, OpOverload) or op.namespace != "aten":
+    if not isinstance(op, OpOverload) or op.namespace != "aten" or op._schema.is_mutable:
         return False
-    return not op._schema.is_mutable and not op.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+    composite = op.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+    return not composite and DispatchKey.Autograd not in op.py_kernels  # where PyTorch has written it in Python
 
 
 def _is_fresh(op: Any) -> bool:
