@@ -53,6 +53,8 @@ _VIEWS = {
 }
 """Those whose result may share memory with an argument, and what reads parts and sizes."""
 
+_WRITTEN = {aten.lift_fresh_copy.default}  # of what forward() makes a tensor of, which is written as a copy
+
 _ERASED = {aten.dropout.default, aten.dropout_.default}
 
 
@@ -97,7 +99,7 @@ def _is_known(node: fx.Node) -> bool:
 
 def _is_basic(op: Any) -> bool:
     """Whether an operation writes to nothing and is not written as others: tracing again leaves it as it is."""
-    if not isinstance(op, OpOverload) or op.namespace != "aten" or op._schema.is_mutable:
+    if not isinstance(op, OpOverload) or op.namespace != "aten" or op._schema.is_mutable or op in _WRITTEN:
         return False
     composite = op.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
     return not composite and DispatchKey.Autograd not in op.py_kernels  # where PyTorch has written it in Python
