@@ -55,7 +55,11 @@ _VIEWS = {
 
 _WRITTEN = {aten.lift_fresh_copy.default}  # of what forward() makes a tensor of, which is written as a copy
 
-_ERASED = {aten.dropout.default, aten.dropout_.default}
+_ERASED = {
+    *(aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.feature_dropout_.default),
+    *(aten.alpha_dropout.default, aten.alpha_dropout_.default),
+    *(aten.feature_alpha_dropout.default, aten.feature_alpha_dropout_.default),
+}
 
 
 def functional(program: ExportedProgram, others: Container[Callable[..., Any]] = ()) -> bool:
@@ -106,6 +110,9 @@ def _is_basic(op: Any) -> bool:
 
 
 def _is_fresh(op: Any) -> bool:
+    """Whether a result is a new tensor; ``unsafe`` views do not say in their schemas that theirs is none."""
+    if "unsafe" in str(op):
+        return False
     return op in _FRESH or (_is_basic(op) and all(result.alias_info is None for result in op._schema.returns))
 
 
