@@ -166,6 +166,12 @@ def beside_an_unsafe_view(self, x):
     return y.squeeze(4)
 
 
+def beside_a_view_of_another_name(self, x):
+    y = F.relu(x, inplace=True).transpose(2, 3)
+    x.add_(1)
+    return y
+
+
 def of_a_part(self, x):
     a, b = x.chunk(2, 1)
     a.relu_()
@@ -208,6 +214,7 @@ def of_what_pytorch_writes_in_python(self, x):
 TRACED = [
     *(of_a_view, beside_a_view, of_a_part, of_a_dropped_view, of_a_weight, of_another_dtype),
     *(of_what_pytorch_writes_in_python, of_an_unsafe_view, beside_an_unsafe_view),
+    beside_a_view_of_another_name,
     *(of_a_function_that_may_return_a_view, of_an_unknown_operation, of_numbers_in_forward),
 ]
 

@@ -6,7 +6,7 @@ Tracing such a program again, as PyTorch does to make it functional, takes longe
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -76,9 +76,9 @@ def functional(program: ExportedProgram, others: Container[Callable[..., Any]] =
     calls = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
     if not all(_is_known(node) and node.target not in others for node in calls):
         return False
-    if not all(_owns_its_memory(_value(node.args[0])) for node in calls if node.target in _FUNCTIONAL):
-        return False
     position = {node: number for number, node in enumerate(program.graph.nodes)}
+    if not all(_owns_its_memory(node.args[0], position) for node in calls if node.target in _FUNCTIONAL):
+        return False
     for node in calls:
         if node.target in _ERASED:
             node.replace_all_uses_with(node.args[0])
@@ -116,18 +116,19 @@ def _is_fresh(op: Any) -> bool:
     return op in _FRESH or (_is_basic(op) and all(result.alias_info is None for result in op._schema.returns))
 
 
-def _value(node: fx.Node) -> fx.Node:
-    """The tensor that ``node`` is: outside training, dropout returns what it is given."""
-    while node.target in _ERASED:
-        node = node.args[0]
-    return node
-
-
-def _owns_its_memory(node: fx.Node) -> bool:
-    return (_is_fresh(node.target) or node.target in _FUNCTIONAL) and not any(map(_is_view, node.users))
+def _owns_its_memory(written: fx.Node, position: Mapping[fx.Node, int]) -> bool:
+    """Whether a tensor is a new one, and no view of it, under whatever name, is older than the last write to it."""
+    names = [written]
+    while names[0].target in _ERASED or names[0].target in _FUNCTIONAL:  # each returns what it is given
+        names = [names[0].args[0]]
+    if not _is_fresh(names[0].target):
+        return False
+    for name in names:
+        names += [user for user in name.users if user.args[0] is name and user.target in {*_ERASED, *_FUNCTIONAL}]
+    last = max((position[name] for name in names if name.target in _FUNCTIONAL), default=0)
+    return not any(_is_view(user) and position[user] < last for name in names for user in name.users)
 
 
 def _is_view(user: fx.Node) -> bool:
-    if user.target in _ERASED:
-        return any(map(_is_view, user.users))
-    return user.op == "call_function" and not (_is_fresh(user.target) or user.target in _FUNCTIONAL)
+    known = _is_fresh(user.target) or user.target in _FUNCTIONAL or user.target in _ERASED
+    return user.op == "call_function" and not known
