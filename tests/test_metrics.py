@@ -103,6 +103,26 @@ def test_equal_pixels_go_in_random_order():
     assert torch.equal(ranks(MAPS).flatten(2), MAPS.flatten(2).argsort().argsort())
 
 
+def test_regions_go_as_a_whole_by_their_means():
+    places = ranks(MAPS, region=3)  # of 8 by 8 pixels: the last regions are 2 wide, 2 high, or both
+    assert torch.equal(places.flatten(2).sort().values, torch.arange(SIZE**2).expand(3, 2, -1))
+    for one, order in zip(MAPS.flatten(0, 1), places.flatten(0, 1), strict=True):
+        corners = [(y, x) for y in range(0, SIZE, 3) for x in range(0, SIZE, 3)]
+        squares = sorted(corners, key=lambda at: one[at[0] : at[0] + 3, at[1] : at[1] + 3].mean())
+        start = 0
+        for y, x in squares:
+            square = order[y : y + 3, x : x + 3].flatten().sort().values
+            assert torch.equal(square, torch.arange(start, start + square.numel()))
+            start += square.numel()
+    assert torch.equal(ranks(MAPS, region=1), ranks(MAPS))
+    with pytest.raises(OptionsError, match="region is 0"):
+        perturbation(MODEL, IMAGES, MAPS, TARGETS, region=0)
+    half = perturbation(MODEL, IMAGES, MAPS, TARGETS, fractions=(0.5,), region=4)
+    hidden = ranks(MAPS, region=4) < SIZE**2 // 2
+    expected = MODEL(IMAGES * ~hidden[:, :1].squeeze(1)[:, None]).softmax(1).gather(1, TARGETS[:, :1])
+    assert torch.allclose(half.probability[:, :1, 0].float(), expected, atol=1e-6)
+
+
 def test_networks_of_several_labels_and_of_positions():
     curves = perturbation(MODEL, IMAGES, MAPS, TARGETS, fractions=(0.0,), activation="sigmoid")
     assert torch.allclose(curves.probability[..., 0].float(), MODEL(IMAGES).sigmoid().gather(1, TARGETS), atol=1e-6)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from agf_fx.errors import InputError, OptionsError
 from agf_fx.evaluate.imputation import Imputation, constant
@@ -60,6 +61,7 @@ def perturbation(
     activation: Literal["softmax", "sigmoid"] = "softmax",
     batch: int = 64,
     seed: int = 0,
+    region: int = 1,
 ) -> Curves:
     """Take pixels away, and ask the network.
 
@@ -80,10 +82,14 @@ def perturbation(
         activation: from logits to probabilities; sigmoid for networks of several labels.
         batch: how many images the network is given at once.
         seed: of the order of pixels of which a map says the same.
+        region: pixels go in squares of this many by this many, in the order of their mean relevance, as in Samek et al.
+            2017 (9 there); those at the right and the lower edge may be smaller. Holes of single pixels disturb a
+            network that has not seen any, whichever they are, so that fine maps fare worse than blurred ones; squares
+            ask the same of both.
 
     Raises:
         InputError: shapes do not fit, or the maps hold NaN.
-        OptionsError: fractions or ``first`` have no meaning.
+        OptionsError: fractions, ``first`` or ``region`` have no meaning.
     """
     maps, target = _each(maps, 4), _each(target, 2)
     labels = target if labels is None else _each(labels, 2)
@@ -91,7 +97,7 @@ def perturbation(
     _check(images, maps, target, first, fractions)
     if activation not in ("softmax", "sigmoid"):
         raise OptionsError(f"activation is {activation!r}; give 'softmax' or 'sigmoid'.")
-    order = ranks(maps if first == "least" else -maps, seed)
+    order = ranks(maps if first == "least" else -maps, seed, region)
     steps = torch.tensor(tuple(fractions), dtype=torch.float64)
     counts = (steps * order[0, 0].numel()).round().long().to(order.device)
     impute = constant(0.0) if impute is None else impute
@@ -130,12 +136,23 @@ def insertion(predict: Predict, images: Tensor, maps: Tensor, target: Tensor, st
     return curves.area(curves.probability)
 
 
-def ranks(maps: Tensor, seed: int = 0) -> Tensor:
+def ranks(maps: Tensor, seed: int = 0, region: int = 1) -> Tensor:
     """The place of every pixel of a map from its least to its most relevant, int64, of the shape (..., H, W) of maps.
 
     Pixels with the same value are in random order, as a fixed one would favour a part of the image where maps are
-    flat; the order depends on the seed and the size alone, and is the same for all maps.
+    flat; the order depends on the seed and the size alone, and is the same for all maps. The pixels of a region (see
+    `perturbation`) follow each other, in random order too.
+
+    Raises:
+        OptionsError: ``region`` is less than 1.
     """
+    if region < 1:
+        raise OptionsError(f"region is {region}; give the pixels of a side, 1 or more.")
+    if region > 1:
+        height, width = maps.shape[-2:]
+        means = avg_pool2d(maps.flatten(0, -3)[:, None], region, ceil_mode=True, count_include_pad=False)
+        places = ranks(means, seed).repeat_interleave(region, -2).repeat_interleave(region, -1)
+        maps = places[..., :height, :width].reshape(maps.shape)
     flat = maps.flatten(-2)
     shuffle = torch.randperm(flat.shape[-1], generator=torch.Generator().manual_seed(seed)).to(maps.device)
     order = shuffle[flat[..., shuffle].argsort(dim=-1, stable=True)]

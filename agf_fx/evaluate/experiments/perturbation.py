@@ -30,7 +30,12 @@ def _hidden_by(subject: Subject, impute: Imputation | None) -> Imputation:
 
 
 def _perturbed(
-    subject: Subject, batch: BatchLike, first: Literal["least", "most"], impute: Imputation | None, seed: int
+    subject: Subject,
+    batch: BatchLike,
+    first: Literal["least", "most"],
+    impute: Imputation | None,
+    seed: int,
+    region: int,
 ) -> list[Row]:
     """Both tests of the paper: the map of the predicted class, and that of the true one; both judged by the latter.
 
@@ -53,6 +58,7 @@ def _perturbed(
         impute=_hidden_by(subject, impute),
         activation=activation,
         seed=seed,
+        region=region,
     )
     rows = []
     for k, which in enumerate(("predicted", "target")):
@@ -71,20 +77,31 @@ def _steps(curves: Curves, k: int) -> dict[str, Tensor]:
     return found
 
 
-def _least(subject: Subject, batch: BatchLike, *, impute: Imputation | None = None, seed: int = 0) -> list[Row]:
-    return _perturbed(subject, batch, "least", impute, seed)
+def _least(
+    subject: Subject, batch: BatchLike, *, impute: Imputation | None = None, seed: int = 0, region: int = 1
+) -> list[Row]:
+    return _perturbed(subject, batch, "least", impute, seed, region)
 
 
-def _most(subject: Subject, batch: BatchLike, *, impute: Imputation | None = None, seed: int = 0) -> list[Row]:
-    return _perturbed(subject, batch, "most", impute, seed)
+def _most(
+    subject: Subject, batch: BatchLike, *, impute: Imputation | None = None, seed: int = 0, region: int = 1
+) -> list[Row]:
+    return _perturbed(subject, batch, "most", impute, seed, region)
 
 
 def _deletion(
-    subject: Subject, batch: BatchLike, *, steps: int = 50, impute: Imputation | None = None, seed: int = 0
+    subject: Subject,
+    batch: BatchLike,
+    *,
+    steps: int = 50,
+    impute: Imputation | None = None,
+    seed: int = 0,
+    region: int = 1,
 ) -> list[Row]:
     target = classes_of(subject, batch)
     maps = maps_of(subject, batch.images, target)
-    more: dict[str, Any] = {"steps": steps, "seed": seed, "activation": "sigmoid" if subject.multi_label else "softmax"}
+    activation = "sigmoid" if subject.multi_label else "softmax"
+    more: dict[str, Any] = {"steps": steps, "seed": seed, "region": region, "activation": activation}
     given = subject.predict, batch.images, maps, target.clamp_min(0)
     gone = deletion(*given, impute=_hidden_by(subject, impute), **more)
     come = insertion(*given, impute=blur() if impute is None else impute, **more)
