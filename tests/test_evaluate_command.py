@@ -130,7 +130,10 @@ def test_words_that_cannot_be_meant(words, message, tmp_path):
         (["separation", "-m", "digits-vgg", "-d", "digits:2", "--set", "cell=2"], "no setting 'cell'"),
         (["negative-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "impute=white"], "impute"),
         (["separation", "-m", "digits-vgg", "-d", "digits:2", "--set", "confidence=0.5"], "give cells=2 too"),
-        (["positive-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "options=1"], "it has impute, seed, region"),
+        (
+            ["positive-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "options=1"],
+            "it has impute, seed, region",
+        ),
         (["segmentation", "-m", "digits-vgg", "-d", "digits:2", "--set", "threshold=true"], "auto, mean"),
         (["pointing", "-m", "digits-vgg", "-d", "digits:2", "--set", "tolerance=1.5"], "a whole number"),
         (["grid", "-m", "digits-vgg", "-d", "photographs", "--set", "cells=0"], "1 or more"),
