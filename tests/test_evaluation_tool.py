@@ -25,7 +25,7 @@ from agf_fx.methods import REGISTRY
 
 
 def test_every_method_is_in_one_group():
-    names = [label for group in GROUPS.values() for label in group if label in REGISTRY]
+    names = [label for name in {*GROUPS} - {"some"} for label in GROUPS[name] if label in REGISTRY]
     assert sorted(names) == sorted(REGISTRY)
 
 
@@ -43,7 +43,7 @@ def test_commands_can_be_meant(study):
         methods = of_methods(parsed["methods"], parsed["option"] or [])
         assert parsed["experiment"] == study.experiment
         assert len(methods) > 1
-    assert [*study.commands(["fast"])] == study.commands()[:1]
+    assert study.commands([next(iter(study.groups))]) == study.commands()[:1]
 
 
 def rows(method, share, low, high, images=4, **more):

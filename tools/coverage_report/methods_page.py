@@ -12,6 +12,12 @@ from coverage_report.networks import names
 
 Row = dict[str, Any]
 
+_UNTRAINED = (
+    "Weights are random here. PatternNet has no denominator in any layer, so in deep networks that were never trained "
+    "the products of patterns leave float64, which a warning says; and what an untrained VGG says of its classes "
+    "depends on an image by so little that the area of a mask outweighs it, which hides everything alike."
+)
+
 
 def methods_page(record: Row) -> str:
     """All of it: a line a method, then what is refused and what fails."""
@@ -62,6 +68,7 @@ def _why(kind: str, tried: dict[str, dict[str, Row]]) -> str:
         return ""
     title = {"refused": "Refused", "failures": "Failures"}[kind]
     items = [f"- {reason}: {_listed(by_method)}" for reason, by_method in places.items()]
+    items += ["", _UNTRAINED] if kind == "failures" else []
     return f"## {title}\n\n" + "\n".join(items)
 
 

@@ -49,8 +49,13 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "masks": MASKS,
     "searches": SEARCHES,
     "patterns": dict.fromkeys(PATTERNS, ("patterns={patterns}",)),
+    "some": {
+        **{label: AGF[label] for label in ("agf", "agf-flat-reference", "agf-only-c")},
+        **dict.fromkeys(("gradcam", "sglrp", "clrp", "rap", "fullgrad", "contrastive-excitation-backprop"), ()),
+        **dict.fromkeys(("epsilon-plus-flat", "lrp-epsilon"), ()),
+    },
 }
-"""Methods that a command takes together, by label, with their options."""
+"""Methods that a command takes together, by label, with their options; some: those that lead elsewhere, and two."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,21 @@ def _photographs() -> Iterable[Study]:
                 order,
                 batch=7,
             )
+    for name, way, settings in (
+        ("region", "in squares of 16 pixels", {"region": 16}),
+        ("road", "with what is hidden made of its neighbours", {"impute": "road"}),
+    ):
+        yield Study(
+            f"{name}-perturbation-lite0",
+            f"Negative perturbation {way}, efficientnet-lite0",
+            "negative-perturbation",
+            "efficientnet-lite0",
+            "photographs:8",
+            {"some": 56},
+            "area",
+            settings,
+            batch=7,
+        )
     yield Study(
         "sanity-lite0",
         "Sanity checks, efficientnet-lite0",
