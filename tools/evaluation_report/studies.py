@@ -143,21 +143,17 @@ def _photographs() -> Iterable[Study]:
                 order,
                 batch=7,
             )
-    for name, way, settings in (
-        ("region", "in squares of 16 pixels", {"region": 16}),
-        ("road", "with what is hidden made of its neighbours", {"impute": "road"}),
-    ):
-        yield Study(
-            f"{name}-perturbation-lite0",
-            f"Negative perturbation {way}, efficientnet-lite0",
-            "negative-perturbation",
-            "efficientnet-lite0",
-            "photographs:8",
-            {"some": 56},
-            "area",
-            settings,
-            batch=7,
-        )
+    yield Study(
+        "region-perturbation-lite0",
+        "Negative perturbation in squares of 16 pixels, efficientnet-lite0",
+        "negative-perturbation",
+        "efficientnet-lite0",
+        "photographs:8",
+        {"some": 56},
+        "area",
+        {"region": 16},
+        batch=7,
+    )
     yield Study(
         "sanity-lite0",
         "Sanity checks, efficientnet-lite0",
