@@ -156,6 +156,7 @@ def require_flag(name: str, value: object) -> None:
 
 def require_whole(name: str, value: object, least: int) -> None:
     """Raise an OptionsError unless ``value`` is a whole number of ``least`` or more."""
+    _require_fit(name, value)
     if not _is_whole(value) or value < least:
         raise OptionsError(f"{name} is {value!r}; give a whole number of {least} or more.")
 
@@ -170,6 +171,7 @@ def require_number(
     below: float = math.inf,
 ) -> None:
     """Raise an OptionsError unless ``value`` is a finite number, from ``least`` to ``most``, and between the others."""
+    _require_fit(name, value)
     known = is_number(value) and math.isfinite(value)
     if not known or not (least <= value <= most and above < value < below):
         bounds = {
@@ -185,6 +187,12 @@ def require_number(
 def is_number(value: object) -> bool:
     """Whether ``value`` is an int or a float, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_fit(name: str, value: object) -> None:
+    """Raise an OptionsError for a whole number that is too large for PyTorch."""
+    if _is_whole(value) and not -(1 << 63) <= value < 1 << 63:
+        raise OptionsError(f"{name} is a whole number beyond 2**63; give a smaller one, or a float.")
 
 
 def _is_whole(value: object) -> bool:

@@ -51,7 +51,7 @@ def _is_foldable(norm: fx.Node) -> bool:
         return False
     if layer.target is aten.linear.default:  # its outputs are the channels only where there are no further dimensions
         return layer.meta["type"].rank == 2
-    return layer.target in CONVOLUTIONS or (layer.target in TRANSPOSED_CONVOLUTIONS and layer.args[6] == 1)
+    return layer.target in CONVOLUTIONS or layer.target in TRANSPOSED_CONVOLUTIONS
 
 
 def _folded(graph: fx.Graph, norm: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -73,8 +73,13 @@ def _folded(graph: fx.Graph, norm: fx.Node, copies: dict[fx.Node, fx.Node]) -> f
     shift = made(aten.neg.default, mean) if bias is None else made(aten.sub.Tensor, bias, mean)
     shift = made(aten.mul.Tensor, shift, scale)
     shift = shift if beta is None else made(aten.add.Tensor, shift, beta)
-    outputs = 1 if layer.target in TRANSPOSED_CONVOLUTIONS else 0
-    form = [1] * weight.meta["type"].rank
-    form[outputs] = -1
-    scaled = made(aten.mul.Tensor, weight, made(aten.reshape.default, scale, form))
+    sizes = [int(size) for size in weight.meta["type"].shape]
+    if layer.target in TRANSPOSED_CONVOLUTIONS:  # (inputs, outputs of a group, ...), the groups one after another
+        groups, kernel = layer.args[6], sizes[2:]
+        apart = made(aten.reshape.default, weight, [groups, sizes[0] // groups, *sizes[1:]])
+        factor = made(aten.reshape.default, scale, [groups, 1, sizes[1], *[1] * len(kernel)])
+        scaled = made(aten.reshape.default, made(aten.mul.Tensor, apart, factor), sizes)
+    else:
+        factor = made(aten.reshape.default, scale, [-1, *[1] * (len(sizes) - 1)])
+        scaled = made(aten.mul.Tensor, weight, factor)
     return graph.create_node("call_function", layer.target, (x, scaled, shift, *geometry), name=layer.name)

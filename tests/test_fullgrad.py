@@ -10,6 +10,7 @@ from networks import golden_names, load_golden
 from torch import nn
 
 import agf_fx
+from agf_fx.errors import AgfFxError
 from agf_fx.methods.fullgrad import full_grad, of_biases
 
 aten = torch.ops.aten
@@ -85,3 +86,24 @@ def test_norms_and_transposed_convolutions_contribute():
     maps = agf_fx.compile(model, method="fullgrad")(images, 1)
     assert maps.shape == (2, 8, 8)
     assert maps.min() >= 0
+
+
+class Cropped(nn.Module):
+    """Reads columns that the image itself chooses."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        first = (x.mean((1, 2, 3)) * 8).floor().clamp(0, 8).long()
+        columns = torch.arange(8)[None] + first[:, None]
+        part = x.gather(3, columns[:, None, None, :].expand(-1, 3, x.shape[2], -1))
+        return self.fc(torch.relu(self.conv(part)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["fullgrad", "gradcam"])
+def test_positions_that_the_image_decides_are_unknown(method):
+    explainer = agf_fx.compile(Cropped().eval(), method=method, unknown_ops="gradient")
+    with pytest.warns(UserWarning, match="gather"), pytest.raises(AgfFxError, match=r"as in the images|feature map"):
+        explainer(torch.rand(1, 3, 12, 16), 1)

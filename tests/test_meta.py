@@ -432,3 +432,20 @@ def test_a_registered_gradient_is_used():
     net = With(torch.ops.meta_tests.fifth).eval()
     found = agf_fx.compile(net, method=agf_fx.meta("gradient", LR))(IMAGES, TARGETS)
     close(found, by_hand(net, IMAGES, TARGETS, LR, "gradient"))
+
+
+class Step(nn.Module):
+    """v where v > 0, by an operation that PyTorch has no derivative of."""
+
+    def forward(self, v):
+        return v * torch.heaviside(v, torch.zeros((), dtype=v.dtype))
+
+
+def test_operations_of_pytorch_without_a_derivative_are_named():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), Step(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(4, 5)).double().eval()
+    images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    assert agf_fx.compile(model, method="gradcam")(images, 1).shape == (1, 8, 8)
+    with pytest.raises(CaptureError, match="meta moves weights by PyTorch's gradient, and aten::heaviside has none"):
+        agf_fx.compile(model, method="meta")(images, 1)

@@ -98,6 +98,11 @@ def test_options_are_documented():
         ("lrp-epsilon", {"epsilom": 1}, "no option 'epsilom'.*did you mean 'epsilon'.*it has epsilon, bias"),
         ("lrp-epsilon", {"epsilon": 0}, "epsilon is 0; give a number above 0"),
         ("lrp-epsilon", {"epsilon": "1"}, "epsilon is '1'"),
+        ("lrp-epsilon", {"epsilon": 2**2000}, "epsilon is a whole number beyond"),
+        ("rise", {"cells": 2**70}, "cells is a whole number beyond"),
+        ("extremal-perturbation", {"width": 1e30}, "width is 1e.30; give a number above 0 and of 65536 or less"),
+        ("epsilon-gamma-box", {"bounds": "layer"}, "bounds is 'layer'; choose one of 'images', 'first-layer'"),
+        ("deeplift", {"baseline": "missing.npy"}, "missing.npy', and there is no such file"),
         ("lrp-epsilon", {"bias": 1}, "bias is 1; give True or False"),
         ("lrp-epsilon", LRPTwoSidedOptions(lossless=True), "options is a LRPTwoSidedOptions; .* takes LRPOptions"),
         ("epsilon-gamma-box", {"low": "1"}, "low is '1'; give a finite number"),
@@ -583,3 +588,60 @@ def test_norms_are_folded_where_biases_take_a_part(method):
         for each in (model, folded)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+FOLDING = ("lrp-0", "lrp-epsilon", "lrp-gamma", "epsilon-plus-flat", "attnlrp", "fullgrad")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_norms_are_folded_into_transposed_convolutions_of_any_groups(groups):
+    torch.manual_seed(0)
+    up, plain = (nn.ConvTranspose2d(6, 12, (3, 2), groups=groups).double() for _ in range(2))
+    norm, further = nn.BatchNorm2d(12).double(), nn.Linear(12, 5)
+    with torch.no_grad():
+        norm.running_var.uniform_(0.5, 2)
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            tensor.normal_()
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # of each output
+        for group, outputs in enumerate(torch.arange(12).chunk(groups)):
+            inputs = torch.arange(6).chunk(groups)[group]
+            plain.weight[inputs] = up.weight[inputs] * scale[outputs][:, None, None]
+        plain.bias.copy_((up.bias - norm.running_mean) * scale + norm.bias)
+    first, last = (nn.Conv2d(3, 6, 3), nn.ReLU()), (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), further)
+    model = nn.Sequential(*first, up, norm, *last).double().eval()
+    twin = nn.Sequential(*first, plain, *last).double().eval()
+    images = torch.randn(2, 3, 8, 7, dtype=torch.float64)
+    torch.testing.assert_close(model(images), twin(images))
+    for method in FOLDING:
+        found, expected = (agf_fx.compile(each, method=method)(images, 1) for each in (model, twin))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+
+
+class Normalising(nn.Module):
+    """Computes with its images before the first layer."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x):
+        return self.inside((x - 0.45) / 0.225)
+
+
+def test_bounds_are_those_of_the_images_or_of_what_the_first_layer_reads():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+    inside = nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2), *layers).double().eval()
+    images = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    low, high = -0.45 / 0.225, 0.55 / 0.225
+
+    def maps(model, x, **options):
+        return agf_fx.compile(model, method="epsilon-gamma-box", options=options)(x, 1)
+
+    expected = maps(inside, (images - 0.45) / 0.225, low=low, high=high)
+    model = Normalising(inside).eval()
+    with pytest.raises(OptionsError, match=r"Normalising computes with them .* bounds='first-layer'"):
+        maps(model, images, low=0.0, high=1.0)
+    torch.testing.assert_close(maps(model, images, low=low, high=high, bounds="first-layer"), expected)
+    with pytest.warns(UserWarning, match=r"images \[1\] reach from .* takes 0 and 1 for the bounds"):
+        maps(inside, images + torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).double(), low=0.0, high=1.01 - 0.01)

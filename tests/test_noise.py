@@ -98,3 +98,17 @@ def test_what_is_drawn_is_not_exported(name, tmp_path):
 def test_options_without_meaning(name, options, message):
     with pytest.raises(OptionsError, match=message):
         agf_fx.compile(vgg(), method=name, options=options)
+
+
+@pytest.mark.parametrize("noise", [0.15, 1e-4])
+def test_a_variance_keeps_its_digits_where_gradients_hardly_differ(noise):
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 6, 3), torch.nn.SiLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(6, 5)).eval()
+    options = {"noise": noise, "samples": 10}
+    found, expected = (
+        agf_fx.compile(model, method="vargrad", options=options, precision=precision)(IMAGES[:2].float(), 1)
+        for precision in (None, "float64")
+    )
+    assert expected.max() > 0
+    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=5e-3 * float(expected.max()))

@@ -307,3 +307,20 @@ def test_the_example_of_the_guide_runs():
     finally:
         for op in set(VOCABULARY) - set(before):
             del VOCABULARY[op]
+
+
+def test_methods_of_derivatives_alone_need_no_rule():
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(2), Middle(lambda x: x.topk(3, -1).values.mean(-1))]
+    model = nn.Sequential(*body, nn.Linear(4, 5)).double().eval()
+    images = IMAGES.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(images)[:, 1].sum(), images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = agf_fx.compile(model, method="gradient")
+        torch.testing.assert_close(found(IMAGES, 1), expected.sum(1))
+        assert found.graph.layers()
+        agf_fx.compile(model, method="occlusion")(IMAGES, 1)
+    for method in ("agf", "lrp-epsilon", "deeplift"):
+        with pytest.raises(UnsupportedOpError, match=r"aten.topk.default"):
+            agf_fx.compile(model, method=method)(IMAGES, 1)

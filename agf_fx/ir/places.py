@@ -88,12 +88,15 @@ class Places:
 
     def in_order(self, node: fx.Node) -> bool:
         """Whether a value (N, C, *places) has places that lie as in the images, as far as they are known: not flipped,
-        turned or moved around. Less than `lie_as_in_images`: places may repeat, and leave out what they like."""
+        turned or moved around. Less than `lie_as_in_images`: places may repeat, and leave out what they like. Of
+        several places some are to be known."""
         if node not in self._coordinates[0]:
             return True
         for dim, (of, length) in enumerate(zip(self._coordinates, self._lengths, strict=True)):
             lines = of[node][0].movedim(dim + 1, 0).flatten(1)
             known = lines.isfinite()
+            if len(lines) > 1 and not bool(known.any()):
+                return False
             middles = lines.nan_to_num(0).sum(1) / known.sum(1)
             apart = (lines - middles[:, None]).abs()[known]
             middles = middles[middles.isfinite()]

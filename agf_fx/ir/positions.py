@@ -56,11 +56,17 @@ def positions(canonical: CanonicalGraph, dim: int) -> dict[fx.Node, Tensor]:
     kind = canonical.image_type
     line = torch.arange(kind.shape[dim], dtype=torch.float32).reshape([-1] + [1] * (kind.rank - dim - 1))
     known: dict[fx.Node, Any] = {canonical.images: line.expand(1, *kind.sample_shape)}
+    of_images = {canonical.images}
     for node in canonical.graph.nodes:
         if node.op == "placeholder" and node is not canonical.images:
             known[node] = canonical.signature.constants.get(node.name)
         elif node.op == "call_function":
-            known[node] = _followed(node, known) if depends_on_images(node) else _computed(node, known)
+            if of_images.intersection(node.all_input_nodes) and isinstance(node.meta["type"], TensorType | tuple):
+                of_images.add(node)
+            if depends_on_images(node):
+                known[node] = _followed(node, known)
+            else:  # an index or a step that the images decide is unknown before there are any
+                known[node] = None if node in of_images else _computed(node, known)
     return {node: value for node, value in known.items() if depends_on_images(node) and isinstance(value, Tensor)}
 
 

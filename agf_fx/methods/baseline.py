@@ -71,6 +71,13 @@ class Baseline:
         return f"{kind}{list(self.values.shape)} of SHA-256 {self._digest}"
 
 
+NOT_FINITE = (
+    "the network computes NaN at the baseline, as standardising an image does where all its pixels are the same (give "
+    "another one, baseline=...), or "
+)
+"""What may be wrong with maps that look at a baseline."""
+
+
 def checked_baseline(value: Any) -> float | Baseline:
     """The value of an option: a finite number as it is, anything else as a `Baseline`.
 
@@ -92,8 +99,10 @@ def _read(values: Any) -> Any:
     if not isinstance(values, str | Path):
         return values
     path = Path(values)
-    if path.suffix not in ENDINGS or not path.is_file():
+    if path.suffix not in ENDINGS:
         raise OptionsError(f"baseline is {str(values)!r}; give a number, or a file that ends in {', '.join(ENDINGS)}.")
+    if not path.is_file():
+        raise OptionsError(f"baseline is {str(values)!r}, and there is no such file here.")
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from agf_fx.errors import CaptureError
+from agf_fx.errors import CaptureError, OptionsError
 from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.text import op_name
-from agf_fx.ir.vocabulary import Family, family_of
+from agf_fx.ir.vocabulary import Family, family_of, signals
 from agf_fx.methods.contrast import CONTRAST
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.lrp import (
@@ -28,7 +29,7 @@ from agf_fx.methods.method import Method, Stream, Trace
 from agf_fx.methods.needs import heads, relevance_everywhere
 from agf_fx.methods.registry import Entry, Properties
 from agf_fx.methods.table import RuleTable, Where, fact, family, registered
-from agf_fx.options import require_flag, require_number
+from agf_fx.options import require_flag, require_number, require_one_of
 from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.rules import lrp
 from agf_fx.rules.notation import formula
@@ -54,6 +55,8 @@ class EpsilonGammaBoxOptions(LRPOptions):
         gamma: how much more contributions of the output's sign count at convolutions, 0 or more.
         low: the least value of the images, as the model takes them.
         high: the greatest.
+        bounds: whose least and greatest value these are: of the ``"images"``, which a model that computes with them
+            before its first layer, as to normalise them, refuses; or of all that the ``"first-layer"`` reads.
 
     Raises:
         OptionsError: a value has no meaning.
@@ -62,12 +65,14 @@ class EpsilonGammaBoxOptions(LRPOptions):
     gamma: float = 0.25
     low: float = -3.0
     high: float = 3.0
+    bounds: str = "images"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number("gamma", self.gamma, least=0)
         require_number("low", self.low)
         require_number("high", self.high, above=self.low)
+        require_one_of("bounds", self.bounds, ("images", "first-layer"))
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,29 @@ def _entry(
     return Entry(name, title, citation, _PROPERTIES, _composite(name, special), options)
 
 
+def _boxed(options: EpsilonGammaBoxOptions) -> Method:
+    """The composite with z^B, whose bounds are to be those of what the first layer reads."""
+    method = _composite("epsilon-gamma-box", lambda o: [_box(o), _gamma(o, convolution)])(options)
+    if options.bounds != "images":
+        return method
+    return replace(method, needs=(*method.needs, _first_layer_reads_images), bounds=(options.low, options.high))
+
+
+def _first_layer_reads_images(canonical: CanonicalGraph) -> None:
+    """Refuse a network that computes with its images in front of the first layer."""
+    within = (Family.DATA_MOVEMENT, Family.AVERAGE, Family.SELECTION)
+    waiting = [node for layer in canonical.calls if facts(layer).input_layer for node in signals(layer)]
+    for node in waiting:
+        moved = node.op != "call_function" or node.target is operator.getitem  # the first of several results
+        if not moved and family_of(node) not in within:
+            raise OptionsError(
+                f"low and high are bounds of the images, and {canonical.name} computes with them "
+                f"({op_name(node.target)}) in front of its first layer; give the bounds of what that layer reads, and "
+                "bounds='first-layer'."
+            )
+        waiting += signals(node) if node.op == "call_function" else []
+
+
 ENTRIES = (
     _entry(
         "epsilon-plus",
@@ -232,11 +260,12 @@ ENTRIES = (
         lambda o: [_flat(o), _alpha2_beta1(o)],
         LRPTwoSidedOptions,
     ),
-    _entry(
+    Entry(
         "epsilon-gamma-box",
         "LRP composite: z^B at the first layer, γ at convolutions, ε at linear layers",
         "Montavon, Binder, Lapuschkin, Samek and Müller, in: Explainable AI, LNCS 11700, 2019",
-        lambda o: [_box(o), _gamma(o, convolution)],
+        _PROPERTIES,
+        _boxed,
         EpsilonGammaBoxOptions,
     ),
     _entry(

@@ -12,7 +12,7 @@ from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.reach import values_of_images
 from agf_fx.ir.refusal import unsupported
 from agf_fx.ir.vocabulary import BUILT_IN, Family, depends_on_images
-from agf_fx.methods.baseline import Baseline, checked_baseline, one_baseline
+from agf_fx.methods.baseline import NOT_FINITE, Baseline, checked_baseline, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Need, Stream, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -169,6 +169,7 @@ def _compared(name: str, baseline: Baseline) -> Method:
         read_out=contributions,
         needs=(multipliers_everywhere(name),),
         scale="signed, in units of the logit: sums to its difference from the baseline's",
+        not_finite=NOT_FINITE,
         blank="the images are the baseline, or the logit is the same on both. Choose another baseline",
         baseline=baseline,
         reference=True,

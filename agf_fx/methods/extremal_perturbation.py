@@ -11,7 +11,7 @@ from torch import Tensor
 from agf_fx.errors import OptionsError
 from agf_fx.methods.descent import heavy_ball
 from agf_fx.methods.gradient import target_indicator
-from agf_fx.methods.hiding import HidingOptions, blended, cells_of, mask_sizes, scaled_length, seen_and_hidden
+from agf_fx.methods.hiding import WIDEST, HidingOptions, blended, cells_of, mask_sizes, scaled_length, seen_and_hidden
 from agf_fx.methods.method import Method, Search, Seeker, Trace
 from agf_fx.methods.path import gradient_at_point
 from agf_fx.methods.registry import Entry, Properties
@@ -66,7 +66,7 @@ class ExtremalPerturbationOptions(HidingOptions):
         for area in self.areas:
             require_number("areas", area, above=0, below=1)
         if self.width is not None:
-            require_number("width", self.width, above=0)
+            require_number("width", self.width, above=0, most=WIDEST)
         require_number("area_weight", self.area_weight, least=0)
         require_number("growth", self.growth, least=1)
         require_whole("levels", self.levels, 1)

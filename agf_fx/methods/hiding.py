@@ -17,6 +17,7 @@ from agf_fx.methods.method import Trace
 from agf_fx.options import require_number, require_whole
 
 USUAL = 224  # the side of an image, in pixels, for which lengths are published
+WIDEST = 1 << 16  # pixels: as far as a blur may reach
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class HidingOptions:
         if self.cells is not None:
             require_whole("cells", self.cells, 1)
         if self.sigma is not None:
-            require_number("sigma", self.sigma, above=0)
+            require_number("sigma", self.sigma, above=0, most=WIDEST)
         if self.baseline is not None:
             if self.sigma is not None:
                 raise OptionsError("sigma is of the blur that a baseline stands in the place of; give one of them.")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from agf_fx.methods.descent import adam
 from agf_fx.methods.hiding import (
+    WIDEST,
     HidingOptions,
     along,
     blended,
@@ -75,7 +76,7 @@ class MeaningfulPerturbationOptions(HidingOptions):
         require_number("smoothness_weight", self.smoothness_weight, least=0)
         require_number("beta", self.beta, least=1)
         if self.smoothness is not None:
-            require_number("smoothness", self.smoothness, least=0)
+            require_number("smoothness", self.smoothness, least=0, most=WIDEST)
         if self.jitter is not None:
             require_whole("jitter", self.jitter, 0)
         require_seed(self.seed)

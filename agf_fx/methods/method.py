@@ -40,6 +40,7 @@ class Stream:
         seed: what it starts with at the logits; None where it starts with ``starts`` alone.
         starts: rules of calls that need no message, and make one.
         merge: what becomes of the messages that several readers of a value hand back.
+        derives: whether it is a derivative, or nothing, at operations that no rule is named for: these need none then.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stream:
     seed: Seed | None = None
     starts: RuleTable = NOTHING
     merge: Merge = total
+    derives: bool = False
 
     def rule_for(self, node: fx.Node, message: Value | None) -> Rule | None:
         """The rule of a call that has a message, or starts one."""
@@ -133,12 +135,15 @@ class Points:
             for each of ``moments`` -> maps (K, N, *spatial).
         moments: what is summed of what is found at a point, say itself and its square.
         unwritable: what the method does at its points, in words, where no file can hold them.
+        from_first: whether moments are of the differences from what the first point finds: for methods that these tell
+            everything, such as a variance, which loses its digits where points hardly differ.
     """
 
     points: tuple[Point, ...] | Callable[[CanonicalGraph, int | None], tuple[Point, ...]]
     read_out: Callable[..., Value]
     moments: tuple[Callable[[Value], Value], ...] = (lambda found: found,)
     unwritable: str = ""
+    from_first: bool = False
 
     def on(self, canonical: CanonicalGraph, channel_dim: int | None) -> tuple[Point, ...]:
         """Where it looks at images of a model."""
@@ -236,6 +241,8 @@ class Method:
         points: where it looks besides at the images; None: at the images.
         search: how it searches for maps step by step; None: it does not.
         blank: why a map may be zero everywhere, and what to do, where that is the method's own doing.
+        bounds: between which values the images are taken to lie; None: anywhere.
+        not_finite: why a map may not be finite, and what to do, where that may be the method's own doing.
         rounding: what else to do than to compute in float64 where rounding moves maps.
         baseline: what it compares images with. Maps are the mean over baselines, where there are several and no points.
         reference: whether the network also sees the baseline, so that rules may read ``site.reference``.
@@ -253,6 +260,8 @@ class Method:
     points: Points | None = None
     search: Search | None = None
     blank: str = ""
+    bounds: tuple[float, float] | None = None
+    not_finite: str = ""
     rounding: str = ""
     baseline: Baseline | None = None
     reference: bool = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from agf_fx.errors import OptionsError
-from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
+from agf_fx.methods.baseline import NOT_FINITE, Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
 from agf_fx.methods.path import gradient_at_point
@@ -132,13 +132,14 @@ def _around(
     moments: tuple[Callable[[Value], Value], ...],
     read: Callable[..., Value],
     scale: str,
+    from_first: bool = False,
 ) -> Method:
     points = tuple(Point(_noisy(options, index), 1 / options.samples) for index in range(options.samples))
     return Method(
         name=name,
         streams=(gradient_stream(target_indicator),),
         read_out=gradient_at_point,
-        points=Points(points, read, moments, unwritable="draws its points at random"),
+        points=Points(points, read, moments, unwritable="draws its points at random", from_first=from_first),
         scale=scale,
     )
 
@@ -176,7 +177,7 @@ def smoothgrad_squared(options: SmoothGradOptions) -> Method:
 
 def vargrad(options: SmoothGradOptions) -> Method:
     """VarGrad (Adebayo et al. 2018): the variance of gradients at noisy copies of the images."""
-    return _around("vargrad", options, (lambda found: found, _square), _variance, "0 or more")
+    return _around("vargrad", options, (lambda found: found, _square), _variance, "0 or more", from_first=True)
 
 
 def gradient_shap(options: GradientSHAPOptions) -> Method:
@@ -203,6 +204,7 @@ def gradient_shap(options: GradientSHAPOptions) -> Method:
         read_out=gradient_at_point,
         points=Points(points, _mean_product, unwritable="draws its points at random"),
         scale="signed, in units of the logit: about its difference from the baseline's",
+        not_finite=NOT_FINITE,
         needs=() if baseline is None else (one_baseline(baseline),),
         baseline=baseline,
     )
@@ -239,6 +241,7 @@ def expected_gradients(options: ExpectedGradientsOptions) -> Method:
         read_out=gradient_at_point,
         points=Points(tuple(map(point, *draws)), _mean_difference, unwritable="draws its points at random"),
         scale="signed, in units of the logit: about its mean difference from the baselines'",
+        not_finite=NOT_FINITE,
         baseline=Baseline(options.baseline),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agf_fx.errors import OptionsError
-from agf_fx.methods.baseline import Baseline, checked_baseline, images_of, one_baseline
+from agf_fx.methods.baseline import NOT_FINITE, Baseline, checked_baseline, images_of, one_baseline
 from agf_fx.methods.gradient import target_indicator
 from agf_fx.methods.method import Method, Point, Points, Trace
 from agf_fx.methods.registry import Entry, Properties
@@ -71,6 +71,7 @@ def integrated_gradients(options: IntegratedGradientsOptions) -> Method:
         baseline=baseline,
         points=Points(points, formula("map", "Σ_c (x - b) ⊙ Σ_s w_s ∂y_t/∂x_s")(read)),
         scale="signed, in units of the logit: sums to its difference from the baseline's",
+        not_finite=NOT_FINITE,
     )
 
 

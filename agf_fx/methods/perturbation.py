@@ -204,12 +204,13 @@ def occlusion(options: OcclusionOptions) -> Method:
 
     return Method(
         name="occlusion",
-        streams=(Stream(SCORE, rules=NOTHING, seed=target_indicator),),
+        streams=(Stream(SCORE, rules=NOTHING, seed=target_indicator, derives=True),),
         read_out=target_logit,
         needs=_needs(options.baseline),
         baseline=images_of(options.baseline),
         points=Points(points, _summed, unwritable="hides windows one after the other"),
         scale="signed, in units of the logit: by how much it falls",
+        blank="the logit is the same, whichever window is hidden. Give larger windows, or another baseline",
     )
 
 
@@ -262,12 +263,14 @@ def rise(options: RISEOptions) -> Method:
 
     return Method(
         name="rise",
-        streams=(Stream(SCORE, rules=NOTHING, seed=target_indicator),),
+        streams=(Stream(SCORE, rules=NOTHING, seed=target_indicator, derives=True),),
         read_out=target_probability,
         needs=(several_classes("rise"), *_needs(options.baseline)),
         baseline=images_of(options.baseline),
         points=Points(points, _summed, unwritable="draws its masks at random"),
         scale="0 or more: the expected probability where a pixel is seen",
+        blank="no mask shows anything, or the probability is 0 under each of them. Give more samples, or a larger "
+        "probability",
     )
 
 

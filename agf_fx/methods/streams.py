@@ -13,4 +13,4 @@ CHAIN_RULE = RuleTable.of([(everywhere, chain_rule)])
 
 def gradient_stream(seed: Seed, special: RuleTable = NOTHING) -> Stream:
     """The gradient of what ``seed`` is the gradient of at the logits; calls in ``special`` have other rules."""
-    return Stream(GRADIENT, rules=special + CHAIN_RULE, seed=seed, merge=accumulation)
+    return Stream(GRADIENT, rules=special + CHAIN_RULE, seed=seed, merge=accumulation, derives=True)

@@ -137,7 +137,10 @@ class RuleTable:
     entries: tuple[tuple[Where, Rule], ...] = ()
 
     def __post_init__(self) -> None:
-        for where, rule in self.entries:
+        for entry in self.entries:
+            if not isinstance(entry, tuple) or len(entry) != len(("where", "rule")):
+                raise OptionsError(f"{entry!r} is no entry of a table; give pairs (condition, rule).")
+            where, rule = entry
             condition(where)
             if not isinstance(rule, Rule):
                 raise OptionsError(f"{rule!r} is no rule; where it makes one, call it, as lrp.z_plus().")

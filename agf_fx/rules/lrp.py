@@ -240,7 +240,12 @@ def z_box(low: float, high: float, epsilon: float = EPSILON) -> Rule:
     """LRP-z^B (Montavon et al. 2017), for inputs between ``low`` and ``high``.
 
     Φ_in = x ⊙ Lᵀs - l L⁺ᵀs - h L⁻ᵀs, s = Φ / (Lx - L⁺l - L⁻h).
+
+    Raises:
+        OptionsError: ``low`` is not below ``high``.
     """
+    require_number("low", low)
+    require_number("high", high, above=low)
 
     @rule(
         "Φ",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from agf_fx.ambient import capturing
+from agf_fx.errors import UnsupportedOpError
 from agf_fx.frontend.baked import Places
 from agf_fx.frontend.capture import Subject
 from agf_fx.frontend.final import warn_of_final
@@ -16,6 +17,7 @@ from agf_fx.frontend.unknown import warn_of_captured
 from agf_fx.ir import serial
 from agf_fx.ir.checks import typed_like
 from agf_fx.ir.graph import CanonicalGraph, ExplanationGraph, tensor_at
+from agf_fx.ir.vocabulary import VOCABULARY
 from agf_fx.methods.method import Method
 from agf_fx.pipeline import analyse, canonise, check_needs, lower, optimisations
 from agf_fx.rules.register import taught_operations
@@ -57,8 +59,27 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
         counters: which stages had to run.
 
     Raises:
-        CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`.
+        CaptureError, UnsupportedOpError, InputError: see `agf_fx.capture`. An operation without a relevance rule is
+            refused to methods that would need one.
     """
+    try:
+        return _compiled(model, images, recipe, method, counters)
+    except UnsupportedOpError as error:
+        known = any(str(op) == error.op for op in VOCABULARY)
+        if known or recipe.unknown_ops == "gradient" or not _derives(recipe.graphed.made):
+            raise
+    return _compiled(model, images, replace(recipe, unknown_ops="gradient"), method, counters, exactly=True)
+
+
+def _derives(method: Method) -> bool:
+    """Whether derivatives are all that a method asks of operations."""
+    return all(stream.derives for stream in method.streams)
+
+
+def _compiled(
+    model: nn.Module, images: Tensor, recipe: Recipe, method: Method, counters: Counters, *, exactly: bool = False
+) -> Compiled:
+    """See `compiled`. ``exactly``: the gradient of operations without a rule is what the method asks for."""
     with COMPILER, capturing(), collector_waiting() as takes_long:
         subject = Subject.of(model, images, recipe.output, recipe.unknown_ops)
         graphed = recipe.graphed
@@ -67,7 +88,8 @@ def compiled(model: nn.Module, images: Tensor, recipe: Recipe, method: Method, c
         trace_key = trace and keys.digest(trace=trace)
         canonical, fingerprint = stages.architecture(trace_key)
         subject.warn()
-        warn_of_captured(canonical)
+        if not exactly:
+            warn_of_captured(canonical)
         warn_of_final(canonical)
         if method.step is not None:
             check_needs(canonical, method)  # of the step, too, which the graph knows nothing of

@@ -64,7 +64,7 @@ def _at_points(one: Cost, program: Program, method: Method) -> Cost:
     found = substituted(one.result_bytes, {BATCH: BATCH * together})
     # A group of points, the running sums, and, from the second group on, what the one before has found.
     again = sympy.Min(1, sympy.ceiling(POINTS / together) - 1)
-    held = one.image_bytes * (together + moments * TARGETS) + again * found
+    held = one.image_bytes * (together + (moments + looked.from_first) * TARGETS) + again * found
     return replace(
         one,
         flops=for_classes.flops + at_points.flops + sums,

@@ -12,12 +12,13 @@ class DegenerateMapWarning(UserWarning):
     """A heat map says nothing: it is zero everywhere, or contains NaN or infinite values."""
 
 
-def warn_of_degenerate(maps: Tensor, blank: str = "") -> None:
+def warn_of_degenerate(maps: Tensor, blank: str = "", not_finite: str = "") -> None:
     """Warn of maps (N, K, H, W) that are zero everywhere or not finite, and name their images.
 
     Args:
         maps: the maps.
         blank: why the method may find nothing, and what to do, if something else than in most.
+        not_finite: why its maps may not be finite, and what to do, besides what most have in common.
     """
     widest = maps.dtype == torch.float64
     wider = "" if widest else ", or explain them in float64 (model.double(), images.double())"
@@ -29,8 +30,8 @@ def warn_of_degenerate(maps: Tensor, blank: str = "") -> None:
     for bad, what in (
         (
             ~torch.isfinite(flat).all(2),
-            f"contain NaN or infinite values: the network or the method overflows {maps.dtype} on them, or the "
-            "network computes NaN whatever it sees, as with a negative running variance. Check the preprocessing"
+            f"contain NaN or infinite values: {not_finite}the network or the method overflows {maps.dtype} on them, or "
+            "the network computes NaN whatever it sees, as with a negative running variance. Check the preprocessing"
             f"{wider or ', or take another method'}",
         ),
         ((flat == 0).all(2), f"are zero everywhere: {blank or rounding}"),
@@ -38,3 +39,19 @@ def warn_of_degenerate(maps: Tensor, blank: str = "") -> None:
         if bool(bad.any()):
             images = torch.nonzero(bad.any(1)).flatten().tolist()
             warn(f"maps of images {images} {what}.", DegenerateMapWarning)
+
+
+def warn_outside(images: Tensor, bounds: tuple[float, float] | None) -> None:
+    """Warn of images (N, ...) with values outside of what the method takes for their bounds, and name them."""
+    if bounds is None:
+        return
+    low, high = bounds
+    flat = images.flatten(1)
+    least, greatest = flat.amin(1), flat.amax(1)
+    outside = torch.nonzero((least < low) | (greatest > high)).flatten().tolist()
+    if outside:
+        warn(
+            f"images {outside} reach from {float(least.min()):g} to {float(greatest.max()):g}, and the method takes "
+            f"{low:g} and {high:g} for the bounds of every image; give options low and high that hold.",
+            UserWarning,
+        )

@@ -29,7 +29,7 @@ from agf_fx.rules.targets import explained_classes
 from agf_fx.runtime import keys
 from agf_fx.runtime.binding import Binding, Bound
 from agf_fx.runtime.compiled_graph import CompiledGraph
-from agf_fx.runtime.degenerate import warn_of_degenerate
+from agf_fx.runtime.degenerate import warn_of_degenerate, warn_outside
 from agf_fx.runtime.explanation import Explanation
 from agf_fx.runtime.inputs import as_batch, check_images, maps_as_asked, requested_targets
 from agf_fx.runtime.inspection import Inspection
@@ -195,7 +195,8 @@ class Explainer:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
         maps, logits, *further = explained_with(program, self._rules, images, codes, weights, bound.weights)
-        warn_of_degenerate(maps, self._rules.blank)
+        warn_of_degenerate(maps, self._rules.blank, self._rules.not_finite)
+        warn_outside(images, self._rules.bounds)
         result = Explanation(maps, explained_classes(logits, codes), logits, images)
         if further:
             result = with_layers(result, program.explanation.canonical, self._recipe.layers, further)

@@ -17,6 +17,7 @@ from agf_fx.inspect.conservation import ConservationReport, conservation
 from agf_fx.inspect.layer_maps import LayerMaps, layer_maps
 from agf_fx.inspect.stages import Stages
 from agf_fx.ir.cost_model import Cost
+from agf_fx.ir.facts import facts
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.places import image_channel
 from agf_fx.methods.method import Method
@@ -128,10 +129,12 @@ class Inspection:
         recipe, model = self.recipe, self.model
         kind, placement = program.canonical.image_type, program.placement
         example = self._example(program)
+        by_gradient = any(facts(node).captured_vjp for node in program.canonical.calls)
+        unknown_ops = "gradient" if by_gradient else recipe.unknown_ops
 
         def exported() -> CanonicalGraph:
             with capturing():
-                return Subject.of(model, example, recipe.output, recipe.unknown_ops).exported()
+                return Subject.of(model, example, recipe.output, unknown_ops).exported()
 
         steps = optimisations(
             recipe.reduced,
@@ -139,7 +142,7 @@ class Inspection:
             channels_last=placement.channels_last,
             in_place=recipe.backend_on(example.device) == "eager",
         )
-        captured = functools.partial(capture, model, example, output=recipe.output, unknown_ops=recipe.unknown_ops)
+        captured = functools.partial(capture, model, example, output=recipe.output, unknown_ops=unknown_ops)
         return Stages(program.explanation, self.method, steps, exported, captured)
 
     def _example(self, program: Program) -> Tensor:

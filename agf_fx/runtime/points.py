@@ -92,12 +92,16 @@ def _weighted_sums(
     points, count = looked.on(trace.canonical, trace.channel_dim), len(trace.images)
     step = max(1, AT_ONCE // count)
     sums: list[Any] = [0 for _ in looked.moments]
+    origin: Tensor | None = None
     for first in follow(range(0, len(points), step), len(points), "points"):
         group = points[first : first + step]
         batch = torch.cat([point.of(trace) for point in group])
         found, _ = program.run(batch, classes.repeat(len(group), 1), inputs)
         for point, part in zip(group, found.split(count), strict=True):
             part = part if point.times is None else part * point.times(trace).unsqueeze(1)
+            if looked.from_first:
+                origin = part.clone() if origin is None else origin
+                part = part - origin
             for index, moment in enumerate(looked.moments):
                 sums[index] = sums[index] + moment(part) * point.weight
     return sums

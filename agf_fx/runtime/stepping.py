@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,6 +165,10 @@ class _Differentiable(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
+_WITHOUT = re.compile(r"derivative for (\S+) is not implemented")
+_NO_GRADIENT_OWN = (
+    "meta moves weights by PyTorch's gradient, and {} has none; write the model without it, or take a method by itself."
+)
 _NO_GRADIENT = (
     "meta moves weights by PyTorch's gradient, and {} has none; give it one by torch.library.register_autograd."
 )
@@ -191,4 +196,6 @@ def _explaining_failures(canonical: CanonicalGraph) -> Iterator[None]:
         foreign = [op_name(node.target) for node in canonical.calls if _is_foreign(node.target)]
         if foreign:
             raise CaptureError(f"{_NO_GRADIENT.format(' or '.join(dict.fromkeys(foreign)))} {error}") from error
+        if without := _WITHOUT.search(str(error)):
+            raise CaptureError(f"{_NO_GRADIENT_OWN.format(without[1])}") from error
         raise
