@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agf_fx.cli.console import WRONG_USAGE, error_console, expected_errors
+
+_PIPED = 160  # columns
+_BETWEEN = 6  # of the three columns of a table
 
 if TYPE_CHECKING:
     from agf_fx.methods.registry import Entry
@@ -28,17 +32,25 @@ def methods(
         typer.echo(json_module.dumps([_described(entry) for entry in entries], indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)
-    console.print(_overview(entries) if name is None else _one(entries[0]))
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED)  # whole lines for grep
+    console.print(_overview(entries, console.width) if name is None else _one(entries[0]))
 
 
-def _overview(entries: list[Entry]) -> Table:
-    table = Table(box=None)
-    table.add_column("method", no_wrap=True)
-    table.add_column("what it is")
-    table.add_column("properties")
+def _overview(entries: list[Entry], width: int) -> Table:
+    """A line of ``width`` columns for each method, and what the letters in it stand for."""
+    properties = [name.replace("_", "-") for name in entries[0].properties._fields]
+    legend = ", ".join(f"{name[0]}: {name}" for name in properties)
+    table = Table(box=None, padding=(0, 1), caption=f"{legend}.\nagf-fx methods NAME shows the options of one.")
+    table.caption_justify = "left"
+    widest = max(len(entry.name) for entry in entries)
+    for title in ("method", "", "what it is"):
+        table.add_column(title)
     for entry in entries:
-        held = [name.replace("_", "-") for name, holds in entry.properties._asdict().items() if holds]
-        table.add_row(entry.name, entry.title, ", ".join(held))
+        held = zip(properties, entry.properties, strict=True)
+        said = Text(entry.title)
+        said.truncate(width - widest - len(properties) - _BETWEEN, overflow="ellipsis")
+        table.add_row(entry.name, "".join(name[0] if holds else "·" for name, holds in held), said)
     return table
 
 
