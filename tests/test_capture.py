@@ -483,3 +483,34 @@ class AugmentedOnAnAlias(nn.Module):
 def test_augmented_assignment_reaches_every_name_of_a_tensor():
     model, images = AugmentedOnAnAlias().eval(), torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(agf_fx.compile(model).explain(images).logits, model(images), rtol=1e-5, atol=1e-6)
+
+
+class Prototypes(nn.Module):
+    """Distances from learnt features as logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.prototypes = nn.Conv2d(3, 4, 3), nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x):
+        return -torch.cdist(torch.relu(self.conv(x)).mean((2, 3)), self.prototypes)
+
+
+def test_distances_are_captured_for_every_batch_size():
+    torch.manual_seed(0)
+    model = Prototypes().double().eval()
+    explainer = agf_fx.compile(model, method="gradient")
+    for count in (1, 40):  # PyTorch takes another way from 26 rows on
+        images = torch.randn(count, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+        (expected,) = torch.autograd.grad(model(images)[:, 1].sum(), images)
+        torch.testing.assert_close(explainer(images.detach(), 1), expected.sum(1))
+    assert explainer.counters.captures <= 1
+
+
+def test_quantised_models_are_refused_in_words():
+    class Quantised(nn.Module):
+        def forward(self, x):
+            return torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255).mean((2, 3))
+
+    with pytest.raises(CaptureError, match=r"Quantised quantises what it computes .* has no derivative but 0"):
+        agf_fx.capture(Quantised().eval(), torch.randn(2, 3, 8, 8))

@@ -657,3 +657,10 @@ def test_what_speaks_against_a_class_alone_stays_negative(method):
     assert float(scaled.max()) < 0
     assert torch.allclose(scaled * (raw / scaled).mean((1, 2), keepdim=True), raw)  # one factor for each map
     assert float(scaled.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"layer": "1"}])
+def test_images_without_positions_have_no_maps_of_layers(options):
+    model = nn.Sequential(nn.Unflatten(1, (3, 8, 8)), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(OptionsError, match=r"takes images f32\[N, 192\], which have no positions"):
+        agf_fx.compile(model.eval(), method="gradcam", options=options)(torch.randn(2, 192), 1)

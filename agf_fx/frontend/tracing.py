@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from agf_fx.errors import CaptureError
+from agf_fx.frontend.distances import Distances
 from agf_fx.frontend.functional import functional
 from agf_fx.frontend.gradient_hooks import GradientHooksIgnored, UnhookedProxy
 from agf_fx.frontend.lengths import Namespace, followed, namespaces_of
@@ -66,7 +67,7 @@ _OURS = str(Path(__file__).parent)
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # what torch.export writes where it knows none
 _NOT_THE_USERS = (_TORCH, _OURS, "<")
 
-_ALONG = ("unbind", "chunk", "split", "tensor_split", "cat", "concat", "cdist")
+_ALONG = ("unbind", "chunk", "split", "tensor_split", "cat", "concat")
 """Operations that join or split the batch, where their dimension is 0."""
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException)
@@ -131,7 +132,7 @@ def _said_once() -> Iterator[None]:
 
 def _exported(module: nn.Module, images: Tensor) -> ExportedProgram:
     dynamic = ({0: torch.export.Dim("N", min=1, max=MOST_IMAGES)},)
-    with torch.no_grad(), warnings.catch_warnings(), _said_once():
+    with torch.no_grad(), warnings.catch_warnings(), _said_once(), Distances():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic, strict=False)
         decompositions = _decompositions()
@@ -170,7 +171,7 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception, line: st
         return (
             f"{name} works with one batch size only{where}, and an explanation graph serves every batch size. Replace "
             "a fixed number by x.shape[0] or -1; do not go through a batch image by image (for image in x, unbind(0)), "
-            f"and do not join or split along it (cat, chunk, cdist). torch.export says:\n{cause}"
+            f"and do not join or split along it (cat, chunk). torch.export says:\n{cause}"
         )
     if isinstance(error, _DATA_DEPENDENT) or "data-dependent" in cause:
         return (
@@ -187,6 +188,11 @@ def _export_failure(model: nn.Module, images: Tensor, error: Exception, line: st
         return (
             f"{name}.forward takes more than images ({cause.splitlines()[0]}). Wrap the model in a module whose "
             "forward takes the images and hands on what else it needs."
+        )
+    if "quantize" in cause:
+        return (
+            f"{name} quantises what it computes{where}, which has no derivative but 0; give the model as it is before "
+            f"that, in floating point. torch.export says:\n{cause}"
         )
     if not _about_shapes(error, cause):
         return f"{name} could not be captured ({type(error).__name__}{where}). torch.export says:\n{cause}"

@@ -25,6 +25,7 @@ _POOLINGS = (
     *(aten.avg_pool3d.default, aten.max_pool2d.default, aten.max_pool3d.default),
 )
 _TOKENS = 3  # dimensions of (N, T, C)
+_FLAT = 2  # of (N, features)
 
 
 class FeatureMap(NamedTuple):
@@ -71,6 +72,7 @@ def feature_map(canonical: CanonicalGraph, node: fx.Node, places: Places | None 
     """
     found = _feature_map(node, places or Places(canonical))
     if found is None:
+        _require_positions(canonical)
         raise OptionsError(
             f"layer {node.meta['module']!r} of {canonical.name} puts out {node.meta['type']}, which is no feature map "
             f"of {canonical.image_type.rank - 2} dimensions whose positions lie as in the images; name another layer."
@@ -113,12 +115,22 @@ def last_of_each_size(canonical: CanonicalGraph, among: Container[object] | None
         if decides or among is not None:
             found[each.sizes] = each
     if not found:
+        _require_positions(canonical)
         raise OptionsError(
             f"no {'value' if among is None else 'such layer'} of {canonical.name} is a feature map of "
             f"{canonical.image_type.rank - 2} dimensions that "
             "everything behind it is computed from; name a layer."
         )
     return list(reversed(found.values()))
+
+
+def _require_positions(canonical: CanonicalGraph) -> None:
+    """Refuse images of which maps of layers could have no positions."""
+    if canonical.image_type.rank <= _FLAT:
+        raise OptionsError(
+            f"{canonical.name} takes images {canonical.image_type}, which have no positions that a layer's could lie "
+            "as; give the part of the model behind its reshaping, or take a method that reaches the images."
+        )
 
 
 def _feature_map(node: fx.Node, places: Places) -> FeatureMap | None:

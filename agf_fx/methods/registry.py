@@ -105,6 +105,7 @@ def _value(name: str, text: str, hint: Any) -> Any:
     """A value of the type of an option from its text."""
     if text == "none" and hint is not str:
         return None
+    refused: OptionsError | None = None
     kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
     for kind in kinds:
         if typing.get_origin(kind) is tuple:
@@ -112,8 +113,12 @@ def _value(name: str, text: str, hint: Any) -> Any:
             return tuple(_value(name, part.strip(), inner) for part in text.split(","))
         try:
             return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except OptionsError as error:  # says more than a type does
+            refused = error
         except (ValueError, KeyError):
             continue
+    if refused is not None:
+        raise refused
     words = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise OptionsError(f"option {name} is {text!r}; give a value of type {words}.")
 
