@@ -92,7 +92,7 @@ def test_options_are_documented():
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("lrp", None, "no method 'lrp'.*There are 'agf', "),
+        ("lrp", None, "no method 'lrp' .did you mean 'lrp-epsilon' or 'lrp-0' or .*There are 'agf', "),
         ("lrp_epsilom", None, "did you mean 'lrp-epsilon'"),
         (3, None, "method is 3; give a name"),
         ("lrp-epsilon", {"epsilom": 1}, "no option 'epsilom'.*did you mean 'epsilon'.*it has epsilon, bias"),

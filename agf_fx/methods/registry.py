@@ -128,8 +128,10 @@ def _is_union(hint: Any) -> bool:
 
 
 def _nearest(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), [*known], 1, 0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    names = [*known]
+    longer = [one for one in names if one.startswith(f"{name}-")]
+    close = longer or difflib.get_close_matches(str(name), names, 1, 0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def plain(options: object) -> dict[str, Any]:
