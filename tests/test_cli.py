@@ -660,6 +660,20 @@ def test_version():
 def test_inspect_refuses_wrong_usage(fake):
     assert run("inspect", "no-such-model").exit_code == 2
     assert run("inspect", "digits-vgg", "--input-size", 0, 5).exit_code == 2
+
+
+def wide_net():
+    """For images of one size alone."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 20 * 30, 5)).eval()
+
+
+def test_models_of_one_size_are_inspected_with_pictures_of_it(tmp_path):
+    noise = torch.randint(256, (50, 90, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    Image.fromarray(noise.numpy()).save(tmp_path / "noise.png")
+    words = ["inspect", f"{__name__}:wide_net", "--input-size", 20, 30]
+    assert run(*words).stdout.startswith("Sequential by agf: images f32[N, 3, 20, 30]")
+    assert run(*words, "--image", tmp_path / "noise.png", "--html", tmp_path / "page.html").exit_code == 0
+    assert "f32[N, 3, 20, 30]" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert run("inspect").exit_code == 2
 
 

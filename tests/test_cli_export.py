@@ -38,6 +38,7 @@ def test_export_takes_another_image_size(tmp_path):
         "export", "digits-vgg", "-o", tmp_path / "file", "--input-size", 64, 72, "--method", "gradient_x_input"
     )
     assert result.exit_code == 0
+    assert agf_fx.load(tmp_path / "file").description.preprocessing["crop"] == [64, 72]
     assert agf_fx.load(tmp_path / "file").description.image_shape == (3, 64, 72)
 
 

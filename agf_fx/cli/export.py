@@ -64,12 +64,13 @@ def export(
         class_names=class_names,
         output=output,
         untrained=untrained,
+        size=input_size,
     )
     import torch
 
     import agf_fx
 
-    example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
+    example = torch.zeros(1, loaded.preprocessing.channels, *loaded.preprocessing.crop)
     with stdout_kept_clean(), expected_errors(console):
         explainer = agf_fx.compile(
             loaded.model,

@@ -124,12 +124,13 @@ def inspect(
         output=output,
         class_names=class_names,
         untrained=image is None,
+        size=input_size,
     )
     import torch
 
     import agf_fx
 
-    example = torch.zeros(1, loaded.preprocessing.channels, *(input_size or loaded.preprocessing.crop))
+    example = torch.zeros(1, loaded.preprocessing.channels, *loaded.preprocessing.crop)
     with stdout_kept_clean(), expected_errors(console):
 
         def compiled(name: str, settings: Any, precision: str | None = None) -> Explainer:

@@ -97,7 +97,7 @@ def load_model(
     checkpoint: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     multi_label: bool = False,
@@ -117,8 +117,9 @@ def load_model(
         checkpoint: a ``.safetensors`` file, loaded strictly; without one a factory sets its own weights.
         num_classes: number of outputs, handed to torchvision or to the factory.
         class_names: one name per output; by default those of the weights, else ``"0"``, ``"1"``, ...
-        size: resize the shorter side to this many pixels and crop the centre to a square of it; by default
-            as the weights say, 64 for the bundled models and 224 for a factory.
+        size: resize the shorter side to this many pixels and crop the centre to a square of it, or to (height, width),
+            the shorter side being as long as the longer of these; by default as the weights say, 64 for the bundled
+            models and 224 for a factory.
         mean: three numbers subtracted from the channels on the 0..1 scale, or one for grey pictures; by default as the
             weights say, and those of ImageNet for a factory.
         std: three numbers the channels are divided by; defaults as for ``mean``.
@@ -175,12 +176,13 @@ def _channels(name: str, model: nn.Module) -> int:
 
 def _adjusted(
     base: Preprocessing,
-    size: int | None,
+    size: int | tuple[int, int] | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     channels: int,
 ) -> Preprocessing:
-    changes: dict = {} if size is None else {"resize": size, "crop": (size, size)}
+    crop = (size, size) if isinstance(size, int) else size
+    changes: dict = {} if crop is None else {"resize": max(crop), "crop": tuple(crop)}
     if channels != base.channels:
         changes |= (
             {"mean": GREY_MEAN, "std": GREY_STD} if channels == 1 else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
