@@ -199,6 +199,7 @@ def test_the_command(photo, tmp_path):
         (["--methods", "agf,gradcan"], "gradcam"),
         (["--methods", " , "], "names none"),
         (["--option", "rise.samples=3"], "belongs to none of agf"),
+        (["--option", "samples=3"], "write METHOD.NAME=VALUE, such as integrated-gradients.samples=3"),
         (["--option", "relu=false"], "METHOD.NAME=VALUE"),
         (["--option", "gradcam.relu=maybe"], "relu"),
         (["-o", "sheet.xyz"], ".html"),

@@ -106,10 +106,12 @@ def of_methods(names: str, assignments: list[str]) -> dict[str, Any]:
         if label not in given and point and "=" in rest and "=" not in label:
             label = REGISTRY[label].name  # by another of its names
         if label not in given or "=" not in rest:
-            raise OptionsError(
-                f"--option {assignment} belongs to none of {', '.join(given)}; write METHOD.NAME=VALUE, such as "
-                "gradcam.layer=layer4."
-            )
+            named = ", ".join(given)
+            if "=" in label:
+                problem, example = f"does not say which of {named} it is for", f"{[*given][-1]}.{assignment}"
+            else:
+                problem, example = f"belongs to none of {named}", "gradcam.layer=layer4"
+            raise OptionsError(f"--option {assignment} {problem}; write METHOD.NAME=VALUE, such as {example}.")
         given[label].append(rest)
     return {label: (method, REGISTRY[method].parsed(given[label])) for label, method in methods.items()}
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import sympy
 
+from agf_fx.errors import OptionsError
 from agf_fx.inspect.certificates.vanishing import vanishes
 
 NEAR = 1e-12
@@ -114,13 +115,13 @@ def sign(a: Number) -> int:
     """-1, 0 or 1.
 
     Raises:
-        ValueError: the point lies where the sign changes.
+        OptionsError: the point lies where the sign changes.
     """
     if abs(a.value) > NEAR:
         return 1 if a.value > 0 else -1
     if vanishes(a.expression):
         return 0
-    raise ValueError(f"{a.expression} is 0 at the point, but not around it; choose another point.")
+    raise OptionsError(f"{a.expression} is 0 at the point, but not around it; choose another point.")
 
 
 def greater(a: Any, b: Any) -> Number:

@@ -76,7 +76,7 @@ def _constant_image(case: Case) -> Cause | None:
 def _cause(case: Case) -> Cause:
     """What stands in the way, from the logits to the pixels."""
     if case.walk is None:
-        message = f"the map is zero everywhere. {case.method.blank}".strip()
+        message = _because("the map is zero everywhere", case.method.blank)
         advice = 'diagnose the image with method="gradient", which shows the layer where nothing is left.'
         return Cause(None, message, advice)
     call = _blocked(case)
@@ -85,9 +85,13 @@ def _cause(case: Case) -> Cause:
     seed = _seed(case)
     if seed is not None:
         return seed
-    message = f"something reaches the pixels, and the read-out leaves nothing of it. {case.method.blank}".strip()
+    message = _because("something reaches the pixels, and the read-out leaves nothing of it", case.method.blank)
     advice = "explain a class that the network sees (top_k=3), or keep both signs, where the method can (relu=False)."
     return Cause(None, message, advice)
+
+
+def _because(what: str, why: str) -> str:
+    return f"{what}: {why}." if why else f"{what}."
 
 
 def _blocked(case: Case) -> fx.Node | None:
