@@ -502,3 +502,19 @@ def test_the_command_line_prints_a_diagnosis():
 def test_the_command_line_refuses_a_diagnosis_of_nothing():
     for arguments in (["--diagnose"], ["--diagnose", "--full", "--image", SCENE]):
         assert CliRunner().invoke(app, ["inspect", "digits-vgg", *arguments]).exit_code != 0
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp-epsilon"])
+def test_ties_that_another_layout_breaks_are_found_at_the_maximum(method):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    scene = sample_scenes()[0].image()[None]  # on an even ground
+    layout = agf_fx.CompileOptions(memory_format="channels_last")
+    explainer = agf_fx.compile(model, method=method, compile_options=layout)
+    (check,) = (check for check in explainer.diagnose(scene, 0).maps[0].checks if check.kind == "precision")
+    if check.finding is None:
+        pytest.skip("convolutions round alike here wherever pixels are alike")
+    assert check.finding.layer == "2"
+    assert "makes maxima ties" in check.finding.message
+    assert "epsilon" not in check.finding.advice

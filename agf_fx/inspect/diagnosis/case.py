@@ -18,6 +18,8 @@ from agf_fx.ir.vocabulary import depends_on_images
 from agf_fx.methods.method import Method
 from agf_fx.rules.site import GRADIENT, RELEVANCE
 
+_PICTURES = 4  # dimensions of (N, C, H, W)
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -88,9 +90,20 @@ class Case:
         """The walk for the target in float64; None where there is none, or the model names dtypes of its own."""
         return None if self.no_walk or _names_dtypes(self.canonical) else self._walk(torch.float64, (self.target,))
 
-    def _walk(self, dtype: torch.dtype, codes: tuple[int, ...]) -> Streams:
+    @functools.cached_property
+    def other_walk(self) -> Streams | None:
+        """The walk for the target channels-last, as graphs may run, whose sums round in another order; None where the
+        images have no such layout, or there is no walk."""
+        if self.no_walk or self.image.dim() != _PICTURES:
+            return None
+        return self._walk(self.image.dtype, (self.target,), torch.channels_last)
+
+    def _walk(
+        self, dtype: torch.dtype, codes: tuple[int, ...], layout: torch.memory_format = torch.contiguous_format
+    ) -> Streams:
         target = torch.tensor([codes], device=self.image.device)
-        return interpret(self.canonical, self.method, self.image.to(dtype), target, self.weights(dtype))
+        image = self.image.to(dtype, memory_format=layout)
+        return interpret(self.canonical, self.method, image, target, self.weights(dtype))
 
     @functools.cached_property
     def conservation(self) -> ConservationReport | None:

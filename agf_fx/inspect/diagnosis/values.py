@@ -24,6 +24,7 @@ GROWTH = 1e4
 BROKEN = 0.2
 """Share of the absolute relevance around a call by which it breaks what its rule promises of the sum."""
 
+_ON_EDGE = "an input stands on the edge, as where an even ground makes maxima ties, and rounding moves it over"
 _PROMISING = ("conserves", "shifts to conserve")
 _NOT_KEPT = ("conserves but for constants", "conserves but for biases", "conserves where contributions")
 
@@ -75,7 +76,7 @@ def precision(case: Case) -> Check:
     if not apart > VISIBLE:
         return Check(kind, measured, limit)
     walks = (case.walk, case.exact_walk)
-    where = beginning(case, _apart, VISIBLE, *walks)
+    where = beginning(case, _apart, VISIBLE, *walks) or beginning(case, _apart, VISIBLE, case.other_walk, walks[1])
     message = f"in float64 the map is another one: {apart:.1g} of its largest value apart."
     if where is not None:
         message += f" What {where.op} hands back is apart first: {_why_apart(case, where)}."
@@ -84,7 +85,8 @@ def precision(case: Case) -> Check:
         measured["difference of the value"] = difference
         message += f" The network's own values are apart from %{value.name} on ({difference:.1g}): digits cancel there."
     no_walk = case.no_place or ("the model names dtypes, so that layers cannot be compared" if None in walks else "")
-    further = f"; {case.method.rounding}" if case.method.rounding else ""
+    on_edge = where is not None and _why_apart(case, where) == _ON_EDGE
+    further = f"; {case.method.rounding}" if case.method.rounding and not on_edge else ""
     advice = f'explain such images with precision="float64"{further}.'
     return found(kind, measured, limit, where, message, advice, no_walk=no_walk)
 
@@ -97,7 +99,7 @@ def _why_apart(case: Case, where: Place) -> str:
     """How rounding becomes a difference at a call, in words."""
     node = next(node for node in case.signals if node.name == where.node)
     if family_of(node) is Family.SELECTION or node.target in (aten.hardtanh.default, aten.clamp.default):
-        return "an input stands on the edge, and rounding moves it over"
+        return _ON_EDGE
     return "division by a sum close to 0" if case.stream == RELEVANCE else "its values are apart"
 
 
