@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -518,3 +519,47 @@ def test_ties_that_another_layout_breaks_are_found_at_the_maximum(method):
     assert check.finding.layer == "2"
     assert "makes maxima ties" in check.finding.message
     assert "epsilon" not in check.finding.advice
+
+
+class Closing(nn.Module):
+    """Features times a gate that is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = network(conv=nn.Conv2d(3, 6, 3), act=nn.ReLU()), network(**pooled())
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        return self.head(features * nn.functional.hardsigmoid(features.mean((2, 3), keepdim=True) - 50))
+
+
+def without_weights(bias: float) -> nn.Module:
+    """Class 0 has none."""
+    model = relued(0.5)
+    nn.init.zeros_(model.fc.weight[0])
+    nn.init.constant_(model.fc.bias[:1], bias)
+    return model
+
+
+@pytest.mark.parametrize("method", ["gradient", "agf", "lrp-epsilon"])
+@pytest.mark.parametrize(
+    ("model", "shown", "message"),
+    [
+        (Closing, image(), "the gate hardsigmoid is closed"),
+        (functools.partial(without_weights, 1.0), image(), "the class has no weights in the last layer"),
+        (functools.partial(relued, 0.0), torch.zeros(1, 3, SIZE, SIZE), "the image is 0 everywhere|image is constant"),
+    ],
+)
+def test_why_a_map_is_blank(model, shown, message, method):
+    torch.manual_seed(0)
+    explainer = agf_fx.compile(model().eval(), method=method)
+    blank = [finding for finding in explainer.diagnose(shown, 0).findings if finding.kind == "blank"]
+    if blank or method != "agf":  # which tells classes apart also where one has no weights
+        assert re.search(message, blank[0].message), blank
+
+
+def test_relevance_starts_with_a_logit_that_is_not_0():
+    torch.manual_seed(0)
+    explainer = agf_fx.compile(without_weights(0.0).eval(), method="lrp-epsilon")
+    (blank,) = (finding for finding in explainer.diagnose(image(), 0).findings if finding.kind == "blank")
+    assert "starts with the logit of the class, and that is 0" in blank.message

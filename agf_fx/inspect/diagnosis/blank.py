@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, fx
 
 from agf_fx.inspect.conservation import handed_by
-from agf_fx.inspect.diagnosis.case import Case
+from agf_fx.inspect.diagnosis.case import Case, passed_by_all
 from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.ir.facts import facts
-from agf_fx.ir.vocabulary import depends_on_images, operands
+from agf_fx.ir.vocabulary import CONVOLUTIONS, depends_on_images, operands
+from agf_fx.rules.site import RELEVANCE
+from agf_fx.rules.targets import class_of
 
 aten = torch.ops.aten
 
+_LAYERS = (aten.linear.default, *CONVOLUTIONS)
 _GATED = (aten.mul.Tensor, aten.where.self, aten.div.Tensor)
 _BOUNDED = (
     *(aten.clamp.default, aten.hardtanh.default, aten.hardsigmoid.default, aten.hardswish.default),
@@ -119,6 +122,11 @@ def _seed(case: Case) -> Cause | None:
     if message is None or bool((message[0] != 0).any()):
         heads = (_dead(case, node) for node in case.signals if facts(node).head)
         return next((cause for cause in heads if cause is not None), None)
+    logit = float(case.logits[_class_of(case)])
+    if start.name == RELEVANCE and logit == 0:
+        message = "relevance starts with the logit of the class, and that is 0: there is nothing to hand out."
+        advice = 'explain a class that the network sees (top_k=3), or take a method of derivatives (method="gradient").'
+        return Cause(Place.of(case.canonical.logits), message, advice, {"logit of the class": logit})
     ordered = case.logits.sort(descending=True).values
     gap = float(ordered[0] - ordered[1]) if len(ordered) > 1 else 0.0
     said = (
@@ -140,6 +148,9 @@ def _why_blocked(case: Case, call: fx.Node) -> Cause:
     if dead is not None:
         return dead
     value, place = _first(case.values[call]), Place.of(call)
+    without = _without_weights(case, call)
+    if without is not None:
+        return without
     if call.target in _BOUNDED:
         inputs = _first(case.values[operands(call)[0]]).double()
         span = {"least input": float(inputs.min()), "largest input": float(inputs.max())}
@@ -160,6 +171,23 @@ def _why_blocked(case: Case, call: fx.Node) -> Cause:
     return Cause(place, message, advice, {"largest value there": float(value.double().abs().max())})
 
 
+def _class_of(case: Case) -> int:
+    return int(class_of(torch.tensor(case.target), case.canonical.num_classes))
+
+
+def _without_weights(case: Case, call: fx.Node) -> Cause | None:
+    """A last layer in which the class has no weights; None where it has some."""
+    if not facts(call).head or call.target not in _LAYERS:
+        return None
+    weight = case.values[call.args[1]]
+    row = weight[_class_of(case)] if len(weight) == case.canonical.num_classes else weight
+    if bool((row != 0).any()):
+        return None
+    message = "the class has no weights in the last layer, all are 0: nothing of the image speaks for it or against it."
+    advice = "explain another class (top_k=3), and check that the weights of the last layer were loaded."
+    return Cause(Place.of(call), message, advice, {"largest weight of the class": 0.0})
+
+
 def _dead(case: Case, call: fx.Node) -> Cause | None:
     """Where the signal became 0 everywhere that a call reads, or puts out; None where it is not 0."""
     node = call if _is_zero(case.values[call]) else _zero_operand(case, call)
@@ -168,7 +196,8 @@ def _dead(case: Case, call: fx.Node) -> Cause | None:
     while (earlier := _zero_operand(case, node)) is not None:
         node = earlier
     if node is case.canonical.images:
-        return None
+        message = "the image is 0 everywhere, as the model takes it, so that no product with it is anything else."
+        return Cause(None, message, _OTHER_IMAGE, {"largest value of the image": 0.0})
     place, gates = Place.of(node), [gate for gate in node.all_input_nodes if _is_zero(case.values.get(gate))]
     if node.target in _GATED and gates:
         message = f"the gate %{gates[0].name} is 0 everywhere, so that {place.op} lets nothing of the signal through."
@@ -176,10 +205,19 @@ def _dead(case: Case, call: fx.Node) -> Cause | None:
         return Cause(place, message, advice, {"open share of the gate": 0.0})
     reads = _first(case.values[next(filter(depends_on_images, node.all_input_nodes))]).double()
     span = {"least input": float(reads.min()), "largest input": float(reads.max())}
+    if node.target is aten.hardsigmoid.default:
+        message = (
+            f"the gate {place.op} is closed: its inputs lie between {span['least input']:.3g} and "
+            f"{span['largest input']:.3g}, and below -3 it is 0, so that nothing of what it is multiplied with passes."
+        )
+        return Cause(
+            place, message, "look at what makes the gate's inputs so small, and check the preprocessing.", span
+        )
     message = (
         f"all features are 0 behind {place.op}, whose inputs lie between {span['least input']:.3g} and "
-        f"{span['largest input']:.3g}: the logits are the biases' alone."
+        f"{span['largest input']:.3g}"
     )
+    message += ": the logits are the biases' alone." if node in passed_by_all(case.signals) else "."
     advice = (
         "check the preprocessing, and that the weights were loaded; a ReLU that is closed for every image has died in "
         "training."
