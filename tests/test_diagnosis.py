@@ -563,3 +563,30 @@ def test_relevance_starts_with_a_logit_that_is_not_0():
     explainer = agf_fx.compile(without_weights(0.0).eval(), method="lrp-epsilon")
     (blank,) = (finding for finding in explainer.diagnose(image(), 0).findings if finding.kind == "blank")
     assert "starts with the logit of the class, and that is 0" in blank.message
+
+
+def test_a_border_with_the_contrast_of_the_image_is_no_fault():
+    torch.manual_seed(0)
+    model = network(conv=nn.Conv2d(3, 8, 3), act=nn.ReLU(), further=nn.Conv2d(8, 6, 3), again=nn.ReLU(), **pooled())
+    shown = torch.zeros(1, 3, 32, 32)
+    shown[..., :2] = torch.rand(1, 3, 32, 2)
+    diagnosis = agf_fx.compile(model, method="gradient-x-input").diagnose(shown, 0)
+    (check,) = (check for check in diagnosis.maps[0].checks if check.kind == "border")
+    assert check.finding is None
+    assert "contrast at the border" in check.left_out
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_padding_is_blamed_where_there_is_some(padding):
+    torch.manual_seed(0)
+    model = framed(5.0)
+    model.colour.padding = (padding, padding)
+    with torch.no_grad():
+        model.whole.weight = nn.Parameter(nn.functional.pad(model.whole.weight, [padding] * 4))
+    (found,) = (
+        finding
+        for finding in agf_fx.compile(model, method="gradient-x-input").diagnose(image(), 0).findings
+        if finding.kind == "border"
+    )
+    assert ("where padding is read" in found.message) == bool(padding)
+    assert ("reflect" in found.advice) == bool(padding)

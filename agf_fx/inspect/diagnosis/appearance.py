@@ -12,6 +12,9 @@ from agf_fx.inspect.diagnosis import measures
 from agf_fx.inspect.diagnosis.case import Case, beginning, most
 from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.inspect.layer_maps import over_channels
+from agf_fx.ir.vocabulary import CONVOLUTIONS
+
+aten = torch.ops.aten
 
 ROUGH = 0.4
 """Roughness of noise; see `agf_fx.inspect.diagnosis.measures.roughness`."""
@@ -24,6 +27,11 @@ BORDER = 5.0
 NEGATIVE = 0.9
 """Share of the sum of absolute values that is negative."""
 
+_PADDING = {
+    **dict.fromkeys(CONVOLUTIONS, 4),
+    **dict.fromkeys((aten.avg_pool2d.default, aten.max_pool2d_with_indices.default), 3),
+}
+"""Where calls name how much they pad."""
 _LEAST = 8  # height and width of a map whose neighbours say something
 _NUDGE = 0.01  # of the image's range, deviation of the noise that tells whether gradients are shattered
 
@@ -174,15 +182,33 @@ def peak(case: Case) -> Check:
 
 def border(case: Case) -> Check:
     """Whether what lies at the border of the image outshines all else."""
-    message = "relevance lies at the border: {share:.2g} times as likely as on average, where padding is read."
-    advice = (
-        "explain the image with more context around it, or cut the border off before you compare pixels; padding_mode="
-        '"reflect" in the network has no such edge.'
-    )
+    message = "relevance lies at the border: {share:.2g} times as likely as on average"
+    advice = "explain the image with more context around it, or cut the border off before you compare pixels"
+    if any(map(_pads, case.canonical.calls)):
+        message, advice = f"{message}, where padding is read.", f'{advice}; padding_mode="reflect" has no such edge.'
+    else:
+        message, advice = f"{message}.", f"{advice}."
+    pixels = _summed(case, case.canonical.images, case.image[None])
+    if pixels is not None and not _unfit(case):
+        odds = _border_odds(pixels[0] - pixels[0].median())
+        if odds > BORDER:
+            said = "the image has its contrast at the border itself, and relevance may lie there"
+            return Check("border", {"odds of the image's contrast": odds}, left_out=said)
     return _of_shares(case, "border", _border_odds, BORDER, "odds of the border over its area's", message, advice)
 
 
+def _pads(node: fx.Node) -> bool:
+    """Whether a call reads places outside of a feature map."""
+    if node.target is aten.constant_pad_nd.default:
+        return True
+    place = _PADDING.get(node.target)
+    given = node.args[place] if place is not None and len(node.args) > place else 0
+    return any(given) if isinstance(given, list | tuple) else bool(given)
+
+
 def _border_odds(drawn: Tensor) -> float:
+    if not bool((drawn != 0).any()):
+        return 1.0
     share, area = measures.border_share(drawn)
     return (share / max(1 - share, 1e-12)) / (area / (1 - area))
 
