@@ -15,7 +15,7 @@ Row = dict[str, Any]
 _UNTRAINED = (
     "Weights are random here. PatternNet has no denominator in any layer, so in deep networks that were never trained "
     "the products of patterns leave the range of their dtype, which a warning says; and what some untrained networks "
-    "say of classes depends on an image by so little that the area of a mask outweighs it, which hides everything alike."
+    "say of classes depends on an image by so little that the area of a mask outweighs it, and all is hidden alike."
 )
 
 
