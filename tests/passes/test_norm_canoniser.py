@@ -24,12 +24,12 @@ FOLDED = {
     "norm without weights": (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)),
     "groups": (nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6)),
     "transposed convolution": (nn.ConvTranspose2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)),
+    "grouped transposed convolution": (nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4)),
     "linear layer": (nn.Flatten(), nn.Linear(432, 6), nn.BatchNorm1d(6), nn.ReLU()),
 }
 STAYS = {
     "in front": (nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)),
     "behind a ReLU": (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
-    "grouped transposed convolution": (nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4)),
     "linear layer on positions": (nn.Flatten(2), nn.Linear(144, 5), nn.BatchNorm1d(3)),
 }
 

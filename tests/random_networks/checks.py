@@ -198,7 +198,7 @@ OTHERS = (
     ("epsilon-alpha2-beta1-flat", {"bias": False, "lossless": True}),
     ("lrp-alphabeta", {"alpha": 2.0, "lossless": True}),
     ("lrp-alphabeta", {}),
-    ("epsilon-gamma-box", {"bias": False}),
+    ("epsilon-gamma-box", {"bias": False, "bounds": "first-layer"}),
     ("lrp-w2", {"bias": False}),
     ("attnlrp", {"bias": False}),
     ("rap", {}),
