@@ -112,6 +112,73 @@ def test_channels_are_ranked_by_their_relevance():
         values.channels("layer4")
 
 
+class Block(nn.Module):
+    """Calls its convolution twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.mix(self.mix(x).tanh()).tanh()
+
+
+class CallsAgain(nn.Module):
+    """Calls a block twice, once on what it made itself, and a module with two values."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.parts, self.fc = Block(), Parts(), nn.Linear(3, 4)
+
+    def forward(self, x):
+        first, second = self.parts(self.block(self.block(x)))
+        return self.fc((first * second).mean((2, 3)))
+
+
+class Parts(nn.Module):
+    """Puts out two values."""
+
+    def forward(self, x):
+        return x.sigmoid(), x.sin()
+
+
+def test_each_call_of_a_module_has_a_name():
+    torch.manual_seed(0)
+    network = CallsAgain().double().eval()
+    images = IMAGES[:, :, :6, :6]
+    outputs = {"block": [], "block.mix": []}
+    for path, of in outputs.items():
+        network.get_submodule(path).register_forward_hook(lambda module, args, y, of=of: of.append(y))
+    logits = network(images)
+    for path, of in outputs.items():
+        network.get_submodule(path)._forward_hooks.clear()
+        assert len(of) == (2 if path == "block" else 4)
+    names = {f"{path}#{i}": y for path, of in outputs.items() for i, y in enumerate(of, 1)}
+    result = agf_fx.compile(network, method="gradient").explain(
+        images, 1, layers=[*names], quantities=["gradient", "value"]
+    )
+    gradients = torch.autograd.grad(logits[:, 1].sum(), [*names.values()])
+    for (name, value), gradient in zip(names.items(), gradients, strict=True):
+        torch.testing.assert_close(result.quantities[name].value, value.detach(), rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(result.quantities[name].gradient[:, 0], gradient, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("block", "is called several times; name one call: 'block#1', 'block#2'"),
+        ("block#3", "is called several times; name one call: 'block#1', 'block#2'"),
+        ("fc#1", "it is called once, and its name is 'fc'"),
+        ("parts", "puts out several values .*name the layer that reads the one that you mean"),
+        ("blok", "did you mean 'block'"),
+    ],
+)
+def test_what_has_no_single_value_is_refused_with_its_reason(layer, message):
+    network = CallsAgain().double().eval()
+    with pytest.raises(OptionsError, match=message):
+        agf_fx.compile(network, method="gradient").explain(IMAGES[:, :, :6, :6], 1, layers=[layer])
+
+
 class ChannelsLast(nn.Module):
     """Channels of the inner layer come last."""
 
@@ -143,7 +210,7 @@ def test_channels_are_found_where_the_layer_has_them():
         ("agf", {"quantities": ["value"]}, r"name them: layers=\[...\]"),
         ("gradient", {"layers": ["layer4"], "quantities": ["relevance"]}, "gradient has no relevance; it has gradient"),
         ("lrp-epsilon", {"layers": ["layer4"], "quantities": ["gradient"]}, "has no gradient"),
-        ("lrp-epsilon", {"layers": ["layer1.0.conv1"]}, "'layer1.0.conv1' .* puts out no single value.*a norm"),
+        ("lrp-epsilon", {"layers": ["layer1.0.conv1"]}, "'layer1.0.conv1' .* puts out no value.*a norm"),
         ("integrated-gradients", {"layers": ["layer4"]}, "looks at many points"),
     ],
 )

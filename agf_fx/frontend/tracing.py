@@ -12,7 +12,7 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -303,9 +303,9 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        path = next(reversed(self.module_stack), "").split("@")[0]  # "relu@1" is the second call of "relu"
-        path = own_path(path)
-        node.meta["custom"] = {"agf_fx": {"module": path, "source": user_line()}}
+        path = own_path(next(reversed(self.module_stack), "").split("@")[0])
+        calls = _calls((key, key.split("@")[0]) for key in self.module_stack)
+        node.meta["custom"] = {"agf_fx": {"module": path, "calls": calls, "source": user_line()}}
         node.meta["gradient"] = _gradient(self._custom)
         return node
 
@@ -333,16 +333,30 @@ class _BufferReader(_Tracer):
     proxy_buffer_attributes = False
 
 
-def origin(node: fx.Node) -> dict[str, str]:
-    """Module path and source line of an exported call, from our tracer or else as torch.export recorded them."""
+def origin(node: fx.Node) -> dict[str, Any]:
+    """Module path, calls and source line of an exported call, from our tracer or else as torch.export recorded them.
+
+    The calls are those of the modules around it: path -> how often the module was called before.
+    """
     traced = (node.meta.get("custom") or {}).get("agf_fx")
     if traced:
         return traced
-    stack = [own_path(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path != _NO_MODULE]
+    recorded = (node.meta.get("nn_module_stack") or {}).items()
+    entered = [(key, path) for key, (path, _) in recorded if path != _NO_MODULE]
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
     files = [i for i, line in enumerate(lines) if line.startswith("File ") and not _elsewhere(line)]
     source = " ".join(lines[files[-1] : files[-1] + 2]) if files else ""
-    return {"module": stack[-1] if stack else "", "source": source}
+    return {"module": own_path(entered[-1][1]) if entered else "", "calls": _calls(entered), "source": source}
+
+
+def _calls(entered: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Path -> how often the module was called before, of modules that are called again: "relu@1" is the second call."""
+    calls = {}
+    for key, path in entered:
+        _, again, number = key.rpartition("@")
+        if again and number.isdecimal():
+            calls[own_path(path)] = int(number)
+    return calls
 
 
 def _elsewhere(line: str) -> bool:

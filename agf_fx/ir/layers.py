@@ -12,31 +12,41 @@ from agf_fx.ir.types import TensorType
 from agf_fx.ir.vocabulary import depends_on_images
 
 PUTS_OUT = "puts_out"
-"""In the metadata of a call: paths of the modules whose output its value is."""
+"""In the metadata of a call: the modules whose output its value is, by path; a call of several as ``path#2``."""
+
+CALLS = "calls"
+"""In the metadata of a call, until outputs are marked: module path -> how often the module had been called before."""
 
 
 def mark_outputs(canonical: CanonicalGraph) -> None:
     """Write on calls which modules put them out, in the graph as the model was exported.
 
-    A module that is called several times, or puts out several values, is left out. Rewrites keep a mark where the value
-    stays what it is; where a sign, a factor, a bias or a norm becomes part of a layer, what stood between is gone, and
-    the mark with it.
+    Where a module is called several times, each call has a mark of its own, ``relu#1`` and ``relu#2``; a call that puts
+    out several values has none. Rewrites keep a mark where the value stays what it is; where a sign, a factor, a bias
+    or a norm becomes part of a layer, what stood between is gone, and the mark with it.
     """
-    leaving: dict[str, list[fx.Node]] = {}
+    leaving: dict[str, dict[tuple[int, ...], list[fx.Node]]] = {}
     for node in canonical.calls:
-        readers = [user.meta["module"] if user.op == "call_function" else None for user in node.users]
-        parts = node.meta["module"].split(".")
-        for path in [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]:
-            outside = any(reader is None or not _within(reader, path) for reader in readers)
-            if path and outside and depends_on_images(node) and isinstance(node.meta["type"], TensorType):
-                leaving.setdefault(path, []).append(node)
-    for path, nodes in leaving.items():
-        if len(nodes) == 1:
-            nodes[0].meta[PUTS_OUT] = [*nodes[0].meta.get(PUTS_OUT, ()), path]
+        if not depends_on_images(node):
+            continue
+        for path, call in _entered(node).items():
+            nodes = leaving.setdefault(path, {}).setdefault(call, [])
+            outside = any(user.op != "call_function" or _entered(user).get(path) != call for user in node.users)
+            if outside and isinstance(node.meta["type"], TensorType):
+                nodes.append(node)
+    for path, calls in leaving.items():
+        for number, nodes in enumerate(calls.values(), 1):
+            if len(nodes) == 1:
+                mark = path if len(calls) == 1 else f"{path}#{number}"
+                nodes[0].meta[PUTS_OUT] = [*nodes[0].meta.get(PUTS_OUT, ()), mark]
+    for node in canonical.calls:
+        node.meta.pop(CALLS, None)
 
 
 def output_of(canonical: CanonicalGraph, path: str) -> fx.Node:
     """The value that module ``path`` puts out, such as ``"layer4"`` or ``"features.3"``; "" is the model.
+
+    Of a module that is called several times, ``"relu#2"`` is what the second call puts out.
 
     Raises:
         OptionsError: the model has no such module, or not one value that others read comes out of it.
@@ -46,17 +56,38 @@ def output_of(canonical: CanonicalGraph, path: str) -> fx.Node:
     found = [node for node in canonical.calls if path in node.meta.get(PUTS_OUT, ())]
     if found:
         return found[0]
-    known = modules(canonical)
-    if path not in known:
+    known, module = modules(canonical), path.partition("#")[0]
+    if module not in known:
         close = difflib.get_close_matches(path, known, 3, 0.4)
         hint = (
             f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; there are {', '.join(known[:12])}, …"
         )
         raise OptionsError(f"{canonical.name} has no layer {path!r} that computes something of the images{hint}")
-    raise OptionsError(
-        f"layer {path!r} of {canonical.name} puts out no single value of the graph: it is called several times, or "
-        "puts out several values, or a norm, a bias, a sign or a factor behind it has become part of it. Name one of "
-        "its parts, or the layer behind it."
+    raise OptionsError(f"layer {path!r} of {canonical.name} {_why_none(canonical, module)}")
+
+
+def _why_none(canonical: CanonicalGraph, path: str) -> str:
+    """Why a module of the model has no output, and which name to give instead."""
+    marks = [mark for node in canonical.calls for mark in node.meta.get(PUTS_OUT, ())]
+    calls = [mark for mark in marks if mark.startswith(f"{path}#")]
+    if path in marks:
+        return f"does not exist; it is called once, and its name is {path!r}."
+    if calls:
+        return f"is called several times; name one call: {', '.join(map(repr, calls))}."
+    parts = [mark for mark in marks if mark.startswith(f"{path}.")]
+    named = f"name one of its parts ({', '.join(map(repr, parts[-6:]))}), or" if parts else "name"
+    leaving = [
+        node.name
+        for node in canonical.calls
+        if _within(_module(node), path) and any(not _within(_module(user), path) for user in _callers(node))
+    ]
+    if len(leaving) > 1:
+        return (
+            f"puts out several values ({', '.join(leaving[:6])}); {named} the layer that reads the one that you mean."
+        )
+    return (
+        "puts out no value of the graph: a norm, a bias, a sign or a factor behind it has become part of it; "
+        f"{named} the layer behind it."
     )
 
 
@@ -64,10 +95,22 @@ def modules(canonical: CanonicalGraph) -> list[str]:
     """Paths of the modules that compute something of the images, and of those around them, in order of execution."""
     found: dict[str, None] = {}
     for node in canonical.calls:
-        for path in (_module(node), *node.meta.get(PUTS_OUT, ())) if depends_on_images(node) else ():
+        marks = [mark.partition("#")[0] for mark in node.meta.get(PUTS_OUT, ())]
+        for path in (_module(node), *marks) if depends_on_images(node) else ():
             parts = path.split(".") if path else ()
             found |= dict.fromkeys(".".join(parts[: depth + 1]) for depth in range(len(parts)))
     return list(found)
+
+
+def _entered(node: fx.Node) -> dict[str, tuple[int, ...]]:
+    """The modules around a call, by path, and which call of them and of those around them it is in."""
+    parts, calls = _module(node).split("."), node.meta.get(CALLS, {})
+    paths = [".".join(parts[: depth + 1]) for depth in range(len(parts))] if parts != [""] else []
+    return {path: tuple(calls.get(around, 0) for around in paths[: depth + 1]) for depth, path in enumerate(paths)}
+
+
+def _callers(node: fx.Node) -> list[fx.Node]:
+    return [user for user in node.users if user.op == "call_function"]
 
 
 def _module(node: fx.Node) -> str:

@@ -165,7 +165,8 @@ class Explainer:
                 with a warning beyond 1e-3. Takes a compilation for float64 once, and then two to three times as long
                 as without.
             layers: paths of modules, such as ``["layer2.0", "layer4"]``, whose outputs the result also describes:
-                ``result.layers["layer4"]``. One compilation for each choice of layers and quantities.
+                ``result.layers["layer4"]``. ``"layer4.0.relu#2"`` is the second call of a module. One compilation for
+                each choice of layers and quantities.
             quantities: what of these outputs: ``"relevance"``, ``"gradient"`` or ``"value"``, one or several; the
                 relevance, or the gradient of a method without relevance, if not given.
 
