@@ -568,6 +568,81 @@ def test_why_a_map_is_blank(model, shown, message, method):
         assert re.search(message, blank[0].message), blank
 
 
+class Nothing(nn.Module):
+    """A network that multiplies with 0 somewhere."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.body, self.head = network(conv=nn.Conv2d(3, 6, 3), act=nn.ReLU()), network(**pooled())
+        self.gain, self.where = nn.Parameter(torch.zeros(6, 1, 1)), where
+        if where == "conv":
+            nn.init.zeros_(self.body.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x * 0 if self.where == "image" else x)
+        features = features * 0 if self.where == "features" else features
+        logits = self.head(features * self.gain if self.where == "gain" else features)
+        return logits * 0 if self.where == "logits" else logits
+
+
+@pytest.mark.parametrize("method", ["gradient", "agf", "lrp-epsilon"])
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("image", "mul.Tensor multiplies the signal with 0, so"),
+        ("features", "mul.Tensor multiplies the signal with 0, so"),
+        ("logits", "mul.Tensor multiplies the signal with 0, so"),
+        ("gain", "mul.Tensor multiplies the signal with gain, which is 0 everywhere"),
+        ("conv", "conv2d multiplies the signal with body.conv.weight, which is 0 everywhere"),
+    ],
+)
+def test_a_factor_of_0_is_named(where, message, method):
+    torch.manual_seed(0)
+    explainer = agf_fx.compile(Nothing(where).eval(), method=method)
+    (blank,) = (finding for finding in explainer.diagnose(image(), 1).findings if finding.kind == "blank")
+    assert message in blank.message
+    assert ("forward()" in blank.advice) == (where in ("image", "features", "logits"))
+
+
+class Branches(nn.Module):
+    """Probabilities that are saturated, beside features that are dead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sure, self.dead, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 6, 3), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sure = torch.softmax(1e5 * self.sure(x).mean((2, 3)), 1)
+        return self.fc(sure + torch.relu(self.dead(x) - 1e4).mean((2, 3)))
+
+
+def test_every_branch_that_is_closed_is_named():
+    torch.manual_seed(0)
+    diagnosis = agf_fx.compile(Branches().eval(), method="gradient").diagnose(image(), 1)
+    (blank,) = (finding for finding in diagnosis.findings if finding.kind == "blank")
+    assert "softmax.int is saturated" in blank.message
+    assert "all features are 0 behind relu" in blank.message
+
+
+def lattice_of_images() -> Tensor:
+    shown = 0.02 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    shown[..., ::4, ::4] += 1
+    return shown
+
+
+@pytest.mark.parametrize("kernel", [4, 1])
+def test_a_grid_of_the_image_is_no_fault_of_the_network(kernel):
+    """A stride that reads every pixel alike draws what the image has; one that leaves pixels out its own grid."""
+    torch.manual_seed(0)
+    model = network(down=nn.Conv2d(3, 6, kernel, stride=4), act=nn.ReLU(), **pooled())
+    nn.init.constant_(model.down.weight, 0.1)
+    diagnosis = agf_fx.compile(model.eval(), method="gradient-x-input").diagnose(lattice_of_images(), 0)
+    (check,) = (check for check in diagnosis.maps[0].checks if check.kind == "grid")
+    assert check.measured["period 4"] > 0.8
+    assert (check.finding is None) == (kernel == 4)
+    assert ("the image itself repeats every 4 pixels" in check.left_out) == (kernel == 4)
+
+
 def test_relevance_starts_with_a_logit_that_is_not_0():
     torch.manual_seed(0)
     explainer = agf_fx.compile(without_weights(0.0).eval(), method="lrp-epsilon")

@@ -101,6 +101,12 @@ def grid(case: Case) -> Check:
     period = _drawn_by_a_stride(case)
     if period is None:
         return Check(kind, measured, limit)
+    if _image_repeats(case, period):
+        other = measures.grid(case.again(_averaged(case.image, period)), period) or 0.0
+        measured["strength without the image's own grid"] = other
+        if not other > GRID / 2:
+            said = f"the image itself repeats every {period} pixels, and without that the map has no grid"
+            return Check(kind, measured, limit, left_out=said)
     least = GRID if measured[f"period {period}"] > GRID else GRID / 2
     where = beginning(case, _on_maps(case, _strength_at(case, period)), least)
     message = (
@@ -131,6 +137,27 @@ def _drawn_by_a_stride(case: Case) -> int | None:
         return None
     drawn = most(case, _on_maps(case, _strength_at(case, period)))
     return period if drawn is not None and drawn > GRID else None
+
+
+def _image_repeats(case: Case, period: int) -> bool:
+    """Whether the image, or its edges, are a grid of this period."""
+    pixels = _summed(case, case.canonical.images, case.image[None])
+    if pixels is None:
+        return False
+    shown = pixels[0].double()
+    edges = torch.zeros_like(shown)
+    edges[1:] += (shown[1:] - shown[:-1]).abs()
+    edges[:, 1:] += (shown[:, 1:] - shown[:, :-1]).abs()
+    seen = (measures.grid(drawn, period) for drawn in (shown - shown.median(), edges) if bool((drawn != 0).any()))
+    return any(strength is not None and strength > GRID / 2 for strength in seen)
+
+
+def _averaged(image: Tensor, period: int) -> Tensor:
+    """The image with each pixel the mean of the cell around it, in which nothing has that period."""
+    before = (period - 1) // 2
+    sides = (before, period - 1 - before)
+    padded = torch.nn.functional.pad(image, (*sides, *sides), mode="replicate")
+    return torch.nn.functional.avg_pool2d(padded, period, stride=1).to(image)
 
 
 def _strength_at(case: Case, period: int) -> Callable[[Tensor], float | None]:

@@ -69,7 +69,7 @@ def _constant_image(case: Case) -> Cause | None:
     channels = case.method.channels_of(case.canonical)
     values = case.image if channels is None else case.image[0].movedim(channels - 1, 0)
     spread = float((values.flatten(1).amax(1) - values.flatten(1).amin(1)).max())
-    call = _blocked(case)
+    call = next(iter(_blocked(case)), None)
     if spread > 0 or (call is not None and case.canonical.images not in call.all_input_nodes):
         return None
     message = "the image is constant: its channels have one value each, so that no pixel differs from another."
@@ -82,9 +82,9 @@ def _cause(case: Case) -> Cause:
         message = _because("the map is zero everywhere", case.method.blank)
         advice = 'diagnose the image with method="gradient", which shows the layer where nothing is left.'
         return Cause(None, message, advice)
-    call = _blocked(case)
-    if call is not None:
-        return _why_blocked(case, call)
+    causes = [_why_blocked(case, call) for call in _blocked(case)]
+    if causes:
+        return _together(list({cause.message: cause for cause in causes}.values()))
     seed = _seed(case)
     if seed is not None:
         return seed
@@ -97,22 +97,35 @@ def _because(what: str, why: str) -> str:
     return f"{what}: {why}." if why else f"{what}."
 
 
-def _blocked(case: Case) -> fx.Node | None:
-    """The first call, from the logits on, that something arrives at and nothing leaves.
+def _together(causes: list[Cause]) -> Cause:
+    """One cause of several that each stand in the way on a branch of their own; the first has the place."""
+    first, others = causes[0], causes[1:]
+    message = " ".join([first.message, *(f"On another branch, {other.message}" for other in others[:2])])
+    if len(others) > 2:
+        message += f" {len(others) - 2} other branches are closed as well."
+    advice = dict.fromkeys(cause.advice.removesuffix(".") for cause in causes[:3])
+    return Cause(first.place, message, "; and ".join(advice) + ".", first.measured)
 
-    In the stream that maps are read off, or in one before it that it starts from.
+
+def _blocked(case: Case) -> list[fx.Node]:
+    """The calls, from the logits on, that something arrives at and nothing leaves.
+
+    In the stream that maps are read off, or else in one before it that it starts from.
     """
     if case.walk is None:
-        return None
+        return []
     names = [stream.name for stream in case.method.streams]
     for name in [case.stream, *(other for other in names if other != case.stream)]:
+        blocked = []
         for call in reversed(case.canonical.calls):
             received = case.walk.messages[name].get(call.name)
             given = handed_by(call, case.walk.handed[name])
             arrives = received is not None and bool((received[0] != 0).any())
             if arrives and given and not any(bool((message[0] != 0).any()) for _, message in given):
-                return call
-    return None
+                blocked.append(call)
+        if blocked:
+            return blocked
+    return []
 
 
 def _seed(case: Case) -> Cause | None:
@@ -122,6 +135,10 @@ def _seed(case: Case) -> Cause | None:
     if message is None or bool((message[0] != 0).any()):
         heads = (_dead(case, node) for node in case.signals if facts(node).head)
         return next((cause for cause in heads if cause is not None), None)
+    if not bool((case.logits != 0).any()):
+        dead = _dead(case, case.canonical.logits)
+        if dead is not None and dead.place is not None:
+            return dead
     logit = float(case.logits[_class_of(case)])
     if start.name == RELEVANCE and logit == 0:
         message = "relevance starts with the logit of the class, and that is 0: there is nothing to hand out."
@@ -144,7 +161,7 @@ def _seed(case: Case) -> Cause | None:
 
 def _why_blocked(case: Case, call: fx.Node) -> Cause:
     """Why a call hands nothing on, from its values."""
-    dead = _dead(case, call)
+    dead = _dead(case, call) or _multiplied(case, call)
     if dead is not None:
         return dead
     value, place = _first(case.values[call]), Place.of(call)
@@ -199,6 +216,9 @@ def _dead(case: Case, call: fx.Node) -> Cause | None:
         message = "the image is 0 everywhere, as the model takes it, so that no product with it is anything else."
         return Cause(None, message, _OTHER_IMAGE, {"largest value of the image": 0.0})
     place, gates = Place.of(node), [gate for gate in node.all_input_nodes if _is_zero(case.values.get(gate))]
+    multiplied = _multiplied(case, node)
+    if multiplied is not None:
+        return multiplied
     if node.target in _GATED and gates:
         message = f"the gate %{gates[0].name} is 0 everywhere, so that {place.op} lets nothing of the signal through."
         advice = "look at what closes it: a threshold, a mask or a comparison that no value of this image passes."
@@ -223,6 +243,35 @@ def _dead(case: Case, call: fx.Node) -> Cause | None:
         "training."
     )
     return Cause(place, message, advice, span)
+
+
+def _multiplied(case: Case, node: fx.Node) -> Cause | None:
+    """A call that multiplies its signal with 0; None where it does not."""
+    place, factor = Place.of(node), _zero_factor(case, node)
+    if factor is None:
+        return None
+    message = f"{place.op} multiplies the signal with {factor}, so that nothing of it passes."
+    advice = "check that the weights were loaded; where they start at 0, the model is to be trained first."
+    advice = "look at what sets this factor in the model's forward()." if factor == "0" else advice
+    return Cause(place, message, advice, {"largest factor": 0.0})
+
+
+def _zero_factor(case: Case, node: fx.Node) -> str | None:
+    """What is 0 of that a call multiplies its signal with, for every image alike; None where it is not that."""
+    if node.target in _LAYERS:
+        factors = [node.args[1]]
+    elif node.target is aten.mul.Tensor:
+        factors = [factor for factor in node.args if not (isinstance(factor, fx.Node) and depends_on_images(factor))]
+    else:
+        return None
+    for factor in factors:
+        if not isinstance(factor, fx.Node):
+            if factor == 0:
+                return "0"
+        elif not depends_on_images(factor) and _is_zero(case.values.get(factor)):
+            path = case.canonical.signature.weights.get(factor.name)
+            return f"{path}, which is 0 everywhere" if path else f"%{factor.name}, which is 0 everywhere"
+    return None
 
 
 def _zero_operand(case: Case, node: fx.Node) -> fx.Node | None:
