@@ -326,12 +326,29 @@ def test_a_run_over_methods_is_continued(tmp_path, monkeypatch, capsys):
         asked.append(methods)
         return real(name, size, methods)
 
-    monkeypatch.setattr(coverage, "apart", lambda job, *arguments, limit_s: noting(*arguments))
+    monkeypatch.setattr(coverage, "apart", lambda job, *arguments, limit_s: noting(*arguments) | {"took_s": 0.0})
     assert coverage.main([*words, "--methods", "gradient", "gradcam", "--resume"]) == 0
     assert asked == [["gradcam"]]
     record = json.loads(file.read_text())
     assert list(record["models"][SMALL]["methods"]) == ["gradient", "gradcam"]
     assert "| `gradcam` | 1 | 0 | 0 |" in page.read_text()
+    monkeypatch.setattr(coverage, "SINGLE", 0)  # as of a large model, in processes that have a few methods each
+    monkeypatch.setattr(coverage, "PER_PROCESS", 1)
+    killed = {"error": "the process ended with exit code -9", "took_s": 0.0}
+    monkeypatch.setattr(
+        coverage,
+        "apart",
+        lambda job, *arguments, limit_s: killed if arguments[2] == ["clrp"] else noting(*arguments) | {"took_s": 1.0},
+    )
+    assert coverage.main([*words, "--methods", "gradcam", "clrp", "gradient-x-input", "--resume"]) == 1
+    row = json.loads(file.read_text())["models"][SMALL]
+    assert row["took_s"] == 1.0
+    assert {name: found["failures"] for name, found in row["methods"].items()} == {
+        "gradient": [],
+        "gradcam": [],
+        "clrp": [killed["error"]],
+        "gradient-x-input": [],
+    }
     record["models"][SMALL]["methods"]["gradcam"]["failures"] = ["maps are not finite"]
     text = methods_page(record)
     assert "| `gradcam` | 0 | 0 | 1 |" in text

@@ -24,6 +24,12 @@ from agf_fx.data.sample_scenes import sample_scenes
 from agf_fx.errors import InputError, NonFiniteInputError, OptionsError, TargetError
 from agf_fx.inspect.diagnosis import CHECKS, KINDS, Case, measures
 from agf_fx.inspect.diagnosis.values import precision
+from agf_fx.ir.vocabulary import Family
+from agf_fx.methods import REGISTRY
+from agf_fx.methods.lrp import epsilon_table, relevance_method
+from agf_fx.methods.table import RuleTable, family
+from agf_fx.rules import lrp
+from agf_fx.runtime.degenerate import DegenerateMapWarning
 
 SIZE = 16
 
@@ -566,6 +572,73 @@ def test_why_a_map_is_blank(model, shown, message, method):
     blank = [finding for finding in explainer.diagnose(shown, 0).findings if finding.kind == "blank"]
     if blank or method != "agf":  # which tells classes apart also where one has no weights
         assert re.search(message, blank[0].message), blank
+
+
+def dark(x: Tensor) -> Tensor:
+    """Features that are 0."""
+    return torch.relu(x - 1e3)
+
+
+class OnEdge(nn.Module):
+    """A network that computes with numbers that a function does not take."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.body, self.head, self.function = network(conv=nn.Conv2d(3, 6, 3)), network(**pooled()), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.body(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: dark(x) / dark(x).sum(1, keepdim=True), "first at div.Tensor, which divides by 0"),
+        (lambda x: torch.log(dark(x) - 5), "first at log, which takes the logarithm of what is not above 0"),
+        (lambda x: x * torch.rsqrt(dark(x)), "first at rsqrt, which takes the root of what is not above 0"),
+        (lambda x: torch.sqrt(x * 0), "sqrt has no finite derivative at 0, which it reads"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:maps of images", "ignore:the network computes NaN")
+def test_an_operation_beyond_its_edge_is_no_overflow(function, message):
+    torch.manual_seed(0)
+    diagnosis = agf_fx.compile(OnEdge(function).eval(), method="gradient").diagnose(image(), 1)
+    (finding,) = diagnosis.findings
+    assert finding.kind == "not-finite"
+    assert message in finding.message
+    assert "overflows" not in finding.advice
+
+
+def test_maps_of_logits_that_are_nan_are_warned_of():
+    torch.manual_seed(0)
+    explainer = agf_fx.compile(OnEdge(lambda x: dark(x) / dark(x).sum(1, keepdim=True)).eval(), method="gradient")
+    with pytest.warns(DegenerateMapWarning, match="computes NaN for images \\[0\\]"):
+        maps = explainer(image(), 1)
+    assert bool((maps == 0).all())
+
+
+def _halved(site, phi):
+    return [None if message is None else 0.5 * message for message in lrp.epsilon_rule(1e-6, bias=False)(site, phi)]
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_rule_that_breaks_its_promise_is_told_from_small_denominators(wrong):
+    torch.manual_seed(0)
+    if wrong:
+        rule = dataclasses.replace(lrp.epsilon_rule(1e-6, bias=False), name="halved", function=_halved)
+        table = RuleTable.of([(family(Family.CONVOLUTION), rule)]) + epsilon_table(1e-6)
+        method, said = relevance_method("mine", table), "the rule does not keep its promise"
+    else:
+        method, said = REGISTRY["agf"].make(REGISTRY["agf"].options()), "small as what keeps them from 0"
+    model = scaled(1.0 if wrong else 1e-10)
+    nn.init.constant_(model.fc.weight, 1.0) if wrong else None
+    (finding,) = (
+        each
+        for each in agf_fx.compile(model.eval(), method=method).diagnose(image(), 1).findings
+        if each.kind == "not-conserved"
+    )
+    assert said in finding.message
+    assert ("division" in finding.advice) != wrong
 
 
 class Nothing(nn.Module):

@@ -26,7 +26,7 @@ import torchvision
 from benchmark.machine import processor
 from coverage_report.apart import apart
 from coverage_report.cost import cost
-from coverage_report.methods import explained
+from coverage_report.methods import SINGLE, explained
 from coverage_report.methods_page import methods_page
 from coverage_report.networks import architecture, names, parameters
 from coverage_report.page import page, passed, sound
@@ -82,6 +82,9 @@ def agf_kind(arguments: argparse.Namespace) -> Kind:
     )
 
 
+PER_PROCESS = 4  # methods of a model that takes much of the memory
+
+
 def methods_kind(arguments: argparse.Namespace) -> Kind:
     """Every method, or those named."""
     methods = arguments.methods or [*REGISTRY]
@@ -89,8 +92,19 @@ def methods_kind(arguments: argparse.Namespace) -> Kind:
     def further(name: str, earlier: Record | None) -> Record:
         kept = (earlier or {}).get("methods", {})
         missing = [method for method in methods if method not in kept or kept[method]["failures"]]
-        row = apart(explained, name, arguments.size, missing, limit_s=arguments.limit)
-        return row if "error" in row else row | {"methods": kept | row["methods"]}
+        few = PER_PROCESS if parameters(name) > SINGLE else len(missing) or 1
+        row: Record = {}
+        for first in range(0, len(missing), few):
+            some = missing[first : first + few]
+            found = apart(explained, name, arguments.size, some, limit_s=arguments.limit)
+            if "error" in found and few == len(missing):
+                return found
+            if "error" in found:
+                each = {"failures": [found["error"]], "took_s": found["took_s"] / len(some)}
+                found = {"methods": dict.fromkeys(some, each), "took_s": found["took_s"]}
+            kept = kept | found["methods"]
+            row = {**row, **found, "took_s": row.get("took_s", 0) + found["took_s"]}
+        return (row or (earlier or {})) | {"methods": kept}
 
     def all_pass(row: Record) -> bool:
         return "error" not in row and all(not found["failures"] for found in row["methods"].values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
@@ -14,7 +14,7 @@ from agf_fx.ir.graph import BASELINE, CanonicalGraph
 from agf_fx.methods.baseline import Baseline
 from agf_fx.methods.table import NOTHING, RuleTable
 from agf_fx.rules.merging import Merge, total
-from agf_fx.rules.numerics import Value, channel_sum
+from agf_fx.rules.numerics import Division, Value, channel_sum
 from agf_fx.rules.rule import Rule
 
 Seed = Callable[[Value, Value], Value]
@@ -280,6 +280,19 @@ class Method:
     def stream(self, name: str) -> Stream | None:
         """The stream of this name; None if there is none."""
         return next((stream for stream in self.streams if stream.name == name), None)
+
+    def divided(self, division: Division) -> Method:
+        """The same method with another division in every rule that divides."""
+        streams = (
+            replace(
+                stream,
+                rules=stream.rules.divided(division),
+                starts=stream.starts.divided(division),
+                merge=stream.merge.divided(division),
+            )
+            for stream in self.streams
+        )
+        return replace(self, streams=tuple(streams))
 
     def channels_of(self, canonical: CanonicalGraph) -> int | None:
         """The dimension of the images that maps sum over; None for none.

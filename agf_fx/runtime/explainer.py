@@ -196,7 +196,7 @@ class Explainer:
         bound, weights, codes = self._request(images, target, top_k)
         program = bound.program
         maps, logits, *further = explained_with(program, self._rules, images, codes, weights, bound.weights)
-        warn_of_degenerate(maps, self._rules.blank, self._rules.not_finite)
+        warn_of_degenerate(maps, logits, self._rules.blank, self._rules.not_finite)
         warn_outside(images, self._rules.bounds)
         result = Explanation(maps, explained_classes(logits, codes), logits, images)
         if further:

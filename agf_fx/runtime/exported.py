@@ -92,7 +92,7 @@ class ExportedExplainer:
         self._check(images)
         codes = requested_targets(target, top_k, images, self.description.classes, self.description.positions)
         maps, logits = self._results(images, codes)
-        warn_of_degenerate(maps)
+        warn_of_degenerate(maps, logits)
         return Explanation(maps, explained_classes(logits, codes), logits, images)
 
     def _results(self, images: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:

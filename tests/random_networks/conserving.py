@@ -13,7 +13,6 @@ from torch import Tensor, fx
 from agf_fx.emit import Streams
 from agf_fx.inspect.conservation import Flow, conservation
 from agf_fx.ir.vocabulary import Family, depends_on_images, family_of, operands
-from agf_fx.methods.method import Method
 from agf_fx.rules import numerics
 from agf_fx.rules.rule import Promise
 from random_networks.capturing import Case
@@ -29,23 +28,9 @@ def relevance_is_conserved(case: Case) -> None:
         _one_is_conserved(replace(case, images=image, target=target))
 
 
-def exactly(method: Method) -> Method:
-    """The method, dividing exactly."""
-    streams = (
-        replace(
-            stream,
-            rules=stream.rules.divided(numerics.EXACT),
-            starts=stream.starts.divided(numerics.EXACT),
-            merge=stream.merge.divided(numerics.EXACT),
-        )
-        for stream in method.streams
-    )
-    return replace(method, streams=tuple(streams))
-
-
 def _one_is_conserved(case: Case) -> None:
     """The same for a single image."""
-    method = exactly(case.method)
+    method = case.method.divided(numerics.EXACT)
     report = conservation(case.canonical, method, case.images, case.target, case.weights)
     streams, values = case.interpret(method), case.values()
     nodes = {node.name: node for node in case.canonical.calls}

@@ -33,7 +33,7 @@ def checked(case: Case) -> tuple[Check, ...]:
     """All questions asked of one map; of one that is not finite, that alone."""
     first = finite(case)
     if first.finding is not None:
-        said = "the map is not finite"
+        said = "the map, or a logit, is not finite"
         return (first, *(Check(kind, left_out=said) for kind in CHECKS))
     return (first, *(check(case) for check in CHECKS.values()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from agf_fx.inspect.diagnosis.report import Place
 from agf_fx.ir.graph import CanonicalGraph
 from agf_fx.ir.vocabulary import depends_on_images
 from agf_fx.methods.method import Method
+from agf_fx.rules.numerics import EXACT
 from agf_fx.rules.site import GRADIENT, RELEVANCE
 
 _PICTURES = 4  # dimensions of (N, C, H, W)
@@ -98,6 +99,14 @@ class Case:
             return None
         return self._walk(self.image.dtype, (self.target,), torch.channels_last)
 
+    @functools.cached_property
+    def dividing_exactly(self) -> ConservationReport | None:
+        """The sums of relevance for the target in float64, where nothing keeps denominators from 0; None as above."""
+        if self.conservation is None or _names_dtypes(self.canonical):
+            return None
+        exact = replace(self, method=self.method.divided(EXACT), others=())
+        return summed(self.canonical, exact.exact_walk, exact._codes, torch.float64)
+
     def _walk(
         self, dtype: torch.dtype, codes: tuple[int, ...], layout: torch.memory_format = torch.contiguous_format
     ) -> Streams:
@@ -110,8 +119,11 @@ class Case:
         """The sums of relevance on the walk; None where none reaches the pixels."""
         if self.stream != RELEVANCE or self.walk is None or self.canonical.images.name not in self.walk.relevance:
             return None
-        target = torch.tensor([[self.target, *self.others]], device=self.image.device)
-        return summed(self.canonical, self.walk, target, self.image.dtype)
+        return summed(self.canonical, self.walk, self._codes, self.image.dtype)
+
+    @property
+    def _codes(self) -> Tensor:
+        return torch.tensor([[self.target, *self.others]], device=self.image.device)
 
     @functools.cached_property
     def values(self) -> Mapping[fx.Node, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from agf_fx.inspect.conservation import Flow, handed_by
 from agf_fx.inspect.diagnosis.case import Case, beginning
 from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.inspect.precision import TRUSTED, relative_difference
+from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import Family, family_of
 from agf_fx.rules.rule import Promise
 from agf_fx.rules.site import RELEVANCE
@@ -24,6 +26,19 @@ GROWTH = 1e4
 BROKEN = 0.2
 """Share of the absolute relevance around a call by which it breaks what its rule promises of the sum."""
 
+_SCALE = "choose a smaller epsilon, where the method has one, or bring images and weights to a usual scale"
+_EDGES: dict[Any, tuple[int, Callable[[Tensor], Tensor], str]] = {
+    aten.div.Tensor: (1, lambda x: x == 0, "divides by 0"),
+    aten.reciprocal.default: (0, lambda x: x == 0, "divides by 0"),
+    aten.rsqrt.default: (0, lambda x: x <= 0, "takes the root of what is not above 0"),
+    aten.sqrt.default: (0, lambda x: x < 0, "takes the root of what is below 0"),
+    aten.log.default: (0, lambda x: x <= 0, "takes the logarithm of what is not above 0"),
+    aten.log1p.default: (0, lambda x: x <= -1, "takes the logarithm of what is not above 0"),
+    aten.pow.Tensor_Scalar: (0, lambda x: x <= 0, "takes a power of what is not above 0"),
+}
+"""Where functions have no finite value: operation -> the operand, where it is on the edge, and what it does there."""
+_STEEP = (aten.sqrt.default, aten.pow.Tensor_Scalar)
+"""Functions that may have a value but no finite derivative at 0."""
 _ON_EDGE = "an input stands on the edge, as where an even ground makes maxima ties, and rounding moves it over"
 _PROMISING = ("conserves", "shifts to conserve")
 _NOT_KEPT = ("conserves but for constants", "conserves but for biases", "conserves where contributions")
@@ -31,23 +46,27 @@ _NOT_KEPT = ("conserves but for constants", "conserves but for biases", "conserv
 
 def finite(case: Case) -> Check:
     """NaN or infinite entries, and the first value or message that has them."""
-    kind, limit = "not-finite", "any entry is NaN or infinite"
+    kind, limit = "not-finite", "any entry is NaN or infinite, or a logit is NaN"
     bad = ~case.drawn.isfinite()
     measured = {"entries that are not finite": float(bad.sum())}
-    if not bool(bad.any()):
+    if not bool(bad.any()) and not bool(case.logits.isnan().any()):
         return Check(kind, measured, limit)
     value = next((node for node in case.signals if not _is_finite(case.values[node])), None)
     if value is not None:
-        where = Place.of(value)
-        message = f"the network itself computes NaN or infinite values, first at {where.op}."
+        where, edge = Place.of(value), _outside(case, value)
+        message = f"the network itself computes NaN or infinite values, first at {where.op}{edge}."
     else:
-        where = _first_bad_message(case)
-        message = "the network's values are finite; what is handed back is not."
+        call = _first_bad_message(case)
+        where, edge = None if call is None else Place.of(call), "" if call is None else _derivative_outside(case, call)
+        message = f"the network's values are finite; what is handed back is not{edge}."
         if where is None:
             message += " Where that begins is unknown." if case.no_walk else " It begins in the read-out."
     advice = (
-        f'explain the image in float64 (precision="float64"); {case.image.dtype} overflows beyond '
-        f"{torch.finfo(case.image.dtype).max:.1g}. Check the preprocessing and the running variances of batch norms."
+        "keep the operation off that edge in the model, as by adding a small number or by clamp(min=1e-6)."
+        if edge
+        else f'{case.method.not_finite}explain the image in float64 (precision="float64"); {case.image.dtype} '
+        f"overflows beyond {torch.finfo(case.image.dtype).max:.1g}. Check the preprocessing and the running variances "
+        "of batch norms."
     )
     return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)
 
@@ -57,12 +76,32 @@ def _is_finite(value: Any) -> bool:
     return all(bool(part.isfinite().all()) for part in parts if isinstance(part, Tensor))
 
 
-def _first_bad_message(case: Case) -> Place | None:
+def _outside(case: Case, node: fx.Node) -> str:
+    """Why a call has no finite value for finite inputs, in words; "" where it is too large a number."""
+    edge = _EDGES.get(node.target)
+    if edge is None:
+        return ""
+    place, bad, said = edge
+    read = node.args[place]
+    value = case.values[read] if isinstance(read, fx.Node) else torch.as_tensor(read)
+    count = int(bad(value).sum())
+    return f", which {said} {count} times" if count else ""
+
+
+def _derivative_outside(case: Case, node: fx.Node) -> str:
+    """Why what a call hands back is not finite; "" where nobody can say."""
+    if node.target not in _STEEP or case.stream == RELEVANCE:
+        return ""
+    count = int((case.values[node.args[0]] == 0).sum())
+    return f": {op_name(node.target)} has no finite derivative at 0, which it reads {count} times" if count else ""
+
+
+def _first_bad_message(case: Case) -> fx.Node | None:
     if case.walk is None:
         return None
     for call in reversed(case.canonical.calls):
         if any(not _is_finite(message[:1]) for _, message in handed_by(call, case.walk.handed[case.stream])):
-            return Place.of(call)
+            return call
     return None
 
 
@@ -177,14 +216,39 @@ def conserved(case: Case) -> Check:
     measured["change at the layer"] = float(flow.change[0, 0]) / _larger(case, flow)
     message = (
         f"{flow.rule} of {flow.op} promises: {flow.promise}; it changes the sum of relevance by "
-        f"{shares[flow.node]:.2g} of the absolute relevance around it. Its denominators are about as small as what "
-        "keeps them from 0, or its inputs are 0 where relevance arrives."
+        f"{shares[flow.node]:.2g} of the absolute relevance around it. "
     )
-    advice = (
-        'divide exactly (AGFOptions(division="exact")), choose a smaller epsilon, or bring images and weights to a '
-        "usual scale; print(explainer.conservation(images)) shows every call."
-    )
+    why, advice = _why_not_conserved(case, flow, measured)
+    message += why
+    advice += "; print(explainer.conservation(images)) shows every call."
     return found(kind, measured, limit, Place(flow.node, flow.module, flow.op), message, advice)
+
+
+def _why_not_conserved(case: Case, flow: Flow, measured: dict[str, float]) -> tuple[str, str]:
+    """Why a call loses or makes relevance, and what to do; what that was measured by goes to ``measured``."""
+    node = next(node for node in case.signals if node.name == flow.node)
+    received, value = case.walk.relevance[flow.node][0].abs(), case.values[node]
+    at_zero = float((received * (value == 0)).sum() / received.sum().clamp(min=1e-300)) if _same(received, value) else 0
+    if at_zero > BROKEN / 2:
+        measured["share of its relevance at values of 0"] = at_zero
+        why = f"{at_zero:.0%} of its relevance arrives where its values are 0, and a share of 0 is nothing."
+        return why, "look at what hands relevance to values of 0"
+    exact = case.dividing_exactly
+    other = None if exact is None else next((each for each in exact.flows if each.node == flow.node), None)
+    if other is None or _size(other) == 0:
+        return "Its denominators are small, or the rule does not keep its promise.", _SCALE
+    share = abs(float(other.change[0, 0])) / max(_size(other), float(other.handed_on[0, 0].abs()))
+    measured["change at the layer, dividing exactly"] = share
+    if share > BROKEN:
+        why = f"Divided exactly, in float64, it is {share:.2g}: the rule does not keep its promise."
+        return why, "mend the rule, or choose a method whose rules have certificates (docs/certificates.md)"
+    why = f"Divided exactly, in float64, it is {share:.2g}: its denominators are about as small as what keeps them "
+    exactly = 'take options={"division": "exact"}, ' if case.method.name == "agf" else ""
+    return f"{why}from 0.", exactly + _SCALE
+
+
+def _same(received: Tensor, value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == received.shape
 
 
 def _no_flows(case: Case, flows: tuple[Flow, ...]) -> str:
