@@ -689,6 +689,20 @@ class Branches(nn.Module):
         return self.fc(sure + torch.relu(self.dead(x) - 1e4).mean((2, 3)))
 
 
+def test_a_notebook_shows_a_table_of_findings():
+    torch.manual_seed(0)
+    model = relued(-100.0)
+    model.add_module("<b>", nn.Identity())
+    diagnosis = agf_fx.compile(model, method="gradient").diagnose(image(), [[0, 1]])
+    text = diagnosis._repr_html_()
+    assert text.count("<tr>") == 1 + len(diagnosis.findings) == 3
+    assert "Sequential by gradient: 2 findings" in text
+    assert "act (%act_relu)" in text
+    assert all(word in text for word in ("image 0, class 1", "blank", "all features are 0 behind relu"))
+    named = dataclasses.replace(diagnosis, model="<script>")
+    assert "&lt;script&gt; by" in named._repr_html_()
+
+
 def test_every_branch_that_is_closed_is_named():
     torch.manual_seed(0)
     diagnosis = agf_fx.compile(Branches().eval(), method="gradient").diagnose(image(), 1)

@@ -231,7 +231,7 @@ def test_a_graph_writes_its_own_page_and_knows_its_cost(tmp_path):
     assert made.graph.canonical is not graph.canonical
     graph.to_html(tmp_path / "a.html", title="mine")
     data = read(tmp_path / "a.html").data
-    assert data["title"] == "mine by agf"
+    assert data["title"] == "mine"
     assert data["images"] == str(graph.canonical.image_type)
     assert all("certificate" in entry for entry in data["rules"])
     assert graph.cost(N=1, K=1).flops == agf_fx.compile(Net("other").eval(), image()).cost(N=1, K=1).flops

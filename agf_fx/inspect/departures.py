@@ -13,6 +13,8 @@ from agf_fx.ir.text import op_name
 from agf_fx.ir.vocabulary import depends_on_images
 from agf_fx.rules.site import GRADIENT, RELEVANCE
 
+IMAGES = "the images"
+
 Messages = Mapping[str, Mapping[str, Tensor]]
 """Stream -> call of the model -> what the stream has at its output."""
 
@@ -54,6 +56,7 @@ class Departures:
         tolerance: from which difference on they are said to part.
         maps: the same of the heat maps themselves; None where they have different shapes.
         causes: what hands on the first that parts: calls of the model whose own relevances are the same.
+        dtypes: those that both were computed in, such as ("float64", "float64").
     """
 
     target: int
@@ -63,6 +66,7 @@ class Departures:
     tolerance: float
     maps: Departure | None
     causes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     @property
     def parted(self) -> list[Departure]:
@@ -97,13 +101,16 @@ class Departures:
             if sharp is not None and sharp is not first:
                 yield f"they turn away from each other most at the output of {_named(sharp)}: cosine {sharp.cosine:.4g}"
         if self.maps is not None:
-            yield f"the maps: difference {self.maps.difference:.3g}, cosine {self.maps.cosine:.4g}"
+            computed = f", computed in {' and '.join(dict.fromkeys(self.dtypes))}" if self.dtypes else ""
+            yield f"the maps{computed}: difference {self.maps.difference:.3g}, cosine {self.maps.cosine:.4g}"
         else:
             yield "the maps have different shapes"
 
 
 def _named(departure: Departure) -> str:
-    return f"{departure.layer or 'the model'} (%{departure.call} = {departure.op})"
+    if departure.layer:
+        return f"{departure.layer} (%{departure.call} = {departure.op})"
+    return departure.op if departure.op == IMAGES else f"{departure.op} in the model's own forward (%{departure.call})"
 
 
 def _handed_on(causes: Sequence[str]) -> str:
@@ -135,7 +142,8 @@ def departures(
     drawn = None
     if maps[0].shape == maps[1].shape:
         drawn = _departure(canonical.images, *maps, _ratio(*maps) or 1.0)
-    whole = Departures(target, quantity, scale, found, tolerance, drawn)
+    dtypes = tuple(str(map_.dtype).removeprefix("torch.") for map_ in maps)
+    whole = Departures(target, quantity, scale, found, tolerance, drawn, dtypes=dtypes)
     return replace(whole, causes=_causes(whole, common))
 
 
@@ -162,7 +170,7 @@ def _departure(node: fx.Node, one: Tensor, other: Tensor, scale: float) -> Depar
     return Departure(
         call=node.name,
         layer=node.meta.get("module", ""),
-        op="the images" if node.op == "placeholder" else op_name(node.target),
+        op=IMAGES if node.op == "placeholder" else op_name(node.target),
         difference=float((a - b).norm()) / largest if largest else 0.0,
         cosine=float(a @ b) / (norms[0] * norms[1]) if all(norms) else float(norms[0] == norms[1]),
         sums=(float(one.double().sum()), float(b.sum())),

@@ -49,7 +49,7 @@ def write(
         maps: what an image looks like at every layer; None: the page has no pictures.
         pixels: (H, W, 3) uint8, the image as the network sees it.
         class_names: of the model, to name the target.
-        title: what the model is called; by default its class.
+        title: of the page; by default the class of the model and the method.
         method: that the graph was made by: what is claimed of its rules is proved, and shown beside them.
         difference: from another graph to this one, to mark.
         others: what the image looks like by that other graph.
@@ -80,7 +80,7 @@ def page(
         raise MissingDependencyError("pages need Jinja2: pip install jinja2") from error
     data, operations = page_data(explanation, method)
     if title is not None:
-        data["title"] = f"{title} by {explanation.method}"
+        data["title"] = title
     if maps is not None:
         _add_maps(data, explanation, maps, pixels, class_names)
     if difference is not None:

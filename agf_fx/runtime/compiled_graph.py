@@ -51,7 +51,7 @@ class CompiledGraph(ExplanationGraph):
             maps: what an image looks like at every layer; `Explainer.to_html` takes images and makes them.
             pixels: (H, W, 3) uint8, of that image.
             class_names: of the model, to name the target.
-            title: what the model is called; by default its class.
+            title: of the page; by default the class of the model and the method.
             difference: from another graph to this one, to mark.
             others: what the image looks like by that other graph.
 

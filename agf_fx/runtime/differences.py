@@ -82,6 +82,7 @@ def write_stages(
 ) -> None:
     """Write the page of the graph at the second stage, with what differs from the first; see `between_stages`."""
     graph = staged(explainer, after)
+    title = f"{title or graph.canonical.name} by {explainer._recipe.in_words}, {after}"
     write(graph, path, title=title, method=explainer._rules, difference=between_stages(explainer, before, after))
 
 
@@ -135,12 +136,4 @@ def _one(image: Tensor) -> Tensor:
 
 def _title(explainer: Explainer) -> str:
     """The model, the method, and those of its options that are not the defaults."""
-    options = explainer._recipe.options
-    chosen = []
-    if dataclasses.is_dataclass(options):
-        for known in dataclasses.fields(options):
-            value = getattr(options, known.name)
-            if known.default is dataclasses.MISSING or value != known.default:
-                chosen.append(f"{known.name}={value!r}")
-    words = f" ({', '.join(chosen)})" if chosen else ""
-    return f"{explainer.graph.canonical.name} by {explainer.method}{words}"
+    return f"{explainer.graph.canonical.name} by {explainer._recipe.in_words}"

@@ -302,6 +302,7 @@ class Explainer:
         if against is not None:
             walked = not (why_not_at_layers(self._rules) or why_not_at_layers(against._rules))
             differs = against.difference(self, image if walked else None, target if walked else None)
+        title = f"{title or self.graph.canonical.name} by {self._recipe.in_words}"
         named = {"pixels": shown, "class_names": class_names, "title": title}
         self.graph.to_html(path, found, **named, difference=differs, others=others)
 

@@ -66,6 +66,16 @@ class Recipe:
         """The method's name."""
         return self.method.name if isinstance(self.method, Method) else self.method
 
+    @property
+    def in_words(self) -> str:
+        """The method with those of its options that are not the defaults: ``agf (dialect='paper')``."""
+        chosen = []
+        for known in dataclasses.fields(self.options) if dataclasses.is_dataclass(self.options) else ():
+            value = getattr(self.options, known.name)
+            if known.default is dataclasses.MISSING or (value is not known.default and value != known.default):
+                chosen.append(f"{known.name}={value!r}")
+        return f"{self.name} ({', '.join(chosen)})" if chosen else self.name
+
     @functools.cached_property
     def made(self) -> Method:
         """The method, with the rules registered so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,6 +175,20 @@ class Diagnosis:
         kinds = dict.fromkeys(finding.kind for finding in self.findings)
         return f"Diagnosis({len(self.maps)} maps by {self.method}: {', '.join(kinds) or 'nothing found'}; print it)"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of what was found, a row for each finding. Names of the model are escaped."""
+        rows = [
+            (f"image {each.image}, class {each.target}", finding.kind, _where(finding).removeprefix(", from "), *said)
+            for each in self.maps
+            for finding in each.findings
+            for said in [(finding.message, finding.advice, _numbers(finding.measured))]
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("map", "finding", "where", "what", "what to do", "measured"))
+        body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
+        caption = f"{self.model} by {self.method}: {len(rows) or 'no'} finding{'s' if len(rows) != 1 else ''}"
+        table = f"<caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        return f"<table>{table}</table>"
+
     def in_words(self, class_names: Sequence[str] | None = None) -> str:
         """What was found, measured and left out, in lines; classes by name where there are names."""
         return "\n".join([f"{self.model} by {self.method}", *(each.in_words(class_names) for each in self.maps)])
@@ -204,6 +219,10 @@ def _lines(each: MapDiagnosis, class_names: Sequence[str] | None) -> Iterator[st
     for reason in reasons:
         kinds = ", ".join(check.kind for check in each.checks if check.left_out == reason)
         yield from _wrapped(f"not checked, {kinds}: {reason}", 2)
+
+
+def _cell(value: str) -> str:
+    return f'<td style="text-align: left">{html.escape(value)}</td>'
 
 
 def _where(finding: Finding) -> str:
