@@ -55,6 +55,7 @@ def compare(
     precision: options.Precision = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
     smooth: Annotated[float, typer.Option(min=0, help="Blur maps by so many pixels (deviation of a Gaussian).")] = 0.0,
+    clip: options.Clip = 1.0,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse larger images. [default: 100 million]")] = None,
 ) -> None:
     """Compare methods: one sheet with a row for each class of an image and a column for each method.
@@ -94,6 +95,7 @@ def compare(
             precision=precision,
             unknown_ops=unknown_ops,
             smooth=smooth,
+            clip=clip,
             max_pixels=max_pixels,
         )
         complete = run(request, loaded, console)

@@ -75,6 +75,7 @@ def explain(
         float,
         typer.Option(min=0, help="Blur maps in pictures by so many pixels (deviation of a Gaussian); .npy stay raw."),
     ] = 0.0,
+    clip: options.Clip = 1.0,
     check: Annotated[
         bool, typer.Option("--check", help="Also compute each map in float64, and warn of those that rounding changed.")
     ] = False,
@@ -125,6 +126,7 @@ def explain(
             max_pixels=max_pixels,
             contact_sheet=contact_sheet,
             smooth=smooth,
+            clip=clip,
             check=check,
         )
         summary = run(request, loaded, console)

@@ -46,6 +46,12 @@ InputSize = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="HEIGHT WIDTH", min=1, help="Image size; default: the model's own."),
 ]
+Clip = Annotated[
+    float,
+    typer.Option(
+        help="Share of a map's pixels that its colours reach: 0.99 shows maps whose relevance is at a few pixels."
+    ),
+]
 Method = Annotated[str, typer.Option(help="Explanation method; see agf-fx methods.")]
 MethodOptions = Annotated[
     list[str] | None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ def figure(
     indices: Sequence[int] | None = None,
     max_rows: int = MAX_ROWS,
     smooth: float = 0.0,
+    clip: float = 1.0,
 ) -> Figure:
     """Draw a comparison: for each image and class a row, with the image and its map by each method.
 
@@ -58,20 +60,22 @@ def figure(
         indices: positions in the batch of the images to draw, in this order; by default the first ones.
         max_rows: draw no more rows than this, nor a part of an image; at least one image is drawn.
         smooth: blur each map by a Gaussian of this standard deviation in pixels.
+        clip: the share of a map's pixels that its scale reaches: 0.99 shows maps whose relevance is at a few pixels.
 
     Raises:
         InputError: ``images`` or ``indices`` do not fit the batch.
-        OptionsError: ``class_names`` has not one name per class, ``max_rows`` is not positive, or ``smooth`` is
-            negative or too large for the maps.
+        OptionsError: ``class_names`` has not one name per class, ``max_rows`` is not positive, ``smooth`` is negative
+            or too large for the maps, or ``clip`` is no share.
     """
     drawn = Figure(layout="constrained")
-    _draw(drawn, result, class_names, images, indices, max_rows, smooth)
+    _draw(drawn, result, class_names, images, indices, max_rows, smooth, clip)
     return drawn
 
 
 def show(result: ComparisonLike, **options: Any) -> None:
     """Show that figure in the notebook or in a window; see `figure` for the options."""
-    settings = {"class_names": None, "images": None, "indices": None, "max_rows": MAX_ROWS, "smooth": 0.0} | options
+    settings = {"class_names": None, "images": None, "indices": None, "max_rows": MAX_ROWS} | options
+    settings = {"smooth": 0.0, "clip": 1.0} | settings
     single.present(lambda drawn: _draw(drawn, result, **settings))
 
 
@@ -103,6 +107,7 @@ def page(
     images: Any = None,
     indices: Sequence[int] | None = None,
     smooth: float = 0.0,
+    clip: float = 1.0,
     title: str = "Methods compared",
     names: Sequence[str] | None = None,
 ) -> str:
@@ -114,6 +119,7 @@ def page(
         images: pixels to display, as in `agf_fx.imaging.pixels.display_pixels`.
         indices: positions in the batch of the images to show; by default all.
         smooth: blur each map by a Gaussian of this standard deviation in pixels.
+        clip: the share of a map's pixels that its scale reaches.
         title: of the page.
         names: of the images, one each; by default ``image 0``.
 
@@ -138,7 +144,9 @@ def page(
         for position, name in enumerate(titles):
             cells = [] if position else [f"<td rowspan={len(titles)}>{picture}</td>"]
             cells += [f"<th scope=row>{_text(name)}</th>"]
-            cells += [_cell(result, label, pixels[row], row, position, name, smooth) for label in _labels(result)]
+            for label in _labels(result):
+                draw = functools.partial(map_panel, pixels[row], smooth=smooth, clip=clip)
+                cells.append(_cell(result, label, draw, row, position, name))
             body.append(f"<tr>{''.join(cells)}</tr>")
     return _PAGE.format(title=_text(title), heads=heads, rows="\n".join(body))
 
@@ -151,6 +159,7 @@ def _draw(
     indices: Sequence[int] | None,
     max_rows: int,
     smooth: float,
+    clip: float,
 ) -> None:
     count, targets = result.target.shape
     if max_rows < 1:
@@ -169,8 +178,8 @@ def _draw(
                 _say_why(axis, label, result.failed[label])
             else:
                 relevance = _relevance(result, label, row, position)
-                single.draw_map(axis, relevance, label, smooth)
-    single.colour_bar(drawn, axes, smooth)
+                single.draw_map(axis, relevance, label, smooth, clip)
+    single.colour_bar(drawn, axes, smooth, clip)
     if indices is None and len(rows) < count:
         drawn.supxlabel(f"the first {len(rows)} of {count} images (max_rows={max_rows})", fontsize=8)
 
@@ -197,12 +206,17 @@ def _say_why(axis: Any, label: str, error: Exception) -> None:
 
 
 def _cell(
-    result: ComparisonLike, label: str, pixels: np.ndarray, row: int, position: int, name: str, smooth: float
+    result: ComparisonLike,
+    label: str,
+    draw: Callable[[np.ndarray], Image.Image],
+    row: int,
+    position: int,
+    name: str,
 ) -> str:
     if label in result.failed:
         return f"<td class=failed>{_text(str(result.failed[label]))}</td>"
     relevance = _relevance(result, label, row, position)
-    picture = _embedded(map_panel(pixels, relevance, smooth=smooth), f"{label} of {name}")
+    picture = _embedded(draw(relevance), f"{label} of {name}")
     positive, negative = relevance.clip(min=0).sum(), relevance.clip(max=0).sum()
     return f"<td>{picture}<span>+{positive:.3g} {negative:.3g}</span></td>"
 

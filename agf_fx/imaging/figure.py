@@ -55,6 +55,7 @@ def figure(
     indices: Sequence[int] | None = None,
     max_rows: int = MAX_ROWS,
     smooth: float = 0.0,
+    clip: float = 1.0,
 ) -> Figure:
     """Draw an explanation: one row per image, with the image, its map for each target and one colour bar.
 
@@ -71,17 +72,19 @@ def figure(
         max_rows: without ``indices``, draw no more images than this; when there are others, the figure says so.
         smooth: blur each map by a Gaussian of this standard deviation in pixels; the figure says so. The maps in
             ``result`` stay as they are.
+        clip: the share of a map's pixels that its scale reaches, such as 0.99, where a few large values would make
+            all others pale; larger values have the colour of its end. The figure says so.
 
     Returns:
         A matplotlib `Figure`.
 
     Raises:
         InputError: ``images`` or ``indices`` do not fit the batch.
-        OptionsError: ``class_names`` has not one name per class, ``max_rows`` is not positive, or ``smooth`` is
-            negative or too large for the maps.
+        OptionsError: ``class_names`` has not one name per class, ``max_rows`` is not positive, ``smooth`` is negative
+            or too large for the maps, or ``clip`` is no share.
     """
     drawn = Figure(layout="constrained")
-    _draw(drawn, result, class_names, images, indices, max_rows, smooth)
+    _draw(drawn, result, class_names, images, indices, max_rows, smooth, clip)
     return drawn
 
 
@@ -92,7 +95,7 @@ def save(result: ExplanationLike, path: str | os.PathLike[str], *, dpi: float = 
         result: the explanation.
         path: the file; its ending chooses the format (``.png``, ``.pdf``, ``.svg``, ``.jpg``, ...).
         dpi: dots per inch of pixel formats.
-        **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth`` as in `figure`.
+        **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth``, ``clip`` as in `figure`.
 
     Raises:
         OptionsError: matplotlib does not write files with this ending; otherwise as `figure`.
@@ -124,7 +127,8 @@ def show(result: ExplanationLike, **options: Any) -> None:
 
     Args:
         result: the explanation.
-        **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth`` as in `figure`, with its errors.
+        **options: ``class_names``, ``images``, ``indices``, ``max_rows``, ``smooth``, ``clip`` as in `figure`, with its
+            errors.
     """
     present(lambda drawn: _draw(drawn, result, **{**_DEFAULTS, **options}))
 
@@ -150,6 +154,7 @@ _DEFAULTS: dict[str, Any] = {
     "indices": None,
     "max_rows": MAX_ROWS,
     "smooth": 0.0,
+    "clip": 1.0,
 }
 
 
@@ -161,6 +166,7 @@ def _draw(
     indices: Sequence[int] | None,
     max_rows: int,
     smooth: float,
+    clip: float,
 ) -> None:
     rows = chosen_rows(len(result.maps), indices, max_rows)
     maps = result.maps.detach().to("cpu", torch.float64).numpy()
@@ -173,8 +179,8 @@ def _draw(
     for line, row in zip(axes, rows, strict=True):
         draw_image(line[0], pixels[row], flat, f"image {row}")
         for axis, one, title in zip(line[1:], maps[row], class_titles(result, row, class_names), strict=True):
-            draw_map(axis, one, title, smooth)
-    colour_bar(drawn, axes, smooth)
+            draw_map(axis, one, title, smooth, clip)
+    colour_bar(drawn, axes, smooth, clip)
     if indices is None and len(rows) < len(maps):
         drawn.supxlabel(f"the first {len(rows)} of {len(maps)} images (max_rows={max_rows})", fontsize=8)
 
@@ -209,10 +215,10 @@ def draw_image(axis: Axes, pixels: np.ndarray, flat: bool, title: str) -> None:
         _picture(axis, grey(sheet(pixels.mean(0))), title)
 
 
-def draw_map(axis: Axes, relevance: np.ndarray, title: str, smooth: float) -> None:
-    """A map (L,), (H, W) or (..., H, W), divided by its largest size."""
+def draw_map(axis: Axes, relevance: np.ndarray, title: str, smooth: float, clip: float) -> None:
+    """A map (L,), (H, W) or (..., H, W), divided by the end of its scale."""
     if relevance.ndim == 1:
-        scaled = relevance / symmetric_limit(relevance)
+        scaled = (relevance / symmetric_limit(relevance, clip)).clip(-1, 1)
         colours = diverging_colormap(COLORMAP)
         positions = np.arange(len(scaled))
         for part, end in ((scaled.clip(min=0), 1.0), (scaled.clip(max=0), 0.0)):
@@ -223,7 +229,7 @@ def draw_map(axis: Axes, relevance: np.ndarray, title: str, smooth: float) -> No
         axis.tick_params(labelsize=6)
         return
     page = smoothed(relevance if relevance.ndim == 2 else sheet(relevance), smooth)
-    _picture(axis, page / symmetric_limit(page), title)
+    _picture(axis, page / symmetric_limit(page, clip), title)
 
 
 def class_titles(result: ExplanationLike, row: int, class_names: Sequence[str] | None) -> list[str]:
@@ -238,13 +244,14 @@ def class_titles(result: ExplanationLike, row: int, class_names: Sequence[str] |
     return [f"{names[index]} ({word} {means[index]:.2f})" for index in result.target[row].tolist()]
 
 
-def colour_bar(drawn: Figure, axes: np.ndarray, smooth: float) -> None:
+def colour_bar(drawn: Figure, axes: np.ndarray, smooth: float, clip: float) -> None:
     """The scale of all maps, beside them."""
     scale = ScalarMappable(Normalize(-1, 1), diverging_colormap(COLORMAP))
     bar = drawn.colorbar(scale, ax=axes, ticks=[-1, 0, 1], shrink=0.8 / max(1, len(axes) ** 0.5), aspect=25)
     bar.ax.set_yticklabels(["-max", "0", "+max"])
+    end = "its largest magnitude" if clip == 1 else f"the {clip:g} quantile of its magnitudes"
     note = f"; smoothed by {smooth:g} pixels" if smooth else ""
-    bar.set_label(f"relevance (each map by its largest magnitude{note})", fontsize=8)
+    bar.set_label(f"relevance (each map by {end}{note})", fontsize=8)
 
 
 def _list(endings: Any) -> str:

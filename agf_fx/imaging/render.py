@@ -43,16 +43,32 @@ def diverging_colormap(name: str = COLORMAP) -> Colormap:
     return matplotlib.colormaps[name].resampled(257)
 
 
-def symmetric_limit(relevance: np.ndarray) -> float:
-    """Largest ``|value|`` of a map: the end of its zero-centred scale; 1 for a map that is zero everywhere.
+def symmetric_limit(relevance: np.ndarray, clip: float = 1.0) -> float:
+    """The end of a map's zero-centred scale: its largest ``|value|``; 1 for a map that is zero everywhere.
+
+    Args:
+        relevance: float, of any shape.
+        clip: the share of the pixels whose ``|value|`` is on the scale: the quantile that is its end, so that a few
+            large values do not make all others pale. The largest value where that quantile is 0.
 
     Raises:
         NonFiniteInputError: the map holds NaN or infinite values.
+        OptionsError: ``clip`` is no share.
     """
-    limit = float(np.abs(relevance).max(initial=0.0))
+    check_clip(clip)
+    sizes = np.abs(relevance)
+    limit = float(sizes.max(initial=0.0))
     if not math.isfinite(limit):
         raise NonFiniteInputError("the map has NaN or infinite values; check the network and its input")
+    if clip < 1 and limit:
+        limit = float(np.quantile(sizes, clip)) or limit
     return limit or 1.0
+
+
+def check_clip(clip: float) -> None:
+    """Refuse what is no share of pixels (`OptionsError`)."""
+    if not 0 < clip <= 1:
+        raise OptionsError(f"clip={clip} is no share of the pixels; give a number above 0, up to 1, such as 0.99")
 
 
 def colorize(relevance: np.ndarray, *, limit: float | None = None, colormap: str = COLORMAP) -> np.ndarray:
@@ -72,7 +88,12 @@ def colorize(relevance: np.ndarray, *, limit: float | None = None, colormap: str
 
 
 def overlay(
-    shown: np.ndarray, relevance: np.ndarray, *, limit: float | None = None, smooth: float = 0.0
+    shown: np.ndarray,
+    relevance: np.ndarray,
+    *,
+    limit: float | None = None,
+    smooth: float = 0.0,
+    clip: float = 1.0,
 ) -> Image.Image:
     """The original picture with its map beside it: `picture_panel` and `map_panel` in one picture.
 
@@ -80,7 +101,7 @@ def overlay(
         shown: (H, W, 3) uint8, the pixels the network saw.
         relevance: (H, W) float, signed.
         limit: end of the colour scale; by default the map's largest ``|value|``.
-        smooth: as in `map_panel`.
+        smooth, clip: as in `map_panel`.
 
     Returns:
         Pillow image in mode ``"RGB"``.
@@ -88,9 +109,10 @@ def overlay(
     Raises:
         InputError: the shapes or types do not fit together.
         NonFiniteInputError: the map holds NaN or infinite values.
-        OptionsError: ``smooth`` is negative or too large for the map.
+        OptionsError: ``smooth`` is negative or too large for the map, or ``clip`` no share.
     """
-    return side_by_side([picture_panel(shown), map_panel(shown, relevance, limit=limit, smooth=smooth)])
+    heat = map_panel(shown, relevance, limit=limit, smooth=smooth, clip=clip)
+    return side_by_side([picture_panel(shown), heat])
 
 
 def picture_panel(shown: np.ndarray, *, min_side: int = 256) -> Image.Image:
@@ -121,6 +143,7 @@ def map_panel(
     min_side: int = 256,
     colormap: str = COLORMAP,
     smooth: float = 0.0,
+    clip: float = 1.0,
 ) -> Image.Image:
     """The map in diverging colours, zero neutral, over a pale grey copy of the picture.
 
@@ -130,11 +153,12 @@ def map_panel(
     Args:
         shown: (H, W, 3) uint8, the pixels the network saw.
         relevance: (H, W) float, signed.
-        limit: end of the colour scale; by default the map's largest ``|value|``.
+        limit: end of the colour scale; by default as ``clip`` says.
         backdrop: how strongly the grey copy shows through, from 0 (only the map) to 1.
         min_side: shorter side of the panel in pixels, at least.
         colormap: name of a diverging colormap in matplotlib's registry.
         smooth: blur the map by a Gaussian of this standard deviation in pixels before it is drawn.
+        clip: the share of the pixels that the scale reaches; see `symmetric_limit`.
 
     Returns:
         Pillow image in mode ``"RGB"``.
@@ -142,12 +166,13 @@ def map_panel(
     Raises:
         InputError: the shapes or types do not fit together.
         NonFiniteInputError: the map holds NaN or infinite values.
-        OptionsError: the colormap is unknown, or ``smooth`` is negative or too large for the map.
+        OptionsError: the colormap is unknown, ``smooth`` is negative or too large for the map, or ``clip`` no share.
     """
     picture, relevance = picture_panel(shown, min_side=min_side), np.asarray(relevance)
     if relevance.shape != np.shape(shown)[:2]:
         raise InputError(f"the map is {relevance.shape}, the picture {np.shape(shown)[:2]}; draw one map (H, W) of it")
     relevance = smoothed(relevance, smooth)
+    limit = symmetric_limit(relevance, clip) if limit is None else limit
     colours = Image.fromarray(colorize(relevance, limit=limit, colormap=colormap))
     return _over(picture, colours.resize(picture.size, Image.Resampling.NEAREST), backdrop)
 

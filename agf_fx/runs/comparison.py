@@ -15,6 +15,7 @@ from rich.console import Console
 import agf_fx
 from agf_fx.errors import ImageError, OptionsError
 from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
+from agf_fx.imaging.render import check_clip
 from agf_fx.imaging.smooth import check_smooth
 from agf_fx.models import LoadedModel, class_index
 from agf_fx.runs.batches import Prepared, Targets, prepared_files
@@ -42,6 +43,7 @@ class Request:
     precision: str | None = None
     unknown_ops: str = "refuse"
     smooth: float = 0.0
+    clip: float = 1.0
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
         OSError: the sheet cannot be written.
     """
     check_smooth(request.smooth, model.preprocessing.crop)
+    check_clip(request.clip)
     complete = True
 
     def failed(path: Path, error: Exception) -> None:
@@ -105,6 +108,7 @@ def _shown(request: Request, model: LoadedModel, ready: list[Prepared]) -> dict[
         "class_names": [f"class {name}" if name.isdigit() else name for name in model.class_names],
         "images": [one.shown for one in ready],
         "smooth": request.smooth,
+        "clip": request.clip,
     }
     if request.out.suffix.lower() in PAGES:
         return options | {"title": f"{model.name}: methods compared", "names": [str(one.path) for one in ready]}

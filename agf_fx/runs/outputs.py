@@ -66,7 +66,7 @@ class ImageRecord:
 
 
 def write_image(
-    explained: Explained, model: LoadedModel, folder: Path, stem: str, smooth: float = 0.0
+    explained: Explained, model: LoadedModel, folder: Path, stem: str, smooth: float = 0.0, clip: float = 1.0
 ) -> tuple[ImageRecord, list[Panel]]:
     """Write overlay and raw map of every target of one image.
 
@@ -76,13 +76,14 @@ def write_image(
         folder: where to write; it exists.
         stem: start of the file names, from `unique_stems`.
         smooth: standard deviation in pixels of the blur of overlays; raw maps are written as they are.
+        clip: the share of a map's pixels that the scale of its overlay reaches.
 
     Returns:
         What was written, and the panels of the image's row on a contact sheet.
 
     Raises:
         NonFiniteInputError: a map is not finite.
-        OptionsError: ``smooth`` is too large for the map.
+        OptionsError: ``smooth`` is too large for the map, or ``clip`` no share.
         OSError: a file cannot be written.
     """
     predictions = _predictions(explained.logits, model)
@@ -91,7 +92,7 @@ def write_image(
     checked = explained.precision or [None] * len(explained.target)
     for index, relevance, precision in zip(explained.target, explained.maps, checked, strict=True):
         prediction = predictions[index]
-        heat = map_panel(explained.shown, relevance, smooth=smooth)
+        heat = map_panel(explained.shown, relevance, smooth=smooth, clip=clip)
         base = folder / output_stem(stem, index, prediction.name)
         overlay, array = Path(f"{base}.png"), Path(f"{base}.npy")
         save_image(overlay, side_by_side([picture, heat]))

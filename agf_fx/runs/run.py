@@ -15,6 +15,7 @@ import agf_fx
 from agf_fx.errors import AgfFxError, OptionsError, TargetError
 from agf_fx.imaging.find import FoundImages
 from agf_fx.imaging.read import DEFAULT_MAX_PIXELS
+from agf_fx.imaging.render import check_clip
 from agf_fx.imaging.smooth import check_smooth
 from agf_fx.inspect.precision import TRUSTED
 from agf_fx.models import LoadedModel, class_index
@@ -66,6 +67,7 @@ class Request:
     contact_sheet: bool
     unknown_ops: str = "refuse"
     smooth: float = 0.0
+    clip: float = 1.0
     check: bool = False
     options: Any = None
 
@@ -78,6 +80,7 @@ def run(request: Request, model: LoadedModel, console: Console) -> Summary:
         CaptureError: the model cannot be compiled.
     """
     check_smooth(request.smooth, model.preprocessing.crop)
+    check_clip(request.clip)
     summary = Summary(model, request.method, request.out)
     summary.errors.extend((None, printable(str(problem))) for problem in request.found.problems)
     reporter = _Reporter(summary, console)
@@ -146,7 +149,7 @@ class _Writer:
 
     def __init__(self, request: Request, model: LoadedModel, paths: list[Path], reporter: _Reporter) -> None:
         self.model = model
-        self.folder, self.smooth = request.out, request.smooth
+        self.folder, self.drawing = request.out, {"smooth": request.smooth, "clip": request.clip}
         self.stems = unique_stems(paths)
         self.sheets = ContactSheets(request.out, len(paths)) if request.contact_sheet else None
         self.reporter = reporter
@@ -154,7 +157,7 @@ class _Writer:
     def write(self, explained: Explained) -> None:
         """Write the files of one image; when that fails, report it: the next image may fare better."""
         try:
-            record, panels = write_image(explained, self.model, self.folder, self.stems[explained.path], self.smooth)
+            record, panels = write_image(explained, self.model, self.folder, self.stems[explained.path], **self.drawing)
             self.reporter.summary.images.append(record)
             for made in record.maps:
                 if made.positive == made.negative == 0:

@@ -201,7 +201,7 @@ def peak(case: Case) -> Check:
     """Whether one pixel outshines all others."""
     message = "one pixel has {share:.0%} of the map: everything else is drawn in the colour of 0."
     advice = (
-        "draw the map on a scale of its own (clip it at a quantile, say 0.99), and look at the layer: a value close to "
+        'draw the figure on a scale without it, result.save("map.png", clip=0.99), and look at the layer: a value near '
         "0 is divided by there, or one activation is far larger than all others."
     )
     return _of_shares(case, "one-pixel", measures.peak_share, PEAK, "share of the largest pixel", message, advice)
