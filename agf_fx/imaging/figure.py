@@ -248,10 +248,11 @@ def colour_bar(drawn: Figure, axes: np.ndarray, smooth: float, clip: float) -> N
     """The scale of all maps, beside them."""
     scale = ScalarMappable(Normalize(-1, 1), diverging_colormap(COLORMAP))
     bar = drawn.colorbar(scale, ax=axes, ticks=[-1, 0, 1], shrink=0.8 / max(1, len(axes) ** 0.5), aspect=25)
-    bar.ax.set_yticklabels(["-max", "0", "+max"])
-    end = "its largest magnitude" if clip == 1 else f"the {clip:g} quantile of its magnitudes"
+    word = "max" if clip == 1 else "end"
+    bar.ax.set_yticklabels([f"-{word}", "0", f"+{word}"])
+    end = "largest magnitude" if clip == 1 else f"{clip:g} quantile"
     note = f"; smoothed by {smooth:g} pixels" if smooth else ""
-    bar.set_label(f"relevance (each map by {end}{note})", fontsize=8)
+    bar.set_label(f"relevance (each map by its {end}{note})", fontsize=8)
 
 
 def _list(endings: Any) -> str:
