@@ -331,6 +331,35 @@ def test_pictures_that_cannot_be_read_are_named_beside_mosaics(colours):
     assert "torn" in done.stderr
 
 
+def test_images_of_one_object_are_passed_over_by_separation(tmp_path, monkeypatch):
+    """In any batch; and where there are no others, that is said."""
+    monkeypatch.setitem(sys.modules, "colour_networks", types.ModuleType("colour_networks"))
+    sys.modules["colour_networks"].__dict__.update(right=lambda: linear(["red", "green"]))
+    (tmp_path / "names.txt").write_text("red\ngreen")
+    (tmp_path / "data").mkdir()
+    lines = ["image,label,mask"]
+    for number, halves in enumerate([1, 1, 2]):
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        pixels[:, 16:] = (255, 0, 0) if halves == 1 else (0, 255, 0)
+        pixels[:, :16] = (255, 0, 0)
+        Image.fromarray(pixels).save(tmp_path / "data" / f"{number}.png")
+        files = [f"{number}-{half}.png" for half in range(halves)]
+        lines.append(f"{number}.png,{';'.join(['red', 'green'][:halves])},{';'.join(files)}")
+        for half, file in enumerate(files):
+            mask = np.zeros((32, 32), np.uint8)
+            mask[:, 16 * half : 16 * (half + 1)] = 255
+            Image.fromarray(mask).save(tmp_path / "data" / file)
+    command = ["separation", "-m", "colour_networks:right", "--class-names", tmp_path / "names.txt", "--methods"]
+    command += ["gradient-x-input", "--batch-size", 2]
+    (tmp_path / "data" / "all.csv").write_text("\n".join(lines))
+    run(*command, "-d", f"table:{tmp_path / 'data' / 'all.csv'}", "-o", tmp_path / "all")
+    rows = pd.read_csv(tmp_path / "all" / "rows.csv")
+    assert rows["image"].tolist() == ["2.png"] * 2
+    (tmp_path / "data" / "single.csv").write_text("\n".join(lines[:3]))
+    done = run(*command, "-d", f"table:{tmp_path / 'data' / 'single.csv'}", "-o", tmp_path / "single", status=1)
+    assert "no image of" in " ".join(done.stderr.split())
+
+
 def test_damaged_files_and_another_run_are_said(tmp_path):
     command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", tmp_path, "--methods", "gradcam"]
     run(*command)

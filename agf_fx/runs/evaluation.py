@@ -109,6 +109,8 @@ def _run(experiment: Experiment, request: Request, model: LoadedModel, console: 
             _measure(experiment, subjects, request, model, ledger, console)
     for (method, image), why in ledger.failures.items():
         say(console, f"error: {method}, {image}: {why}")
+    if subjects and not ledger.rows and not ledger.failures:
+        say(console, f"error: no image of {request.source} has what {experiment.name} measures: {experiment.title}.")
     if ledger.rows:
         table = frame(ledger.rows)
         means = summary(table, experiment)
