@@ -355,6 +355,7 @@ def test_images_of_one_object_are_passed_over_by_separation(tmp_path, monkeypatc
     run(*command, "-d", f"table:{tmp_path / 'data' / 'all.csv'}", "-o", tmp_path / "all")
     rows = pd.read_csv(tmp_path / "all" / "rows.csv")
     assert rows["image"].tolist() == ["2.png"] * 2
+    assert "nan" not in (tmp_path / "all" / "report.html").read_text(encoding="utf-8")  # one image has no interval
     (tmp_path / "data" / "single.csv").write_text("\n".join(lines[:3]))
     done = run(*command, "-d", f"table:{tmp_path / 'data' / 'single.csv'}", "-o", tmp_path / "single", status=1)
     assert "no image of" in " ".join(done.stderr.split())

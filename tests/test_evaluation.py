@@ -340,6 +340,9 @@ def test_means_have_intervals_over_images():
     assert found.loc["x", "wins"].tolist() == [1, 1, 1, 100]
     assert found.loc["x", "peak"]["images"] == 0
     assert summary(frame(rows), EXPERIMENTS["grid"]).equals(summary(frame(rows), EXPERIMENTS["grid"]))
+    alone = summary(frame(row for row in rows if row["image"] == "3"), EXPERIMENTS["grid"])
+    assert alone[["low", "high"]].isna().all(axis=None)  # one image has no interval
+    assert alone["mean"].notna().sum() == 4
     layers = [{"layer": name} | row for name in "ab" for row in rows]
     assert len(summary(frame(layers), EXPERIMENTS["grid"])) == 2 * 2 * 3
 

@@ -105,7 +105,7 @@ def summary(
     """Means over images with bootstrap confidence intervals, a row for each method (and layer, ...) and measure.
 
     An image counts once, by the mean over its classes, and images are what is drawn: maps of one image resemble each
-    other. NaN are left out; ``images`` says how many images remain.
+    other. NaN are left out; ``images`` says how many images remain. One image has no interval: it is NaN.
 
     Args:
         table: from `frame`.
@@ -139,7 +139,7 @@ def summary(
                     rng=np.random.default_rng(seed),
                 )
                 low, high = drawn.confidence_interval
-            elif len(found):
+            elif len(found) > 1:
                 low = high = float(found[0])
             mean = float(found.mean()) if len(found) else float("nan")
             rows.append([*values, measure, mean, float(low), float(high), len(found)])

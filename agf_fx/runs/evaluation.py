@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -319,6 +320,11 @@ def _write(folder: Path, table: pd.DataFrame, means: pd.DataFrame) -> None:
         pass  # the same rows are in rows.csv
 
 
+def _with_interval(mean: float, low: float, high: float) -> str:
+    """A mean and its interval, where it has one."""
+    return f"{mean:.3f}" if math.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
 def print_summary(console: Console, means: pd.DataFrame, experiment: Experiment) -> None:
     """Means with their intervals; the steps of curves are in the files."""
     keys = [key for key in KEYS if key in means]
@@ -329,6 +335,6 @@ def print_summary(console: Console, means: pd.DataFrame, experiment: Experiment)
     )
     for values, group in means.groupby(keys, sort=False, dropna=False):
         rows = group.set_index("measure")
-        cells = [f"{rows['mean'][m]:.3f} ({rows['low'][m]:.3f} to {rows['high'][m]:.3f})" for m in shown]
+        cells = [_with_interval(*(float(rows[part][m]) for part in ("mean", "low", "high"))) for m in shown]
         table.add_row(*(escape(str(value)) for value in values), *cells, str(int(rows["images"].max())))
     console.print(table)
