@@ -196,7 +196,8 @@ figure { margin: 0; } figcaption { font-size: 12px; overflow-wrap: anywhere; }
 <th scope="col">images</th></tr></thead>
 {% for values, cells, images in lines %}<tr>{% for value in values %}<th scope="row">{{ value }}</th>{% endfor %}
 {% for mean, low, high in cells %}<td>{{ "%.3f"|format(mean) }}
-{% if low == low %}<small>{{ "%.3f"|format(low) }} to {{ "%.3f"|format(high) }}</small>{% endif %}</td>{% endfor %}<td>{{ images }}</td></tr>
+{% if low == low %}<small>{{ "%.3f"|format(low) }} to {{ "%.3f"|format(high) }}</small>
+{% endif %}</td>{% endfor %}<td>{{ images }}</td></tr>
 {% endfor %}</table></div>
 <p>{{ rows }} rows are in rows.csv.</p>
 <img src="{{ figure }}" alt="The means as a figure; the numbers are in summary.csv">
