@@ -53,6 +53,16 @@ def evaluate(
         bool,
         typer.Option("--multi-label", help="Classes do not exclude each other (bundled models know it)."),
     ] = False,
+    combine: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a network trained without labels: difference, sum or none, how Alg. 2 finds the class of an image."
+        ),
+    ] = None,
+    neighbours: Annotated[
+        str | None,
+        typer.Option(metavar="KIND:PATH", help="With --combine: images among which the nearest one is looked for."),
+    ] = None,
     unknown_ops: options.UnknownOps = "refuse",
     precision: options.Precision = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -90,10 +100,17 @@ def evaluate(
     )
     from agf_fx.data.datasets import open_dataset, parse_dataset
     from agf_fx.runs.evaluation import Request, run
+    from agf_fx.runs.own_task import OwnTask
     from agf_fx.runs.run import Execution
 
     with expected_errors(console, status=WRONG_USAGE):
         opened = open_dataset(*parse_dataset(dataset))
+        own_task = None
+        if combine is None and neighbours is not None:
+            raise OptionsError("--neighbours is for --combine difference or sum.")
+        if combine is not None:
+            others = None if neighbours is None else open_dataset(*parse_dataset(neighbours))
+            own_task = OwnTask(others, neighbours or "", combine)  # type: ignore[arg-type]  # which it checks
     with expected_errors(console):
         request = Request(
             experiment=experiment,
@@ -108,6 +125,7 @@ def evaluate(
             execution=Execution(device, "eager", precision),
             unknown_ops=unknown_ops,
             output=output,
+            own_task=own_task,
         )
         complete = run(request, loaded, console)
     typer.echo(str(out))

@@ -28,10 +28,12 @@ from agf_fx.evaluate.imputation import WAYS
 from agf_fx.evaluate.ledger import Ledger
 from agf_fx.evaluate.mosaics import confident_tiles, mosaic_batches
 from agf_fx.models import LoadedModel
+from agf_fx.runs import own_task
 from agf_fx.runs.console import describe, say, stdout_kept_clean
 from agf_fx.runs.evaluation_figure import draw
 from agf_fx.runs.evaluation_report import chosen_cases, pictures_of, write_report
 from agf_fx.runs.evaluation_settings import MOSAICS, fits, said, settings_of
+from agf_fx.runs.own_task import OwnTask
 from agf_fx.runs.run import Execution
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Request:
         settings: of the experiment, such as ``tolerance``.
         limit: the most examples, or mosaics.
         output: where the model returns more than logits, in words.
+        own_task: of a network that was trained without labels: how the class that is explained is found.
     """
 
     experiment: str
@@ -70,6 +73,7 @@ class Request:
     execution: Execution = field(default_factory=Execution)
     unknown_ops: str = "refuse"
     output: str | None = None
+    own_task: OwnTask | None = None
 
     def __post_init__(self) -> None:
         known = settings_of(self.experiment)
@@ -82,6 +86,11 @@ class Request:
         cells, confidence = self.settings.get("cells", 2), self.settings.get("confidence", 0)
         if cells < 1 or not 0 <= confidence <= 1:
             raise OptionsError(f"cells={cells} and confidence={confidence} must be 1 or more, and from 0 to 1.")
+        if self.own_task is not None and (_cells(self) or self.experiment not in own_task.EXPERIMENTS):
+            raise OptionsError(
+                f"--combine finds one class for each picture, and {self.experiment} asks for several; evaluate "
+                f"{', '.join(own_task.EXPERIMENTS)} so."
+            )
         if "confidence" in self.settings and not _cells(self):
             raise OptionsError("confidence is for mosaics; give cells=2 too.")
 
@@ -145,7 +154,7 @@ def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
         "classes_of_dataset": _digest(*(request.dataset.class_names or ())),
         "multi_label": model.multi_label,
         "output": request.output,
-    }
+    } | ({} if request.own_task is None else {"own_task": str(request.own_task)})
 
 
 def _digest(*values: Tensor | str) -> str:
@@ -181,6 +190,8 @@ def _subjects(request: Request, model: LoadedModel, console: Console) -> dict[st
     size = [side * (_cells(request) or 1) for side in shown.crop or (224, 224)]
     example = torch.zeros(2, shown.channels, *size, device=request.execution.device)
     found: dict[str, Subject] = {}
+    own = request.own_task
+    memory = None if own is None else own.memory(model, request.out, request.batch_size, request.workers, console)
     for label, (name, options) in request.methods.items():
         try:
             explainer = agf_fx.compile(
@@ -197,7 +208,7 @@ def _subjects(request: Request, model: LoadedModel, console: Console) -> dict[st
             continue
         found[label] = Subject(
             predict=model.logits,
-            explain=explainer,
+            explain=explainer if own is None else own.explained_by(explainer, memory),
             black=black,
             multi_label=model.multi_label,
             model=model.model,
@@ -221,7 +232,9 @@ def _measure(
     device, settings = torch.device(request.execution.device), dict(request.settings)
     if "impute" in settings:
         settings["impute"] = WAYS[settings["impute"]]()
-    read = _on_device(_read(request, model, console), device)
+    read: Iterable[BatchLike] = _on_device(_read(request, model, console), device)
+    if request.own_task is not None:
+        read = own_task.in_own_classes(read, model.logits)
     count = len(request.dataset) if request.limit is None else min(request.limit, len(request.dataset))
     if cells := _cells(request):
         confidence = settings.pop("confidence", 0.25)
@@ -248,7 +261,7 @@ def _measure(
 
 def _read(request: Request, model: LoadedModel, console: Console) -> Iterable[Batch]:
     """The dataset in batches, its classes as the network counts them."""
-    places = _places(request.dataset, model, console)
+    places = None if request.own_task is not None else _places(request.dataset, model, console)
     limit = None if _cells(request) else request.limit  # of mosaics, not of pictures
     for batch in batches(
         request.dataset, model.preprocessing, size=request.batch_size, workers=request.workers, limit=limit
