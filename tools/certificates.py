@@ -42,7 +42,8 @@ A certificate says what is claimed of a rule, and on which small layer it is pro
 explains networks, runs there on symbols in the place of numbers, and what is left of the claim is 0. Divisions are
 exact, or have the stabiliser ε for a symbol. What a rule asks of values, their signs and which is larger, is answered
 at a point, so that a proof holds around it, for all values with the same answers; a few points cover the cases that a
-rule tells apart. Claims of a sum hold unless all denominators of a sample are 0: then nothing is handed on.
+rule tells apart. A case that no point stands for is not proved: parity with published code and tests on random networks
+look there. Claims of a sum hold unless all denominators of a sample are 0: then nothing is handed on.
 
 `agf_fx.inspect.certificates.of(rule)` has the claims of a rule as data, `.proofs()` proves them, and `.computed()` is
 what the code computes on the layer, as LaTeX. `python tools/certificates.py --prove` proves all. A rule without a
