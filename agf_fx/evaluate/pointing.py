@@ -36,12 +36,14 @@ def cell_shares(maps: Tensor, rows: int, columns: int | None = None) -> Tensor:
     return _shares(cells, cells.sum((-2, -1), keepdim=True), 1 / (rows * columns))
 
 
-def mask_shares(maps: Tensor, masks: Tensor) -> Tensor:
+def mask_shares(maps: Tensor, masks: Tensor, ignored: Tensor | None = None) -> Tensor:
     """The share of the positive relevance that lies in a mask: "relevance mass accuracy" (Arras et al. 2022).
 
     Args:
         maps: (..., H, W) floating.
         masks: bool, of the same shape.
+        ignored: bool, of the same shape: pixels that count for nothing, such as those of which nobody knows what they
+            show; None for none.
 
     Returns:
         (...,) from 0 to 1; of a map without positive relevance, the share of the pixels in the mask.
@@ -49,18 +51,21 @@ def mask_shares(maps: Tensor, masks: Tensor) -> Tensor:
     Raises:
         InputError: shapes differ, or maps are not finite.
     """
-    _same(maps, masks)
-    positive = maps.clamp_min(0)
+    _same(maps, masks, ignored)
+    counted = torch.ones_like(masks) if ignored is None else ~ignored
+    positive, masks = maps.clamp_min(0) * counted, masks & counted
     inside = (positive * masks).sum((-2, -1))
-    return _shares(inside, positive.sum((-2, -1)), masks.to(maps).mean((-2, -1)))
+    area = masks.to(maps).sum((-2, -1)) / counted.to(maps).sum((-2, -1)).clamp_min(1)
+    return _shares(inside, positive.sum((-2, -1)), area)
 
 
-def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
+def rank_accuracy(maps: Tensor, masks: Tensor, ignored: Tensor | None = None) -> Tensor:
     """The share of a mask's pixels among as many most relevant ones (Arras et al. 2022).
 
     Args:
         maps: (..., H, W) floating.
         masks: bool, of the same shape.
+        ignored: as in `mask_shares`.
 
     Returns:
         (...,) from 0 to 1; NaN for an empty mask. Pixels on the edge of the choice that have the same value count in
@@ -69,7 +74,8 @@ def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
     Raises:
         InputError: shapes differ, or maps are not finite.
     """
-    _same(maps, masks)
+    _same(maps, masks, ignored)
+    maps, masks = _last(maps, masks, ignored)
     values, inside = maps.flatten(-2), masks.flatten(-2)
     count = inside.sum(-1, keepdim=True)
     edge = values.sort(-1, descending=True).values.gather(-1, (count - 1).clamp_min(0))
@@ -80,13 +86,14 @@ def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
     return ((chosen * inside).sum(-1) / count[..., 0]).masked_fill(count[..., 0] == 0, torch.nan)
 
 
-def peaks_inside(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
+def peaks_inside(maps: Tensor, masks: Tensor, tolerance: int = 0, ignored: Tensor | None = None) -> Tensor:
     """The pointing game (Zhang et al., ECCV 2016): whether the largest value lies on the object.
 
     Args:
         maps: (..., H, W) floating.
         masks: bool, of the same shape.
         tolerance: how many pixels beside the mask still count; published is 15 for photographs.
+        ignored: as in `mask_shares`; nothing else of the map is looked at where it is ignored.
 
     Returns:
         (...,) from 0 to 1: the share of the largest values that does, as there may be several.
@@ -95,15 +102,24 @@ def peaks_inside(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
         InputError: shapes differ, or maps are not finite.
         OptionsError: the tolerance is negative.
     """
-    _same(maps, masks)
+    _same(maps, masks, ignored)
     if tolerance < 0:
         raise OptionsError(f"tolerance must be 0 or more, not {tolerance}.")
     if tolerance:
         near = _disc(tolerance).to(maps)[None, None]
         wide = F.conv2d(masks.to(maps).reshape(-1, 1, *masks.shape[-2:]), near, padding=tolerance)
         masks = (wide > 0.5).reshape(masks.shape)
+    maps, masks = _last(maps, masks, ignored)
     largest = maps == maps.amax((-2, -1), keepdim=True)
     return (largest & masks).sum((-2, -1)) / largest.sum((-2, -1)).clamp_min(1)
+
+
+def _last(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Maps in which ignored pixels come after all others, and masks without them."""
+    if ignored is None:
+        return maps, masks
+    size = maps.abs().amax((-2, -1), keepdim=True)
+    return torch.where(ignored, -2 * size - 1, maps), masks & ~ignored
 
 
 def _disc(radius: int) -> Tensor:
@@ -121,8 +137,10 @@ def _finite(maps: Tensor) -> None:
         raise InputError("maps hold NaN or infinity; leave these images out.")
 
 
-def _same(maps: Tensor, masks: Tensor) -> None:
+def _same(maps: Tensor, masks: Tensor, ignored: Tensor | None = None) -> None:
     _finite(maps)
+    if ignored is not None and (ignored.shape != maps.shape or ignored.dtype != torch.bool):
+        raise InputError(f"ignored is {tuple(ignored.shape)} ({ignored.dtype}); give bool of the shape of the maps.")
     if maps.shape != masks.shape or maps.dim() < 2 or masks.dtype != torch.bool:
         raise InputError(
             f"maps {tuple(maps.shape)} and masks {tuple(masks.shape)} ({masks.dtype}) must be (..., H, W) and bool of "

@@ -15,6 +15,7 @@ from agf_fx.evaluate.experiments.subject import (
     logits_of,
     maps_of,
     masks_of,
+    seen_of,
     table,
 )
 from agf_fx.evaluate.pointing import cell_shares, mask_shares, peaks_inside, rank_accuracy
@@ -27,8 +28,10 @@ def _segmentation(
     """Of networks with several labels an image, only those with a probability above ``minimum``, by default 0.5."""
     target = classes_of(subject, batch)
     target = _likely(subject, batch, target, 0.5 if minimum is None and subject.multi_label else minimum)
-    maps, masks = maps_of(subject, batch.images, target), masks_of(batch, target)
-    ignored = None if batch.ignored is None else batch.ignored[:, None].expand(masks.shape).flatten(0, 1)
+    masks = masks_of(batch, target)
+    target = seen_of(target, masks, batch.ignored)
+    maps, ignored = maps_of(subject, batch.images, target), _ignored(batch, masks)
+    ignored = None if ignored is None else ignored.flatten(0, 1)
     found = segmentation(maps.flatten(0, 1), masks.flatten(0, 1), threshold=threshold, ignored=ignored)
     shape = target.shape
     return table(
@@ -53,13 +56,20 @@ def _likely(subject: Subject, batch: BatchLike, target: Tensor, minimum: float |
 
 def _pointing(subject: Subject, batch: BatchLike, *, tolerance: int = 0) -> list[Row]:
     target = classes_of(subject, batch)
-    maps, masks = maps_of(subject, batch.images, target), masks_of(batch, target)
+    masks = masks_of(batch, target)
+    target = seen_of(target, masks, batch.ignored)
+    maps, ignored = maps_of(subject, batch.images, target), _ignored(batch, masks)
     return table(
         target,
-        peak=peaks_inside(maps, masks, tolerance),
-        share=mask_shares(maps, masks),
-        ranks=rank_accuracy(maps, masks),
+        peak=peaks_inside(maps, masks, tolerance, ignored),
+        share=mask_shares(maps, masks, ignored),
+        ranks=rank_accuracy(maps, masks, ignored),
     )
+
+
+def _ignored(batch: BatchLike, masks: Tensor) -> Tensor | None:
+    """The pixels that count for nothing, for each mask (N, K, H, W)."""
+    return None if batch.ignored is None else batch.ignored[:, None].expand(masks.shape)
 
 
 def _separation(subject: Subject, batch: BatchLike) -> list[Row]:
@@ -67,8 +77,12 @@ def _separation(subject: Subject, batch: BatchLike) -> list[Row]:
     target = batch.targets
     if target.shape[1] < 2:
         return []
-    positive, masks = maps_of(subject, batch.images, target).clamp_min(0), masks_of(batch, target)
-    masks = masks & (target >= 0)[..., None, None]
+    masks = masks_of(batch, target)
+    target = seen_of(target, masks, batch.ignored)
+    positive = maps_of(subject, batch.images, target).clamp_min(0)
+    masks, ignored = masks & (target >= 0)[..., None, None], _ignored(batch, masks)
+    if ignored is not None:
+        positive, masks = positive * ~ignored, masks & ~ignored
     others = masks.any(1, keepdim=True) & ~masks
     own, other = ((positive * part).sum((2, 3)) for part in (masks, others))
     both = own + other
@@ -76,7 +90,7 @@ def _separation(subject: Subject, batch: BatchLike) -> list[Row]:
     share = torch.where(both > 0, own / both.clamp_min(torch.finfo(own.dtype).tiny), 1 / count)
     alone = (count < 2).expand(target.shape)  # of one object there is nothing to tell apart
     wins = (own > other).double()
-    return table(torch.where(alone, -1, target), share=share, wins=wins, peak=peaks_inside(positive, masks))
+    return table(torch.where(alone, -1, target), share=share, wins=wins, peak=peaks_inside(positive, masks, 0, ignored))
 
 
 def _grid(subject: Subject, batch: BatchLike, *, cells: int = 2) -> list[Row]:

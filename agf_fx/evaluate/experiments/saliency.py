@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from agf_fx.errors import InputError, OptionsError
+from agf_fx.errors import OptionsError
 from agf_fx.evaluate.experiments.subject import (
     BatchLike,
     Experiment,
@@ -16,6 +16,7 @@ from agf_fx.evaluate.experiments.subject import (
     logits_of,
     maps_of,
     masks_of,
+    seen_of,
     table,
 )
 from agf_fx.evaluate.imputation import Imputation, noisy_linear
@@ -47,12 +48,16 @@ def _saliency(
 ) -> list[Row]:
     """Of images with several objects: one of them fades, in turn, and the maps of all are looked at."""
     target = batch.targets
-    if target.shape[1] < 2:
-        raise InputError("saliency bias needs images of several objects, with a class and a mask for each.")
     levels = tuple(contrasts) if isinstance(contrasts, (list, tuple)) else (contrasts,)
     if not levels or any(isinstance(c, bool) or not isinstance(c, (int, float)) or not 0 < c <= 1 for c in levels):
         raise OptionsError(f"contrasts={contrasts!r} must be numbers above 0 and up to 1, such as [1, 0.7, 0.5].")
-    masks = masks_of(batch, target) & (target >= 0)[..., None, None]
+    if target.shape[1] < 2:
+        return []
+    masks = masks_of(batch, target)
+    target = seen_of(target, masks, batch.ignored)
+    masks = masks & (target >= 0)[..., None, None]
+    if batch.ignored is not None:
+        masks = masks & ~batch.ignored[:, None]
     alone = (target >= 0).sum(1) < 2  # of one object there is nothing to tell apart
     fill, rows = noisy_linear(noise=0.0) if impute is None else impute, []
     for contrast in levels:

@@ -125,6 +125,20 @@ def masks_of(batch: BatchLike, target: Tensor) -> Tensor:
     return masks.expand(*target.shape, *masks.shape[2:])
 
 
+def seen_of(target: Tensor, masks: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """Classes (N, K), with -1 in the place of those of which the prepared image shows nothing.
+
+    An object may lie where the image was cut off, or be too small for the size of the network; no map can point at it.
+
+    Args:
+        target: (N, K).
+        masks: (N, K, H, W) bool.
+        ignored: (N, H, W) bool, pixels that count for nothing; or None.
+    """
+    shown = masks if ignored is None else masks & ~ignored[:, None]
+    return torch.where(shown.flatten(2).any(2), target, -1)
+
+
 def table(target: Tensor, **measures: Tensor) -> list[Row]:
     """A row for each class (N, K) that is not -1, of measures (N, K); ``index`` is that of the image."""
     values = {name: value.detach().double().cpu().tolist() for name, value in measures.items()}
