@@ -26,7 +26,7 @@ class Curves:
         fractions: (S,) float64; the share of pixels that is hidden.
         probability: of the map's class.
         log_odds: log p / (1 - p) of it.
-        correct: bool; whether the likeliest class is the label.
+        correct: bool; whether the label is the likeliest class; by sigmoids, whether its probability is above 0.5.
     """
 
     fractions: Tensor
@@ -74,8 +74,8 @@ def perturbation(
         images: (N, C, H, W) as the network takes them.
         maps: (N, K, H, W), or (N, H, W) for one map of each.
         target: (N, K) or (N,) int64: the classes of the maps.
-        labels: (N,) or (N, K) int64: which class counts as correct; None for ``target``. Or (N, K, L): any of L classes
-            does, -1 being none.
+        labels: (N,) or (N, K) int64: which class counts as correct, -1 being none; None for ``target``. Or (N, K, L):
+            any of L classes does.
         first: which pixels go first.
         fractions: of the pixels that are hidden, from 0 to 1, growing.
         impute: what stands in their place; None for 0 in the units of the images.
@@ -167,14 +167,17 @@ def _even(steps: int) -> list[float]:
 
 
 def _said(logits: Tensor, target: Tensor, labels: Tensor, activation: str) -> Tensor:
-    """Log-odds of the targets and whether the labels are the likeliest, (2, M) float64 where the device has it."""
+    """Log-odds of the targets and whether a label is found, (2, M) float64 where the device has it."""
     if bool((target < 0).any()) or bool((target >= logits.shape[1]).any()):
         raise InputError(f"classes are {sorted(set(target.tolist()))}, and the network has {logits.shape[1]}.")
     wide = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
     own = wide.gather(1, target[:, None])[:, 0]
     if activation == "softmax":  # log p - log (1 - p), from the logits of the others
         own = own - wide.scatter(1, target[:, None], -torch.inf).logsumexp(1)
-    return torch.stack([own, (logits.argmax(1)[:, None] == labels).any(1).to(own)])
+        found = logits.argmax(1)[:, None] == labels
+    else:
+        found = (wide.gather(1, labels.clamp_min(0)) > 0) & (labels >= 0)
+    return torch.stack([own, found.any(1).to(own)])
 
 
 def _each(values: Tensor, dims: int) -> Tensor:

@@ -39,7 +39,8 @@ def _perturbed(
 ) -> list[Row]:
     """Both tests of the paper: the map of the predicted class, and that of the true one; both judged by the latter.
 
-    Of images with several classes the map is that of the first, and any of them counts as right.
+    Of an image with several classes the true one is the first, and each map is judged by its own class, if the image
+    shows that: what the network still says of the others tells nothing of the map.
     """
     truth = batch.targets[:, :1]
     if not truth.shape[1] or bool((truth < 0).any()):
@@ -48,12 +49,14 @@ def _perturbed(
     target = torch.cat([predicted, truth], 1)
     maps = maps_of(subject, batch.images, target)
     activation = "sigmoid" if subject.multi_label else "softmax"
+    several = (batch.targets >= 0).sum(1, keepdim=True) > 1
+    shown = (target[:, :, None] == batch.targets[:, None, :]).any(2)
     curves = perturbation(
         subject.predict,
         batch.images,
         maps,
         target,
-        labels=batch.targets[:, None, :].expand(-1, 2, -1),
+        labels=torch.where(several, torch.where(shown, target, -1), truth),
         first=first,
         impute=_hidden_by(subject, impute),
         activation=activation,
