@@ -338,8 +338,8 @@ def test_max_sensitivity_is_that_of_quantus():
     def change(arr, **_):
         generator = torch.Generator().manual_seed(5)
         for _ in range(len(changes)):
-            torch.rand(IMAGES.shape, generator=generator, dtype=torch.float64)
-        drawn = torch.rand(IMAGES.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            torch.rand(IMAGES.shape[1:], generator=generator, dtype=torch.float64)
+        drawn = torch.rand(IMAGES.shape[1:], generator=generator, dtype=torch.float64) * 2 - 1
         changes.append(drawn)
         return (torch.from_numpy(arr).reshape(IMAGES.shape) + 0.1 * drawn.float()).numpy().reshape(arr.shape)
 
@@ -364,6 +364,9 @@ def test_infidelity_of_a_linear_network_is_that_of_its_weights():
     weights = linear[1].weight.detach()[TARGETS[:, 0]].reshape(IMAGES.shape)
     assert infidelity(linear, IMAGES, weights, TARGETS[:, 0], scaled=False).max() < 1e-9
     assert infidelity(linear, IMAGES, weights * 7, TARGETS[:, 0]).max() < 1e-9
+    turned = infidelity(linear, IMAGES, -weights, TARGETS[:, 0])  # is no better than a map of nothing
+    assert torch.equal(turned, infidelity(linear, IMAGES, 0 * weights, TARGETS[:, 0]))
+    assert turned.min() > 1e-4
     other = infidelity(linear, IMAGES, torch.randn(IMAGES.shape), TARGETS[:, 0], samples=500)
     variance = weights.double().square().flatten(1).sum(1) * 0.1**2
     assert torch.allclose(other, variance, rtol=0.2)

@@ -77,7 +77,7 @@ def noisy_linear(noise: float = 0.01, seed: int = 0) -> Imputation:
 
     Args:
         noise: standard deviation of the Gaussian noise.
-        seed: of the noise; the same seed gives the same values for the same batch.
+        seed: of the noise, which is the same for all images.
 
     Raises:
         OptionsError: ``noise`` is negative.
@@ -90,7 +90,7 @@ def noisy_linear(noise: float = 0.01, seed: int = 0) -> Imputation:
         solved = _from_neighbours(images, hidden & ~blank[:, None, None])
         solved = torch.where(blank[:, None, None, None], images.mean((2, 3), keepdim=True), solved)
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(images.shape, generator=generator, dtype=torch.float32).to(images)
+        drawn = torch.randn(images.shape[1:], generator=generator, dtype=torch.float32).to(images)
         return torch.where(hidden[:, None], solved + noise * drawn, images)
 
     return impute

@@ -26,7 +26,7 @@ def max_sensitivity(
         target: (N,) int64, which stays the same under all changes.
         radius: half the side of the cube, in the units of the images.
         samples: how many.
-        seed: of the draws.
+        seed: of the draws, which are the same for all images, so that an image's company does not matter.
 
     Returns:
         (N,), 0 or more; NaN where a map is zero.
@@ -39,7 +39,7 @@ def max_sensitivity(
     usual = explain(images, target)
     largest = usual.new_zeros(len(images))
     for _ in range(samples):
-        change = torch.rand(images.shape, generator=generator, dtype=torch.float64).to(images) * 2 - 1
+        change = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64).to(images) * 2 - 1
         changed = explain(images + radius * change, target)
         largest = torch.maximum(largest, (changed - usual).flatten(1).norm(dim=1))
     size = usual.flatten(1).norm(dim=1)
@@ -69,8 +69,9 @@ def infidelity(
         target: (N,) int64.
         noise: in the units of the images.
         samples: how many changes.
-        seed: of these.
-        scaled: multiply each map by the factor that suits best, as maps of most methods have units of their own.
+        seed: of these, which are the same for all images.
+        scaled: multiply each map by the factor of 0 or more that suits best, as maps of most methods have units of
+            their own; the published measure has none. A map that foretells nothing, or the opposite, has the factor 0.
 
     Raises:
         InputError: shapes do not fit.
@@ -84,13 +85,13 @@ def infidelity(
     usual = predict(images).gather(1, target[:, None])[:, 0]
     told, happened = [], []
     for _ in range(samples):
-        change = noise * torch.randn(images.shape, generator=generator, dtype=torch.float64).to(images)
+        change = noise * torch.randn(images.shape[1:], generator=generator, dtype=torch.float64).to(images)
         told.append((change * weights).flatten(1).sum(1))
         happened.append(usual - predict(images - change).gather(1, target[:, None])[:, 0])
     guess, truth = torch.stack(told).double(), torch.stack(happened).double()
     if scaled:
         size = guess.square().sum(0)
-        guess = guess * torch.where(size > 0, (guess * truth).sum(0) / size, 0)
+        guess = guess * torch.where(size > 0, (guess * truth).sum(0) / size, 0).clamp_min(0)
     return (guess - truth).square().mean(0)
 
 
