@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +21,21 @@ _TRIES = 100  # draws for each mosaic
 
 @dataclass(frozen=True)
 class Tiles:
-    """Pictures with one class each, which the network finds with confidence.
+    """Pictures with a class each, which the network finds with confidence.
 
     Attributes:
         names: of the M pictures.
         images: (M, C, H, W).
         classes: (M,) int64.
         failures: pictures that could not be read, with the reason.
+        shown: all classes of each picture that are known, among them its own; by default that alone.
     """
 
     names: tuple[str, ...]
     images: Tensor
     classes: Tensor
     failures: tuple[tuple[str, Exception], ...] = ()
+    shown: tuple[frozenset[int], ...] = ()
 
 
 @torch.no_grad()
@@ -48,6 +50,7 @@ def confident_tiles(
         InputError: there are none.
     """
     names: list[str] = []
+    shown: list[frozenset[int]] = []
     images, classes, failures = [], [], []
     for batch in batches:
         failures += getattr(batch, "failures", ())
@@ -61,11 +64,15 @@ def confident_tiles(
         known = (likeliest == said) | (said < 0)
         chosen = (known & (probability.amax(1) >= confidence)).nonzero()[:, 0].tolist()
         names += [list(batch.names)[index] for index in chosen]
+        known_of = batch.targets[chosen].tolist()
+        shown += [
+            frozenset({own, *others} - {-1}) for own, others in zip(likeliest[chosen].tolist(), known_of, strict=True)
+        ]
         images.append(batch.images[chosen].cpu())
         classes.append(likeliest[chosen].cpu())
     if not names:
         raise InputError(f"the network finds the class of no picture with a probability of {confidence} or more.")
-    return Tiles(tuple(names), torch.cat(images), torch.cat(classes), tuple(failures))
+    return Tiles(tuple(names), torch.cat(images), torch.cat(classes), tuple(failures), tuple(shown))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ def mosaic_batches(
     """
     if min(cells, limit, size) < 1:
         raise OptionsError(f"cells={cells}, limit={limit} and size={size} must be 1 or more.")
-    chosen = _chosen(tiles.classes.tolist(), cells**2, limit, seed)
+    classes = tiles.classes.tolist()
+    chosen = _chosen(classes, tiles.shown or [frozenset({one}) for one in classes], cells**2, limit, seed)
     for start in range(0, len(chosen), size):
         rows = chosen[start : start + size]
         parts = tiles.images[torch.tensor(rows)]  # (N, n², C, H, W)
@@ -119,8 +127,10 @@ def _cell_masks(cells: int, height: int, width: int) -> Tensor:
     return places == torch.arange(cells**2)[:, None, None]
 
 
-def _chosen(classes: list[int], count: int, limit: int, seed: int) -> list[tuple[int, ...]]:
-    """Which pictures make a mosaic, all of different classes, in random places."""
+def _chosen(
+    classes: list[int], shown: Sequence[frozenset[int]], count: int, limit: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Which pictures make a mosaic, none of which shows the class of another, in random places."""
     if len({*classes}) < count:
         raise InputError(f"mosaics of {count} pictures need as many classes, and there are {len({*classes})}.")
     generator = np.random.default_rng(seed)
@@ -130,11 +140,18 @@ def _chosen(classes: list[int], count: int, limit: int, seed: int) -> list[tuple
         rows = (tuple(sorted(row.tolist())) for row in draws)
     found: dict[tuple[int, ...], None] = {}
     for row in rows:
-        if len({classes[index] for index in row}) == count:
+        if len({classes[index] for index in row}) == count and _apart(row, classes, shown):
             found[row] = None
         if len(found) == limit and math.comb(len(classes), count) > _MANY:
             break
     chosen = [*found]
+    if not chosen:
+        raise InputError(f"of {len(classes)} pictures no {count} show none of the classes of each other.")
     if len(chosen) > limit:
         chosen = [chosen[index] for index in generator.permutation(len(chosen))[:limit].tolist()]
     return [tuple(np.random.default_rng([seed, *row]).permutation(row).tolist()) for row in chosen]
+
+
+def _apart(row: Sequence[int], classes: Sequence[int], shown: Sequence[frozenset[int]]) -> bool:
+    """Whether no picture of a mosaic shows the class of another one."""
+    return all(classes[one] not in shown[other] for one in row for other in row if one != other)
