@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -23,6 +24,7 @@ from agf_fx.evaluate.evaluation import Part
 from agf_fx.evaluate.localisation import localisation
 from agf_fx.evaluate.mosaics import Tiles, confident_tiles, mosaic_batches
 from agf_fx.models.digits import DIGITS_MEAN, DIGITS_STD
+from agf_fx.runs.evaluation_report import _parts
 
 
 def run(*words, status=0):
@@ -137,9 +139,13 @@ def test_words_that_cannot_be_meant(words, message, tmp_path):
         (["segmentation", "-m", "digits-vgg", "-d", "digits:2", "--set", "threshold=true"], "auto, mean"),
         (["pointing", "-m", "digits-vgg", "-d", "digits:2", "--set", "tolerance=1.5"], "a whole number"),
         (["grid", "-m", "digits-vgg", "-d", "photographs", "--set", "cells=0"], "1 or more"),
-        (["grid", "-m", "digits-vgg", "-d", "photographs", "--set", "confidence=high"], "a number"),
+        (["grid", "-m", "digits-vgg", "-d", "photographs", "--set", "confidence=high"], "a finite number"),
         (["saliency-bias", "-m", "digits-vgg", "-d", "digits:2", "--set", "contrasts=dark"], "a list of numbers"),
         (["sanity", "-m", "digits-vgg", "-d", "digits:2", "--set", "order=down"], "cascading, independent"),
+        (["segmentation", "-m", "digits-vgg", "-d", "digits:2", "--set", "threshold=NaN"], "a finite number"),
+        (["negative-perturbation", "-m", "digits-vgg", "-d", "digits:2", "--set", "region=0"], "give 1 or more"),
+        (["pointing", "-m", "digits-vgg", "-d", "digits:2", "--set", "tolerance=-1"], "give 0 or more"),
+        (["robustness", "-m", "digits-vgg", "-d", "digits:2", "--set", "samples=0"], "give 1 or more"),
     ],
 )
 def test_what_does_not_go_together(words, message, tmp_path):
@@ -152,6 +158,22 @@ def test_what_does_not_go_together(words, message, tmp_path):
 def tiles(classes, size=4):
     images = torch.arange(len(classes)).reshape(-1, 1, 1, 1).expand(-1, 3, size, size + 1).double()
     return Tiles(tuple(f"t{n}" for n in range(len(classes))), images, torch.tensor(classes))
+
+
+def test_no_picture_of_a_mosaic_shows_the_class_of_another():
+    shown = tuple(map(frozenset, ({0, 1}, {1}, {2}, {3, 0}, {4})))
+    given = dataclasses.replace(tiles(range(5)), shown=shown)
+    found = [set(batch.targets.flatten().tolist()) for batch in mosaic_batches(given, limit=20, size=1)]
+    assert sorted(map(sorted, found)) == [[1, 2, 3, 4]]
+    with pytest.raises(InputError, match="show none of the classes of each other"):
+        list(mosaic_batches(dataclasses.replace(given, shown=(frozenset(range(5)),) * 5)))
+
+
+def test_names_of_mosaics_are_taken_apart_whatever_they_hold():
+    assert _parts("a+b+c+d", {*"abcd"}) == [*"abcd"]
+    assert _parts("a+b+c+d", {"a+b", "c", "d", "x"}) == ["a+b", "c", "d"]
+    assert _parts("3/a+1.png+b", {"3/a+1.png", "b"}) == ["3/a+1.png", "b"]
+    assert _parts("a+b", {"a"}) == []
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3])
@@ -359,6 +381,33 @@ def test_images_of_one_object_are_passed_over_by_separation(tmp_path, monkeypatc
     (tmp_path / "data" / "single.csv").write_text("\n".join(lines[:3]))
     done = run(*command, "-d", f"table:{tmp_path / 'data' / 'single.csv'}", "-o", tmp_path / "single", status=1)
     assert "no image of" in " ".join(done.stderr.split())
+
+
+def test_what_failed_once_is_forgotten_with_its_picture(colours):
+    torn = colours / "data" / "red" / "torn.png"
+    torn.write_bytes(b"\x89PNG no more")
+    done, _ = accuracy(colours, "out", status=1)
+    assert "torn" in done.stderr
+    torn.unlink()
+    done, _ = accuracy(colours, "out")
+    assert "torn" not in done.stderr
+
+
+def test_a_run_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agf_fx.runs.evaluation.evaluate", stopped)
+    command = ["evaluate", *SEPARATION, "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 130
+    assert "the same command goes on from there" in " ".join(done.stderr.split())
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(*SEPARATION, "--out", tmp_path / "file", status=2)
+    assert "is a file; name a folder" in " ".join(done.stderr.split())
 
 
 def test_damaged_files_and_another_run_are_said(tmp_path):

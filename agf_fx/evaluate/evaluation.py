@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from agf_fx.errors import AgfFxError, MissingDependencyError
+from agf_fx.errors import InputError, MissingDependencyError
 from agf_fx.evaluate.experiments import BatchLike, Experiment, Row, Subject, rows_of
 from agf_fx.evaluate.ledger import Ledger
 
@@ -46,7 +46,7 @@ def evaluate(
     *,
     options: Mapping[str, Any] | None = None,
     told: Callable[[str, int], None] = lambda method, images: None,
-) -> None:
+) -> set[str]:
     """Measure every method on every batch, and keep what is found at once; what the ledger has is not measured again.
 
     An image that cannot be explained, or could not be read (``failures`` of the batch, if it has some), is kept as a
@@ -59,9 +59,20 @@ def evaluate(
         ledger: what is there, and where to.
         options: of the experiment.
         told: called with a method and a number of images that are done.
+
+    Returns:
+        The names of all images of the batches, those that could not be read among them.
+
+    Raises:
+        InputError: two images have one name, by which rows are told apart.
     """
+    seen: set[str] = set()
     for batch in batches:
         names, unread = list(batch.names), {name: str(error) for name, error in getattr(batch, "failures", ())}
+        twice = [name for place, name in enumerate(names) if name in seen or name in names[:place]]
+        if twice:
+            raise InputError(f"two images are called {twice[0]!r}; give each a name of its own, in all batches.")
+        seen |= {*names, *unread}
         for method, subject in subjects.items():
             if unread:
                 ledger.add(method, [], [], unread)
@@ -71,6 +82,7 @@ def evaluate(
                 done = [names[index] for index in missing if names[index] not in failures]
                 ledger.add(method, done, rows, failures)
             told(method, len(names) + len(unread))
+    return seen
 
 
 def _measured(
@@ -79,7 +91,7 @@ def _measured(
     """Rows, and why images have none; where a batch fails, its images are looked at one by one."""
     try:
         return rows_of(experiment, subject, part, **options), {}
-    except (AgfFxError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a model or a method of the user's raises for an image
         if len(part.names) == 1:
             return [], {part.names[0]: f"{type(error).__name__}: {error}"}
     rows, failures = [], {}

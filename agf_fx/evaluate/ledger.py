@@ -36,6 +36,13 @@ class Ledger:
         self.path = folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         about, said = folder / "experiment.json", json.loads(json.dumps(experiment))
+        if not about.exists() and self.path.exists():
+            if any(line["images"] for line in self._read()):
+                raise OptionsError(
+                    f"{self.path} has rows, and {about.name} beside it, which says what they are of, is missing. Put "
+                    "it back, or name another folder."
+                )
+            self.path.unlink()  # failures alone, of what nobody remembers
         there = _read_json(about) if about.exists() else {**said, "methods": {}}
         self.methods: dict[str, str] = there.pop("methods", {})
         _same(folder, there, said)
@@ -88,7 +95,7 @@ class Ledger:
                 file.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                yield json.loads(line)
+                yield _line(json.loads(line))
             except ValueError as error:
                 raise OptionsError(
                     f"{self.path}: line {number} is damaged ({error}). Take it out of the file; what it had is "
@@ -96,11 +103,28 @@ class Ledger:
                 ) from error
 
 
+def _line(read: Any) -> Row:
+    """A line of the file, if it is one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kinds = {"method": str, "images": list, "rows": list, "failures": dict}
+    if not isinstance(read, dict) or any(not isinstance(read.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"it has not {', '.join(kinds)}")
+    return read
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(read, dict) or not isinstance(read.get("methods", {}), dict):
+            raise ValueError("it says nothing of an experiment")
+        return read
     except ValueError as error:
-        raise OptionsError(f"{path} is damaged ({error}). Name another folder.") from error
+        raise OptionsError(
+            f"{path} is damaged ({error}). Name another folder; the rows beside it belong to what it said."
+        ) from error
 
 
 def _same(folder: Path, there: Mapping[str, Any], said: Mapping[str, Any]) -> None:

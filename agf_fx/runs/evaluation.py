@@ -31,8 +31,8 @@ from agf_fx.models import LoadedModel
 from agf_fx.runs import own_task
 from agf_fx.runs.console import describe, say, stdout_kept_clean
 from agf_fx.runs.evaluation_figure import draw
-from agf_fx.runs.evaluation_report import chosen_cases, pictures_of, write_report
-from agf_fx.runs.evaluation_settings import MOSAICS, fits, said, settings_of
+from agf_fx.runs.evaluation_report import chosen_cases, counted, pictures_of, write_report
+from agf_fx.runs.evaluation_settings import LEAST, MOSAICS, fits, said, settings_of
 from agf_fx.runs.own_task import OwnTask
 from agf_fx.runs.run import Execution
 
@@ -78,6 +78,8 @@ class Request:
     def __post_init__(self) -> None:
         known = settings_of(self.experiment)
         for name, value in self.settings.items():
+            if name in LEAST and isinstance(value, int | float) and not value >= LEAST[name]:
+                raise OptionsError(f"{name} is {value!r}; give {LEAST[name]} or more.")
             if name not in known:
                 advice = f"it has {', '.join(known)}" if known else "it has none"
                 raise OptionsError(f"{self.experiment} has no setting {name!r}; {advice}.")
@@ -108,6 +110,9 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
             return _run(experiment, request, model, console)
     except Timeout as error:
         raise OptionsError(f"another evaluation is at work in {request.out}; wait for it, or name another.") from error
+    except KeyboardInterrupt:
+        say(console, f"stopped; what was measured is in {request.out}, and the same command goes on from there.")
+        raise
 
 
 def _run(experiment: Experiment, request: Request, model: LoadedModel, console: Console) -> bool:
@@ -115,11 +120,11 @@ def _run(experiment: Experiment, request: Request, model: LoadedModel, console: 
     with stdout_kept_clean():
         model = model if request.execution.device == "cpu" else _placed(model, request.execution)
         subjects = _subjects(request, model, console)
-        if subjects:
-            _measure(experiment, subjects, request, model, ledger, console)
-    for (method, image), why in ledger.failures.items():
+        asked = _measure(experiment, subjects, request, model, ledger, console) if subjects else set()
+    failed = {key: why for key, why in ledger.failures.items() if key[1] in asked and key[0] in subjects}
+    for (method, image), why in failed.items():
         say(console, f"error: {method}, {image}: {why}")
-    if subjects and not ledger.rows and not ledger.failures:
+    if subjects and not ledger.rows and not failed:
         say(console, f"error: no image of {request.source} has what {experiment.name} measures: {experiment.title}.")
     if ledger.rows:
         table = frame(ledger.rows)
@@ -136,7 +141,7 @@ def _run(experiment: Experiment, request: Request, model: LoadedModel, console: 
         }
         write_report(request.out / "report.html", title, about, experiment, table, means, figure, cases)
         print_summary(console, means, experiment)
-    return bool(ledger.rows) and not ledger.failures and len(subjects) == len(request.methods)
+    return bool(ledger.rows) and not failed and len(subjects) == len(request.methods)
 
 
 def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
@@ -169,7 +174,10 @@ def _digest(*values: Tensor | str) -> str:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OptionsError(f"--out {folder} is a file; name a folder, which is made where there is none.") from error
     return folder
 
 
@@ -228,7 +236,8 @@ def _measure(
     model: LoadedModel,
     ledger: Ledger,
     console: Console,
-) -> None:
+) -> set[str]:
+    """Measure what is missing; the names of all images that were asked for."""
     device, settings = torch.device(request.execution.device), dict(request.settings)
     if "impute" in settings:
         settings["impute"] = WAYS[settings["impute"]]()
@@ -236,20 +245,22 @@ def _measure(
     if request.own_task is not None:
         read = own_task.in_own_classes(read, model.logits)
     count = len(request.dataset) if request.limit is None else min(request.limit, len(request.dataset))
+    unread: dict[str, str] = {}
     if cells := _cells(request):
         confidence = settings.pop("confidence", 0.25)
         if experiment.name != "grid":
             settings.pop("cells")
         tiles = confident_tiles(model.logits, read, confidence=confidence, multi_label=model.multi_label)
-        for method in subjects if tiles.failures else ():
-            ledger.add(method, [], [], {name: str(error) for name, error in tiles.failures})
+        unread = {name: str(error) for name, error in tiles.failures}
+        for method in subjects if unread else ():
+            ledger.add(method, [], [], unread)
         limit = 500 if request.limit is None else request.limit
         read = list(mosaic_batches(tiles, cells=cells, limit=limit, size=request.batch_size, device=device))
         count = sum(len(batch.names) for batch in read)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(experiment.name, total=count * len(subjects))
-        evaluate(
+        return {*unread} | evaluate(
             experiment,
             subjects,
             read,
@@ -349,5 +360,5 @@ def print_summary(console: Console, means: pd.DataFrame, experiment: Experiment)
     for values, group in means.groupby(keys, sort=False, dropna=False):
         rows = group.set_index("measure")
         cells = [_with_interval(*(float(rows[part][m]) for part in ("mean", "low", "high"))) for m in shown]
-        table.add_row(*(escape(str(value)) for value in values), *cells, str(int(rows["images"].max())))
+        table.add_row(*(escape(str(value)) for value in values), *cells, counted(rows["images"]))
     console.print(table)

@@ -12,6 +12,8 @@ from agf_fx.evaluate.experiments import Experiment
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experiment) -> None:
@@ -33,13 +35,14 @@ def draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experime
     if curve:
         drawn = Figure(figsize=(5 * len(groups), 4), layout="constrained")
         for axes, (which, group) in zip(drawn.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+            _tell_apart(axes)
             for method, rows in group.groupby("method", sort=False):
                 values = rows.set_index("measure")["mean"]
                 axes.plot(
                     [100 * experiment.curve[step] for step in curve], [values[step] for step in curve], label=method
                 )
             axes.set(xlabel="pixels that are hidden, %", ylabel="accuracy", title=" ".join(map(str, which)))
-            axes.legend(fontsize="small")
+        _legend(drawn, axes)
     elif "step" in means:
         measures, parts = list(experiment.measures), ["which"] if "which" in means else []
         lines = list(means.groupby([*parts, "measure"], sort=False))
@@ -47,10 +50,11 @@ def draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experime
         drawn = Figure(figsize=(4 * len(measures), 3 * columns + 1), layout="constrained")
         panels = drawn.subplots(columns, len(measures), squeeze=False)
         for axes, ((*which, measure), rows) in zip(panels.flat, lines, strict=True):
+            _tell_apart(axes)
             for method, line in rows.groupby("method", sort=False):
                 axes.plot(line["step"], line["mean"], marker=".", label=method)
             axes.set(title=" ".join([*map(str, which), measure.replace("_", " ")]), xlabel="step")
-        drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+        _legend(drawn, panels[0, 0])
     else:
         measures = list(experiment.measures)
         drawn = Figure(figsize=(4 * len(measures), 0.4 * len(means["method"].unique()) + 1.5), layout="constrained")
@@ -61,3 +65,16 @@ def draw(path: str | os.PathLike[str], means: pd.DataFrame, experiment: Experime
             axes.set_title(measure.replace("_", " "))
     with atomic_path(Path(path), ".png") as file:
         drawn.savefig(file, dpi=120)
+
+
+def _tell_apart(axes: Axes) -> None:
+    """Forty kinds of line: ten colours, then the same dashed, dotted and both."""
+    from cycler import cycler
+    from matplotlib import color_sequences
+
+    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=color_sequences["tab10"]))
+
+
+def _legend(drawn: Figure, axes: Axes) -> None:
+    """What the lines of all panels stand for, below them."""
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")

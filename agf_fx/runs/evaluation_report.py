@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def write_report(
     for values, group in means.groupby(keys, sort=False, dropna=False):
         rows = group.set_index("measure")
         cells = [(rows["mean"][m], rows["low"][m], rows["high"][m]) for m in shown]
-        lines.append(([*map(str, values)], cells, int(rows["images"].max())))
+        lines.append(([*map(str, values)], cells, counted(rows["images"])))
     page = (
         Environment(autoescape=True)
         .from_string(_PAGE)
@@ -133,6 +133,12 @@ def chosen_cases(
     return found
 
 
+def counted(images: pd.Series) -> str:
+    """Of how many images means are; of fewer where a measure is NaN."""
+    least, most = int(images.min()), int(images.max())
+    return str(most) if least == most else f"{least} to {most}"
+
+
 def pictures_of(dataset: Dataset, preprocessing: Preprocessing) -> Callable[[str], Seen]:
     """What the network sees of an example, by its name; of a mosaic, by the names of its pictures with + between."""
     places = {dataset.example_name(index): index for index in range(len(dataset))}
@@ -140,16 +146,28 @@ def pictures_of(dataset: Dataset, preprocessing: Preprocessing) -> Callable[[str
     def seen(name: str) -> Seen:
         if name in places:
             return preprocessing.prepare(dataset[places[name]].image)
-        missing = [part for part in name.split("+") if part not in places]
-        if missing:
-            raise InputError(f"the dataset has no picture {missing[0]!r} now")
-        tiles = [preprocessing.prepare(dataset[places[part]].image) for part in name.split("+")]
+        parts = _parts(name, places)
+        if not parts:
+            raise InputError(f"the dataset has no picture {name!r} now, and no pictures that it is made of")
+        tiles = [preprocessing.prepare(dataset[places[part]].image) for part in parts]
         side = math.isqrt(len(tiles))
         rows = [tiles[start : start + side] for start in range(0, len(tiles), side)]
         whole = torch.cat([torch.cat([image for image, _ in row], 2) for row in rows], 1)
         return whole, np.concatenate([np.concatenate([pixels for _, pixels in row], 1) for row in rows], 0)
 
     return seen
+
+
+def _parts(name: str, known: Container[str]) -> list[str]:
+    """The names between the + signs of a mosaic's name, which may hold + signs too; none where it is made of others."""
+    pieces = name.split("+")
+    found: list[list[str] | None] = [[], *[None] * len(pieces)]  # how the first pieces are made of names
+    for end in range(1, len(pieces) + 1):
+        for start in reversed(range(end)):
+            one, before = "+".join(pieces[start:end]), found[start]
+            if found[end] is None and before is not None and one in known:
+                found[end] = [*before, one]
+    return found[-1] or []
 
 
 def _explained(subject: Subject, seen: Seen, target: int, device: torch.device) -> str:

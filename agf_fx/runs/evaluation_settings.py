@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -11,6 +12,9 @@ from agf_fx.evaluate.imputation import WAYS, Imputation
 
 MOSAICS = {"grid": 2, "separation": None, "saliency-bias": None}
 """Experiments that can be played on mosaics of the dataset's pictures, with how many cells if the user says nothing."""
+
+LEAST = {"region": 1, "steps": 1, "samples": 1, "tolerance": 0, "seed": 0}
+"""The smallest value of settings that have one, so that it is refused once, and not for each image."""
 
 _GIVEN = ("return", "subject", "batch")
 _Way = Literal["mean", "blur", "road"]
@@ -34,7 +38,7 @@ def fits(value: object, kind: Any) -> bool:
     if get_origin(kind) is Sequence:
         return isinstance(value, list) and all(fits(one, *get_args(kind)) for one in value)
     if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return isinstance(value, (int, kind)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind)
 
 
@@ -46,4 +50,4 @@ def said(kind: Any) -> str:
         return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is Sequence:
         return "a list of numbers such as [1, 0.5]"
-    return {int: "a whole number", float: "a number"}.get(kind, str(kind))
+    return {int: "a whole number", float: "a finite number"}.get(kind, str(kind))

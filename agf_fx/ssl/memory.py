@@ -217,7 +217,7 @@ class MemoryBank:
             if float(apart.norm()) > _ALIKE * float(self.reference.norm().clamp_min(1e-30)):
                 why = "a network with the same weights computes other latents"
         if why:
-            raise ArchitectureError(f"the memory bank is not one of this {name}: {why}. {_BUILD.capitalize()}.")
+            raise ArchitectureError(f"the memory bank is not one of this {name}: {why}; {_BUILD}.")
         self._kept["checked"] = (id(encoder), weights)
 
     def __getstate__(self) -> dict[str, Any]:
