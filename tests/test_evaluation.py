@@ -223,6 +223,30 @@ def test_files_of_another_kind_are_refused_in_words(tmp_path, file, text, messag
         Ledger(tmp_path, ABOUT)
 
 
+def test_what_images_are_now_decides_which_rows_count(tmp_path):
+    """Labels that are corrected, and images that are gone or left out, in one folder."""
+    calls = []
+    known = {"a": "0;2", "b": "1;3", "c": "2", "d": ""}
+    given = {"experiment": SEGMENTATION, "subjects": {"x": counted(calls)}}
+    evaluate(batches=[BATCH], ledger=Ledger(tmp_path, ABOUT, images=known), **given)
+    assert len(Ledger(tmp_path, ABOUT, images=known).rows) == 7
+    fewer = Ledger(tmp_path, ABOUT, images={"a": "0;2", "d": ""})
+    assert {row["image"] for row in fewer.rows} == {"a", "d"}
+    corrected = known | {"b": "0;3"}
+    ledger = Ledger(tmp_path, ABOUT, images=corrected)
+    assert {row["image"] for row in ledger.rows} == {"a", "c", "d"}
+    now = part(targets=torch.tensor([[0, 2], [0, 3], [2, -1], [3, 0]]))
+    evaluate(batches=[now], ledger=ledger, **given)
+    assert calls == [4, 1]
+    again = Ledger(tmp_path, ABOUT, images=corrected)
+    assert [row["target"] for row in again.rows if row["image"] == "b"] == [0, 3]
+    assert again.rows == ledger.rows
+    back = Ledger(tmp_path, ABOUT, images=known)
+    assert [row["target"] for row in back.rows if row["image"] == "b"] == [1, 3]
+    back.add("x", [], [], {"c": "torn"})
+    assert ("x", "c") not in Ledger(tmp_path, ABOUT, images={"a": "0;2"}).failures
+
+
 def test_failures_alone_are_forgotten_with_their_experiment(tmp_path):
     Ledger(tmp_path, ABOUT).add("x", [], [], {"a": "torn"})
     assert not Ledger(tmp_path, ABOUT | {"model": "other"}).failures

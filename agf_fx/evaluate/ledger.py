@@ -21,13 +21,22 @@ class Ledger:
     batch and method, which is written as a whole: a line that was cut off is not there.
     """
 
-    def __init__(self, folder: Path, experiment: Mapping[str, Any], methods: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        experiment: Mapping[str, Any],
+        methods: Mapping[str, str] | None = None,
+        images: Mapping[str, str] | None = None,
+    ) -> None:
         """Open a folder, or make it.
 
         Args:
             folder: where to keep rows.
             experiment: what makes rows comparable: experiment, options, model, data; as JSON has it.
             methods: what each method's label stands for, in words; others than those that are there may be added.
+            images: name -> what is known of it, such as its classes, of all images that are asked for. Rows of others
+                do not count, nor do those of images of which something else was known: these are measured again. None:
+                all count.
 
         Raises:
             OptionsError: the folder holds rows of something else, one label stands for two methods, or a file is
@@ -53,9 +62,17 @@ class Ledger:
             {label: self.methods[label] for label in shared},
             {label: self._told[label] for label in shared},
         )
+        self._images = images
         self._lines = list(self._read())
-        self._done = {(line["method"], name) for line in self._lines for name in line["images"]}
-        failures = {(line["method"], name): why for line in self._lines for name, why in line["failures"].items()}
+        self._done = {
+            (line["method"], name) for line in self._lines for name in line["images"] if self._counts(line, name)
+        }
+        failures = {
+            (line["method"], name): why
+            for line in self._lines
+            for name, why in line["failures"].items()
+            if self._counts(line, name)
+        }
         self.failures = {key: why for key, why in failures.items() if key not in self._done}
 
     def has(self, method: str, image: str) -> bool:
@@ -64,7 +81,11 @@ class Ledger:
 
     def add(self, method: str, images: Iterable[str], rows: Iterable[Row], failures: Mapping[str, str]) -> None:
         """Keep the rows of some images, and why others have none; those are tried again by a later run."""
-        line = {"method": method, "images": [*images], "rows": [*rows], "failures": dict(failures)}
+        line: Row = {"method": method, "images": [*images], "rows": [*rows], "failures": dict(failures)}
+        if self._images is not None:
+            line["known"] = {
+                name: self._images[name] for name in (*line["images"], *failures) if self._images.get(name)
+            }
         if line["images"] and (not self._about.exists() or self._told.get(method) != self.methods.get(method)):
             if method in self._told:
                 self.methods[method] = self._told[method]
@@ -81,8 +102,19 @@ class Ledger:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, each with its ``method``."""
-        return [{"method": line["method"], **row} for line in self._lines for row in line["rows"]]
+        """All rows that count, each with its ``method``."""
+        return [
+            {"method": line["method"], **row}
+            for line in self._lines
+            for row in line["rows"]
+            if self._counts(line, row["image"])
+        ]
+
+    def _counts(self, line: Row, name: str) -> bool:
+        """Whether an image is asked for, and what was known of it is what is known now."""
+        if self._images is None:
+            return True
+        return name in self._images and line.get("known", {}).get(name, "") == self._images[name]
 
     def _read(self) -> Iterator[Row]:
         """The lines that are whole; a part of one at the end is taken off the file."""
