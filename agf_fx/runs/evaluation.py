@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import agf_fx
 from agf_fx.atomic import atomic_path
@@ -194,7 +194,6 @@ def _placed(model: LoadedModel, execution: Execution) -> LoadedModel:
 def _subjects(request: Request, model: LoadedModel, console: Console) -> dict[str, Subject]:
     """Each method that can explain the network; the others are said."""
     shown = model.preprocessing
-    black = tuple(-mean / std for mean, std in zip(shown.mean, shown.std, strict=True))
     size = [side * (_cells(request) or 1) for side in shown.crop or (224, 224)]
     example = torch.zeros(2, shown.channels, *size, device=request.execution.device)
     found: dict[str, Subject] = {}
@@ -214,19 +213,8 @@ def _subjects(request: Request, model: LoadedModel, console: Console) -> dict[st
         except AgfFxError as error:
             say(console, f"error: {label}: {describe(error)}")
             continue
-        found[label] = Subject(
-            predict=model.logits,
-            explain=explainer if own is None else own.explained_by(explainer, memory),
-            black=black,
-            multi_label=model.multi_label,
-            model=model.model,
-            bind=_binding(explainer),
-        )
+        found[label] = Subject.of(model, explainer if own is None else own.explained_by(explainer, memory))
     return found
-
-
-def _binding(explainer: Any) -> Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]]:
-    return lambda other: explainer.bind(other)
 
 
 def _measure(

@@ -34,6 +34,20 @@ class BatchLike(Protocol):
     ignored: Tensor | None
 
 
+class Loaded(Protocol):
+    """What is asked of a network with its preprocessing; see `agf_fx.models.LoadedModel`."""
+
+    model: nn.Module
+    multi_label: bool
+
+    @property
+    def preprocessing(self) -> Any:
+        """With ``mean`` and ``std``, a number for each channel."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (M, C, H, W) -> logits (M, classes)."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: a network and a method.
@@ -53,6 +67,21 @@ class Subject:
     multi_label: bool = False
     model: nn.Module | None = None
     bind: Callable[[nn.Module], ExplainEach] | None = None
+
+    @classmethod
+    def of(cls, loaded: Loaded, explain: Any) -> Subject:
+        """A network that `agf_fx.load_model` gave, and an explainer of it: what is black and what probabilities are is
+        known there.
+
+        Args:
+            loaded: the network.
+            explain: an `agf_fx.Explainer` of it; or images and classes -> maps, as above, which no experiment binds to
+                other weights.
+        """
+        shown = loaded.preprocessing
+        black = tuple(-mean / std for mean, std in zip(shown.mean, shown.std, strict=True))
+        bind = getattr(explain, "bind", None)
+        return cls(loaded.logits, explain, black, loaded.multi_label, loaded.model, bind)
 
 
 @dataclass(frozen=True)
