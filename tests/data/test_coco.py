@@ -45,6 +45,7 @@ def row(number, image, category, segmentation, **more):
     return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
 
 
+COMPRESSED = compressed_runs(rectangle(8, 8, 2, 1, 5, 6))
 ANNOTATIONS = [
     row(1, 42, 90, [polygon(1, 2, 4, 6), polygon(6, 8, 9, 12)]),  # one object in two parts
     row(2, 42, 1, runs(rectangle(10, 14, 0, 0, 5, 3)), iscrowd=1),
@@ -97,6 +98,16 @@ def test_every_kind_of_segmentation(tmp_path):
         {"size": [8, 8], "counts": [65]},
         {"size": [8, 8], "counts": "zzzzzzzz"},
         {"size": [8, 8], "counts": 5},
+        {"size": [8, 8], "counts": [60.5, 3.5]},
+        {"size": [8, 8], "counts": []},
+        {"size": [8, 8], "counts": ""},
+        {"size": [8, 8], "counts": "zzz~~"},
+        {"size": [8, 8], "counts": "ZZZ"},  # each number goes on
+        *({"size": [8, 8], "counts": COMPRESSED["counts"][:cut]} for cut in range(len(COMPRESSED["counts"]))),
+        [[float("nan"), 1, 5, 1, 5, 5, 1, 5]],
+        [[1, 1, float("inf"), 1, 5, 5, 1, 5]],
+        [polygon(1, 2, 4, 6), [1, 1, 1e300, 1, 5, 5, 1, 5]],
+        [[1, None, 5, 1, 5, 5, 1, 5]],
     ],
 )
 def test_a_damaged_segmentation_costs_its_image(tmp_path, segmentation):
@@ -106,6 +117,17 @@ def test_a_damaged_segmentation_costs_its_image(tmp_path, segmentation):
         dataset[0]
     assert caught.value.name == "000000000007.jpg"
     assert dataset[2].classes == (0, 2)
+
+
+def test_compressed_runs_are_what_pycocotools_makes_of_masks(tmp_path):
+    rng = np.random.default_rng(0)
+    masks = [rng.random((120, 97)) < share for share in (0, 0.02, 0.3, 0.7, 1)]
+    masks += [rectangle(120, 97, 0, 0, 120, 60), rectangle(120, 97, 3, 2, 118, 90) & (rng.random((120, 97)) < 0.995)]
+    images = {number: (f"{number}.jpg", 120, 97) for number in range(len(masks))}
+    rows = [row(number, number, 1, compressed_runs(mask)) for number, mask in enumerate(masks)]
+    write_coco(tmp_path, images, rows, CATEGORIES)
+    for mask, example in zip(masks, open_dataset("coco", tmp_path), strict=True):
+        np.testing.assert_array_equal(example.masks, [mask])
 
 
 def test_an_image_of_another_size_or_missing_costs_itself(tmp_path):

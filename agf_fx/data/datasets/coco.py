@@ -17,6 +17,7 @@ from agf_fx.data.datasets.masks import wrong_size
 from agf_fx.errors import DatasetError, ExampleError
 from agf_fx.imaging.read import read_image
 
+_FARTHEST = 1e6  # pixels from the corner; pycocotools takes memory for a line as long as it is
 _FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "categories": ("id", "name"),
@@ -96,13 +97,12 @@ class COCO(Dataset):
         codec = needed("pycocotools.mask", "the masks of COCO")
         segmentation = instance["segmentation"]
         try:
-            _check_segmentation(segmentation, width, height)
             if isinstance(segmentation, list):
+                _check_polygons(segmentation)
                 encoded = codec.merge(codec.frPyObjects(segmentation, height, width))
-            elif isinstance(segmentation["counts"], list):
-                encoded = codec.frPyObjects(segmentation, height, width)
             else:
-                encoded = segmentation
+                counts = _checked_runs(segmentation, width, height)
+                encoded = codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", category=DeprecationWarning)  # pycocotools 2.0.11 with NumPy 2
                 return codec.decode(encoded).astype(bool)
@@ -154,14 +154,43 @@ def _by_image(
     return dict(found)
 
 
-def _check_segmentation(segmentation: Any, width: int, height: int) -> None:
-    """Refuse what pycocotools would misread: four numbers as a box, runs of another length."""
-    if isinstance(segmentation, list):
-        if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError("a polygon has three points or more, x and y of each")
-        return
+def _check_polygons(polygons: list[Any]) -> None:
+    """Refuse what pycocotools would misread: four numbers as a box, coordinates that are no places."""
+    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a polygon has three points or more, x and y of each")
+    if not all((np.abs(np.asarray(polygon, dtype=float)) < _FARTHEST).all() for polygon in polygons):
+        raise ValueError("a polygon has coordinates that are not finite, or a million pixels away")
+
+
+def _checked_runs(segmentation: dict[str, Any], width: int, height: int) -> list[int]:
+    """Runs down the columns, of zeros first, that fill the image; pycocotools itself takes those that do not."""
     counts, size = segmentation["counts"], segmentation["size"]
     if [*size] != [height, width]:
         raise ValueError(f"its size is {size}, the image's {[height, width]}")
-    if isinstance(counts, list) and (sum(counts) != width * height or min(counts) < 0):
+    counts = _decompressed(counts) if isinstance(counts, str) else counts
+    if any(count != int(count) for count in counts) or sum(counts) != width * height or min(counts) < 0:
         raise ValueError(f"its runs are {sum(counts)} pixels long, the image {width * height}")
+    return [int(count) for count in counts]
+
+
+def _decompressed(text: str) -> list[int]:
+    """The runs in a compressed string, as ``rleFrString`` of COCO's maskApi.c reads it.
+
+    A character has five bits of a number, the lowest first, and one that says whether more follow. From the fourth
+    on, a number is what its run has more than the last but one.
+    """
+    runs: list[int] = []
+    value = bits = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"its runs have the character {character!r}")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            value -= (code & 16) << bits - 4  # the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    if bits:
+        raise ValueError("its runs are cut off")
+    return runs
