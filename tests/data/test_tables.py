@@ -95,6 +95,51 @@ def test_masks(folder, ending):
     assert not second.ignored.any()
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_lists_of_labels_and_masks_in_parquet(folder, kind):
+    images = ["pictures/a.jpg", "pictures/b.jpg", "pictures/c.jpg"]
+    labels = [kind(["dog"]), kind(["cat", "dog"]), kind(["a;b"])]
+    masks = [kind(["rest.png"]), kind(["rest.png", "object.png"]), kind(["object.png"])]
+    dataset = open_dataset("table", table(folder, "parquet", image=images, label=labels, mask=masks))
+    assert dataset.class_names == ("a;b", "cat", "dog")
+    assert classes(dataset) == [(2,), (1, 2), (0,)]
+    np.testing.assert_array_equal(dataset[1].masks, [OBJECT == 0, OBJECT > 0])
+    numbers = [kind([7]), kind([281, 3]), None]
+    dataset = open_dataset("table", table(folder, "parquet", image=images, label=numbers))
+    assert classes(dataset) == [(7,), (281, 3), ()]
+    assert dataset.class_names is None
+    empty = [kind([2.0]), [], [None]]
+    assert classes(open_dataset("table", table(folder, "parquet", image=images, label=empty))) == [(2,), (), ()]
+
+
+def test_lists_that_mean_nothing_are_refused(folder):
+    for columns in ({"image": [["a", "b"]]}, {"image": ["a"], "label": [[["cat"]]]}):
+        with pytest.raises(DatasetError, match="a list stands in the place of one text"):
+            open_dataset("table", table(folder, "parquet", **columns))
+
+
+def test_missing_values_of_nullable_columns_are_no_labels(folder):
+    images = ["pictures/a.jpg", "pictures/b.jpg", "pictures/c.jpg"]
+    numbers = pandas.array([7, None, 281], dtype="Int64")
+    for labels in (numbers, numbers.astype("Float64"), pandas.array(["7", None, "281"], dtype="string")):
+        dataset = open_dataset("table", table(folder, "parquet", image=images, label=labels))
+        assert classes(dataset) == [(7,), (), (281,)]
+        assert dataset.class_names is None
+    path = table(folder, "parquet", image=pandas.array(["a", None], dtype="string"))
+    with pytest.raises(DatasetError, match="row 2 names no image"):
+        open_dataset("table", path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("labels", [[3, -1], [3.0, -1.0], ["3", "4;-1"], ["cat", "-1"]])
+def test_a_negative_number_is_no_label(folder, ending, labels):
+    path = table(folder, ending, image=["pictures/a.jpg", "pictures/b.jpg"], label=labels)
+    with pytest.raises(
+        DatasetError, match=r"row 2 has the label '-1(\.0)?', and no class has a negative number; leave"
+    ):
+        open_dataset("table", path)
+
+
 def test_an_image_may_stand_in_several_rows(folder):
     path = table(folder, image=["pictures/a.jpg"] * 3, label=["1", "2", "3"])
     dataset = open_dataset("table", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from agf_fx.errors import DatasetError
 from agf_fx.imaging.read import read_image
 
 _SEVERAL = ";"
+_LISTS = (list, tuple, np.ndarray)
+_NEGATIVE = re.compile(r"-\d+(\.0)?")
 
 
 class _Row(NamedTuple):
@@ -31,10 +34,10 @@ class _Row(NamedTuple):
 class Table(Dataset):
     """A file with a column ``image`` (a path), and ``label`` and ``mask`` if it has them; others are left out.
 
-    A label is the name of a class, or its index; several are separated by ``;``. With labels, ``mask`` has the path of
-    one mask a label, in their order, again separated by ``;``; each marks its object with one value besides 0. Without
-    labels it has one path: of a mask of class numbers as in `Folder` where there is a list of classes, else of an
-    object without class. Relative paths begin at the file's folder.
+    A label is the name of a class, or its index; several are separated by ``;``, or a list in Parquet. With labels,
+    ``mask`` has the path of one mask a label, in their order, again separated by ``;`` or as a list; each marks its
+    object with one value besides 0. Without labels it has one path: of a mask of class numbers as in `Folder` where
+    there is a list of classes, else of an object without class. Relative paths begin at the file's folder.
 
     Args:
         path: a file ``.csv`` or ``.parquet``.
@@ -52,6 +55,8 @@ class Table(Dataset):
         listed = Path(classes) if classes else path.parent / CLASS_LIST
         self._numbered = bool(classes) or listed.exists()  # whether masks may hold class numbers
         self.class_names = without_background(read_class_list(listed)) if self._numbered else None
+        if self.class_names is None:
+            _refuse_negative(path, rows)
         labels = [label for row in rows for label in row.labels]
         if self.class_names is None and None in map(_index, labels):
             self.class_names = tuple(sorted(set(labels)))
@@ -97,8 +102,11 @@ def _rows(path: Path, frame: Any) -> list[_Row]:
     if "image" not in frame.columns or not len(frame):
         found = f"the columns are {few([*frame.columns], 8)}" if len(frame.columns) else "there are no columns"
         raise DatasetError(f"{path}: needs a column image and a row; {found}, of {len(frame)} rows; add them")
-    columns = [[*frame[name]] if name in frame.columns else [""] * len(frame) for name in ("image", "label", "mask")]
-    rows = [_Row(_text(image), _list(label), _list(mask)) for image, label, mask in zip(*columns, strict=True)]
+    columns = [_cells(frame, name) for name in ("image", "label", "mask")]
+    try:
+        rows = [_Row(_text(image), _parts(label), _parts(mask)) for image, label, mask in zip(*columns, strict=True)]
+    except TypeError as error:
+        raise DatasetError(f"{path}: {error}; give one text, or a list of texts as label or mask") from error
     for number, row in enumerate(rows, start=1):
         if not row.image:
             raise DatasetError(f"{path}: row {number} names no image; fill in the column image")
@@ -110,15 +118,39 @@ def _rows(path: Path, frame: Any) -> list[_Row]:
     return rows
 
 
+def _cells(frame: Any, name: str) -> list[Any]:
+    """A column's cells, "" where one is missing; all are, where there is no such column."""
+    if name not in frame.columns:
+        return [""] * len(frame)
+    return ["" if missing else cell for cell, missing in zip(frame[name], frame[name].isna(), strict=True)]
+
+
 def _text(value: Any) -> str:
-    """A cell as text: empty if it is, whole numbers without a fraction."""
+    """A value as text: empty if it is missing, whole numbers without a fraction.
+
+    Raises:
+        TypeError: it is a list.
+    """
+    if isinstance(value, _LISTS):
+        raise TypeError(f"a list stands in the place of one text ({[*value]!r:.80})")
     if value is None or value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def _list(value: Any) -> list[str]:
-    return [part.strip() for part in _text(value).split(_SEVERAL) if part.strip()]
+def _parts(value: Any) -> list[str]:
+    """What is listed in a cell, as Parquet's lists or separated; errors as for `_text`."""
+    texts = map(_text, value) if isinstance(value, _LISTS) else map(str.strip, _text(value).split(_SEVERAL))
+    return [text for text in texts if text]
+
+
+def _refuse_negative(path: Path, rows: Sequence[_Row]) -> None:
+    for number, row in enumerate(rows, start=1):
+        if negative := [label for label in row.labels if _NEGATIVE.fullmatch(label)]:
+            raise DatasetError(
+                f"{path}: row {number} has the label {negative[0]!r}, and no class has a negative number; leave the "
+                "label empty where there is none, or name the classes in a list"
+            )
 
 
 def _index(label: str) -> int | None:
