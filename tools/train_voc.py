@@ -5,44 +5,62 @@
 Starts at torchvision's ImageNet weights (``--weights none`` for random ones), puts a layer for 20 classes in the place
 of the last one, and trains all layers with one sigmoid a class on the list ``train``; the list ``val`` is only looked
 at to print the mean average precision of labels. The weights are written after every epoch. Mirrored pictures are the
-only augmentation.
+only augmentation. A picture that cannot be read, or whose mask cannot, is named on stderr and left out; where nothing
+can be trained on, the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 import agf_fx
 from agf_fx.atomic import atomic_write
-from agf_fx.data.datasets import Dataset, open_dataset
+from agf_fx.data.datasets import Dataset, batches, open_dataset
+from agf_fx.errors import AgfFxError, DatasetError
 from agf_fx.imaging.preprocess import Preprocessing
 from agf_fx.models.load import LoadedModel
 
 CLASSES = 20
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, and write the weights after each epoch."""
-    arguments = _arguments(argv)
+def main(argv: list[str] | None = None) -> int:
+    """Train, and write the weights after each epoch; 1, and why on stderr, where that cannot be."""
+    try:
+        run(_arguments(argv))
+    except (AgfFxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and write the weights after each epoch.
+
+    Raises:
+        DatasetError: a list or folder is missing, or no picture of a list can be read.
+        ModelLoadError: there is no such network, or no such weights.
+        OSError: the weights cannot be written.
+    """
     torch.manual_seed(arguments.seed)
+    splits = {name: open_dataset("voc2012", arguments.voc, split=name) for name in ("train", "val")}
     loaded = start(arguments.network, arguments.weights)
     model = loaded.model.to(arguments.device).train()
-    splits = {name: open_dataset("voc2012", arguments.voc, split=name) for name in ("train", "val")}
     data = {
-        name: DataLoader(
-            Labelled(dataset, loaded.preprocessing, mirrored=name == "train"),
-            batch_size=arguments.batch_size,
-            shuffle=name == "train",
-            num_workers=arguments.workers,
+        name: Labelled(
+            dataset,
+            loaded.preprocessing,
+            shuffled=name == "train",
+            size=arguments.batch_size,
+            workers=arguments.workers,
         )
         for name, dataset in splits.items()
     }
@@ -71,28 +89,47 @@ def start(network: str, weights: str) -> LoadedModel:
     return fresh
 
 
-class Labelled(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Images as the network takes them, with a 1 for each class that they show."""
+class Labelled:
+    """Batches of images as the network takes them (N, C, H, W), with a 1 for each class that they show (N, 20).
 
-    def __init__(self, dataset: Dataset, preprocessing: Preprocessing, *, mirrored: bool) -> None:
-        self._dataset, self._preprocessing, self._mirrored = dataset, preprocessing, mirrored
+    Each pass reads the pictures anew: shuffled, and half of them mirrored, to train on; else in their order. What
+    cannot be read is named on stderr in the first pass.
+    """
+
+    def __init__(
+        self, dataset: Dataset, preprocessing: Preprocessing, *, shuffled: bool, size: int, workers: int
+    ) -> None:
+        self._dataset, self._preprocessing, self._shuffled = dataset, preprocessing, shuffled
+        self._size, self._workers = size, workers
+        self._named: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        """The most batches of a pass."""
+        return -(-len(self._dataset) // self._size)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        example = self._dataset[index]
-        image, _ = self._preprocessing.prepare(example.image)
-        if self._mirrored and torch.rand(()) < 0.5:
-            image = image.flip(-1)
-        label = torch.zeros(CLASSES)
-        label[list(example.classes)] = 1
-        return image, label
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count, there = len(self._dataset), False
+        order = torch.randperm(count).tolist() if self._shuffled else range(count)
+        for batch in batches(self._dataset, self._preprocessing, size=self._size, workers=self._workers, indices=order):
+            for name, error in batch.failures:
+                if name not in self._named:
+                    print(f"left out: {error}", file=sys.stderr)
+                self._named.add(name)
+            if not len(batch):
+                continue
+            there = True
+            images = batch.images
+            if self._shuffled:
+                mirrored = torch.rand(len(batch)) < 0.5
+                images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            yield images, one_hot(batch.targets + 1, CLASSES + 1).sum(1)[:, 1:].float()
+        if not there:
+            raise DatasetError(f"{self._dataset.name}: no picture can be read; look at what is said of each")
 
 
 def train(
     model: nn.Module,
-    data: DataLoader[tuple[Tensor, Tensor]],
+    data: Labelled,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     device: str,
@@ -111,11 +148,11 @@ def train(
 
 
 @torch.no_grad()
-def precision(model: nn.Module, data: DataLoader[tuple[Tensor, Tensor]], device: str) -> float:
+def precision(model: nn.Module, data: Labelled, device: str) -> float:
     """The mean over classes that occur of the average precision of their labels."""
     model.eval()
-    batches = [(model(images.to(device)).cpu(), labels) for images, labels in data]
-    logits, labels = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
+    seen = [(model(images.to(device)).cpu(), labels) for images, labels in data]
+    logits, labels = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
     there = labels.any(0)
     return float(average_precision_score(labels[:, there], logits[:, there], average="macro"))
 
@@ -136,4 +173,4 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
