@@ -124,6 +124,36 @@ def test_folders_as_classes(tmp_path):
     assert [example.classes for example in dataset] == [(2,), (2,), (1,)]
 
 
+@pytest.mark.parametrize("ids", [("cat", "dog", "owl"), ("n01440764", "n01443537", "n01484850")])
+def test_an_empty_folder_of_a_class_keeps_its_index(tmp_path, ids):
+    (tmp_path / "data" / ids[0]).mkdir(parents=True)
+    (tmp_path / "data" / ids[1] / "deep").mkdir(parents=True)
+    kind, options = "folder", {}
+    if ids[0] != "cat":
+        (tmp_path / "m.txt").write_text("".join(f"{name} a name\n" for name in ids))
+        kind, options = "imagenet", {"mapping": tmp_path / "m.txt"}
+        (tmp_path / "data" / ids[2]).mkdir()
+    with pytest.raises(DatasetError, match=f"{ids[0]}: no images in this folder"):
+        open_dataset(kind, tmp_path / "data", **options)
+    write_jpeg(tmp_path / "data" / ids[2] / "a.jpg")
+    (example,) = dataset = open_dataset(kind, tmp_path / "data", **options)
+    assert example.classes == (2,)
+    assert len(dataset.class_names) == 3
+
+
+def test_a_missing_or_damaged_mask_costs_its_image(tmp_path):
+    for name in ("a.jpg", "b.jpg", "deep/c.jpg"):
+        write_jpeg(tmp_path / "images" / name)
+    write_grey(tmp_path / "masks" / "a.png", NUMBERS == 1)
+    (tmp_path / "masks" / "b.png").write_bytes(b"")
+    dataset = open_dataset("folder", tmp_path)
+    assert dataset[0].masks.any()
+    for index, match in ((1, r"b\.png: is no mask that can be read"), (2, r"masks/deep/c\.png: no such mask; add it")):
+        with pytest.raises(ExampleError, match=match) as caught:
+            dataset[index]
+        assert caught.value.name == dataset.example_name(index) == ("b.jpg", "deep/c.jpg")[index - 1]
+
+
 def test_folders_that_are_refused(tmp_path):
     def refused(match, **options):
         with pytest.raises(DatasetError, match=match):

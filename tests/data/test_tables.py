@@ -155,6 +155,24 @@ def test_an_unreadable_image_or_mask_costs_itself(folder):
         assert caught.value.name == dataset.example_name(index)
 
 
+def test_a_row_without_its_masks_costs_itself(folder):
+    images, masks = ["pictures/a.jpg", "pictures/b.jpg", "pictures/c.jpg"], ["", "object.png;rest.png", "object.png"]
+    dataset = open_dataset("table", table(folder, image=images, label=["cat", "cat;dog", "cat;dog"], mask=masks))
+    assert dataset[1].masks.any()
+    for index, match in (
+        (0, r"row 1 \(pictures/a.jpg\) has 1 labels and 0 masks"),
+        (2, "row 3 .* 2 labels and 1 masks"),
+    ):
+        with pytest.raises(ExampleError, match=match) as caught:
+            dataset[index]
+        assert caught.value.name == images[index]
+    dataset = open_dataset("table", table(folder, image=images, mask=masks))
+    assert dataset[2].masks.any()
+    for index in (0, 1):
+        with pytest.raises(ExampleError, match=f"row {index + 1} .* 0 labels and {2 * index} masks"):
+            dataset[index]
+
+
 def test_files_that_are_refused(folder, monkeypatch):
     def refused(match, path):
         with pytest.raises(DatasetError, match=match):

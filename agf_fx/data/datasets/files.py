@@ -71,6 +71,22 @@ def images_in(folder: Path) -> list[Path]:
     return found.paths
 
 
+def images_by_folder(root: Path, names: Sequence[str]) -> list[tuple[str, Path]]:
+    """The images in folders of ``root`` and below them, sorted in each, with the folder's name; some may have none.
+
+    Raises:
+        DatasetError: no folder has any, or a folder cannot be listed.
+    """
+    found = {name: find_images([root / name]) for name in names}
+    none = not any(each.paths for each in found.values())
+    for name, (paths, problems) in found.items():
+        if not paths:
+            subfolders(root / name)  # which says so where it cannot be listed
+        if problems and (paths or none):
+            raise DatasetError(str(problems[0]))
+    return [(name, path) for name, (paths, _) in found.items() for path in paths]
+
+
 def read_text(path: Path) -> str:
     """The text of a file.
 

@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import contents, few, images_in, read_class_list, subfolders, without_background
+from agf_fx.data.datasets.files import (
+    contents,
+    few,
+    images_by_folder,
+    images_in,
+    read_class_list,
+    subfolders,
+    without_background,
+)
 from agf_fx.data.datasets.masks import read_by_class, read_object
 from agf_fx.errors import DatasetError
 from agf_fx.imaging.read import read_image
@@ -19,14 +27,15 @@ class Folder(Dataset):
 
     With ``classes.txt``, masks hold numbers: 0 for the background, n for the class on line n, 255 for pixels to
     ignore (65535 where there are 255 classes or more). A first line ``background`` is line 0. Without it, a mask marks
-    one object, of no class, with one value besides 0. Where folders are classes, ``classes.txt`` gives their order.
+    one object, of no class, with one value besides 0. Where folders are classes, ``classes.txt`` gives their order;
+    one may be empty.
 
     Args:
         path: the folder.
         classes: the list of classes in place of ``classes.txt``.
 
     Raises:
-        DatasetError: the folder has neither layout, an image has no mask or several, or the list does not fit.
+        DatasetError: the folder has neither layout, no image has a mask or one has several, or the list does not fit.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, classes: str | os.PathLike[str] | None = None) -> None:
@@ -67,11 +76,11 @@ class Folder(Dataset):
 
 
 def _with_masks(root: Path) -> list[tuple[Path, Path]]:
-    """Each image, with the mask that has its path without the ending."""
+    """Each image, with the mask that has its path without the ending; PNG where there is none, as reading it says."""
     images, masks = (_by_stem(root / name) for name in ("images", "masks"))
-    if missing := sorted(images.keys() - masks.keys()):
-        raise DatasetError(f"{root / 'masks'}: has no mask of {few(missing)}; add them, or take these images away")
-    return [(image, masks[stem]) for stem, image in images.items()]
+    if not images.keys() & masks.keys():
+        raise DatasetError(f"{root / 'masks'}: has no mask of {few([*images])}; add them, of the images' names")
+    return [(image, masks.get(stem) or root / "masks" / f"{stem}.png") for stem, image in images.items()]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -89,4 +98,4 @@ def _in_class_folders(root: Path, names: list[str], classes: tuple[str, ...]) ->
         raise DatasetError(
             f"{root}: folders {few(unknown)} are not in the list of {len(classes)} classes; add their names to it"
         )
-    return [(path, None, (classes.index(name),)) for name in names for path in images_in(root / name)]
+    return [(path, None, (classes.index(name),)) for name, path in images_by_folder(root, names)]

@@ -6,11 +6,11 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import contents, few, first_existing, images_in, read_text, subfolders
+from agf_fx.data.datasets.files import contents, few, first_existing, images_by_folder, read_text, subfolders
 from agf_fx.data.datasets.synsets import MAPPINGS, WORDNET_ID, Synsets, read_meta, synsets_of
 from agf_fx.errors import DatasetError
 from agf_fx.imaging.read import read_image
@@ -93,9 +93,9 @@ def _layout(path: Path) -> tuple[Path, list[str], list[str]]:
     )
 
 
-def _in_class_folders(folder: Path, ids: Iterable[str]) -> list[tuple[str, str]]:
+def _in_class_folders(folder: Path, ids: Sequence[str]) -> list[tuple[str, str]]:
     """Path in ``folder`` and WordNet id of each image."""
-    return [(path.relative_to(folder).as_posix(), name) for name in ids for path in images_in(folder / name)]
+    return [(path.relative_to(folder).as_posix(), name) for name, path in images_by_folder(folder, ids)]
 
 
 def _labels_file(given: str | os.PathLike[str] | None, around: list[Path]) -> Path:

@@ -15,7 +15,7 @@ from agf_fx.data.datasets.example import Dataset, Example
 from agf_fx.data.datasets.files import few, needed, read_class_list, without_background
 from agf_fx.data.datasets.folder import CLASS_LIST
 from agf_fx.data.datasets.masks import read_by_class, read_object
-from agf_fx.errors import DatasetError
+from agf_fx.errors import DatasetError, ExampleError
 from agf_fx.imaging.read import read_image
 
 _SEVERAL = ";"
@@ -45,13 +45,15 @@ class Table(Dataset):
             that are all numbers are indices of classes without names, and other labels are names, sorted.
 
     Raises:
-        DatasetError: the file cannot be read, a row lacks something, or a label is no class.
+        DatasetError: the file cannot be read, a row names no image, none has the masks of its labels, or a label is no
+            class.
         MissingDependencyError: pandas, or pyarrow for Parquet, is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, classes: str | os.PathLike[str] | None = None) -> None:
         path = Path(path)
-        rows = _rows(path, _read_table(path))
+        frame = _read_table(path)
+        rows = _rows(path, frame)
         listed = Path(classes) if classes else path.parent / CLASS_LIST
         self._numbered = bool(classes) or listed.exists()  # whether masks may hold class numbers
         self.class_names = without_background(read_class_list(listed)) if self._numbered else None
@@ -61,7 +63,8 @@ class Table(Dataset):
         if self.class_names is None and None in map(_index, labels):
             self.class_names = tuple(sorted(set(labels)))
         self._classes = [_indices(path, number, row, self.class_names) for number, row in enumerate(rows, start=1)]
-        self._folder, self._rows, self._names = path.parent, rows, _unique([row.image for row in rows])
+        self._path, self._folder, self._masked = path, path.parent, "mask" in frame.columns
+        self._rows, self._names = rows, _unique([row.image for row in rows])
         self.name = f"table-{path.stem}"
 
     def __len__(self) -> int:
@@ -73,10 +76,12 @@ class Table(Dataset):
 
     def _read(self, index: int) -> Example:
         row, classes, name = self._rows[index], self._classes[index], self._names[index]
+        if self._masked and (wrong := _wrong_masks(self._path, index + 1, row)):
+            raise ExampleError(wrong)
         image = read_image(self._folder / row.image)
-        paths = [self._folder / mask for mask in row.masks]
-        if not paths:
+        if not self._masked:
             return Example(name, image, classes)
+        paths = [self._folder / mask for mask in row.masks]
         if classes or not self._numbered:
             return Example(name, image, classes, np.stack([read_object(path, image.size) for path in paths]))
         return Example(name, image, *read_by_class(paths[0], image.size, len(self.class_names)))
@@ -110,12 +115,20 @@ def _rows(path: Path, frame: Any) -> list[_Row]:
     for number, row in enumerate(rows, start=1):
         if not row.image:
             raise DatasetError(f"{path}: row {number} names no image; fill in the column image")
-        if "mask" in frame.columns and len(row.masks) != max(1, len(row.labels)):
-            raise DatasetError(
-                f"{path}: row {number} ({row.image}) has {len(row.labels)} labels and {len(row.masks)} masks; give a "
-                f"mask for each label, separated by {_SEVERAL}, or one where there is no label"
-            )
+    wrong = [_wrong_masks(path, number, row) for number, row in enumerate(rows, start=1)]
+    if "mask" in frame.columns and all(wrong):
+        raise DatasetError(wrong[0])
     return rows
+
+
+def _wrong_masks(path: Path, number: int, row: _Row) -> str:
+    """What is wrong with the number of masks that a row names; "" if nothing is."""
+    if len(row.masks) == max(1, len(row.labels)):
+        return ""
+    return (
+        f"{path}: row {number} ({row.image}) has {len(row.labels)} labels and {len(row.masks)} masks; give a mask for "
+        f"each label, separated by {_SEVERAL}, or one where there is no label"
+    )
 
 
 def _cells(frame: Any, name: str) -> list[Any]:
