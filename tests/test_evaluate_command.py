@@ -333,6 +333,24 @@ def test_a_folder_holds_one_network(colours):
     assert "multi_label" in done.stderr
 
 
+def test_a_folder_holds_one_state_of_the_data(colours):
+    """Labels corrected between two runs are other data; the same file written again is not."""
+    (colours / "names.txt").write_text("red\ngreen")
+    table = colours / "list.csv"
+    rows = ["image,label", "data/red/red0.png,red", "data/red/red1.png,green", "data/green/green0.png,green"]
+    table.write_text("\n".join(rows))
+    command = ["negative-perturbation", "-m", "colour_networks:right", "--class-names", colours / "names.txt"]
+    command += ["-d", f"table:{table}", "--methods", "gradient-x-input", "-o", colours / "out"]
+    run(*command)
+    found = (colours / "out" / "rows.jsonl").read_bytes()
+    table.write_text("\n".join(rows))
+    run(*command)
+    table.write_text("\n".join(rows).replace("red1.png,green", "red1.png,red"))
+    said = " ".join(run(*command, status=2).stderr.split())
+    assert "evaluation of something else (data: " in said
+    assert (colours / "out" / "rows.jsonl").read_bytes() == found
+
+
 def test_a_mistake_does_not_claim_a_folder(tmp_path):
     command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", tmp_path, "--methods", "agf,cam=gradcam"]
     run(*command, "--option", "cam.layer=nothing", status=1)

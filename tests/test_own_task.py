@@ -76,6 +76,17 @@ def test_a_folder_holds_one_way_of_finding_classes(tmp_path, monkeypatch):
         assert "something else" in run("pointing", *words, "-o", tmp_path, status=2).stderr
 
 
+def test_a_folder_holds_one_state_of_the_neighbours(tmp_path):
+    scenes = open_dataset("digits", "5")
+    (tmp_path / "near" / "all").mkdir(parents=True)
+    for number in range(4):
+        scenes[number].image.save(tmp_path / "near" / "all" / f"{number}.png")
+    words = "pointing", "--combine", "sum", "--neighbours", f"folder:{tmp_path / 'near'}", "-o", tmp_path / "out"
+    run(*words)
+    scenes[4].image.save(tmp_path / "near" / "all" / "4.png")
+    assert "evaluation of something else (neighbours: " in " ".join(run(*words, status=2).stderr.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -153,13 +153,21 @@ def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
         "weights": model.weights,
         "preprocessing": model.preprocessing.describe(),
         "dataset": request.source,
+        "data": request.dataset.fingerprint,
         "precision": request.execution.precision,
         "parameters": _digest(*(value.detach().cpu() for value in model.model.state_dict().values())),
         "class_names": _digest(*model.class_names),
         "classes_of_dataset": _digest(*(request.dataset.class_names or ())),
         "multi_label": model.multi_label,
         "output": request.output,
-    } | ({} if request.own_task is None else {"own_task": str(request.own_task)})
+    } | _about_own_task(request.own_task)
+
+
+def _about_own_task(task: OwnTask | None) -> dict[str, str]:
+    if task is None:
+        return {}
+    neighbours = {} if task.neighbours is None else {"neighbours": task.neighbours.fingerprint}
+    return {"own_task": str(task), **neighbours}
 
 
 def _digest(*values: Tensor | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 
 import numpy as np
@@ -36,7 +37,7 @@ class DigitScenes(Dataset):
     def __init__(self, path: str = "", *, split: str = "test", seed: int = 2) -> None:
         self.name = f"digits-{split}"
         self._scenes = digit_scenes(_count(path, _SCENES, "digits", "scenes"), split=split, seed=seed)
-        self._seed = seed
+        self._split, self._seed = split, seed
 
     def __len__(self) -> int:
         return len(self._scenes.images)
@@ -44,6 +45,9 @@ class DigitScenes(Dataset):
     def example_name(self, index: int) -> str:
         """The number of the scene, with the seed."""
         return f"scene-{self._seed}-{index:05d}"
+
+    def _known(self) -> Iterable[object]:
+        return self._split, self._seed
 
     def _read(self, index: int) -> Example:
         pixels = (self._scenes.images[index] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
@@ -85,6 +89,9 @@ class Photographs(Dataset):
         """The name of the file, without its ending, and the number of the view from 2."""
         view, which = divmod(index, len(self._photographs))
         return self._photographs[which].name + (f"-{view + 1}" if view else "")
+
+    def _known(self) -> Iterable[object]:
+        return (self._seed,)
 
     def _read(self, index: int) -> Example:
         view, which = divmod(index, len(self._photographs))

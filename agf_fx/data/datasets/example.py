@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -59,6 +62,30 @@ class Dataset(ABC):
         Raises:
             ImageError, ExampleError: it cannot be read.
         """
+
+    def _known(self) -> Iterable[object]:
+        """What is known of the examples besides their names, without reading pictures: classes, lists, parameters.
+
+        The fingerprint is made of their ``repr``. By default nothing is known.
+
+        Raises:
+            DatasetError: a list cannot be read.
+        """
+        return ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the data as far as it is known without reading pictures; where it lies does not matter.
+
+        Other names or classes of examples give another one, and so do other lists and annotations.
+
+        Raises:
+            DatasetError: a list cannot be read.
+        """
+        found = hashlib.sha256()
+        for part in (self.class_names, *map(self.example_name, range(len(self))), *self._known()):
+            found.update(repr(part).encode() + b"\n")
+        return found.hexdigest()[:16]
 
     def __getitem__(self, index: int) -> Example:
         """Read an example.

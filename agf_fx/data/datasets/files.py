@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ from types import ModuleType
 
 from agf_fx.errors import DatasetError, MissingDependencyError
 from agf_fx.imaging.find import find_images
-from agf_fx.regular import read_regular
+from agf_fx.regular import open_regular, read_regular
 
 _LONGEST = 256 * 2**20  # bytes of a list
 
@@ -97,6 +98,22 @@ def read_text(path: Path) -> str:
         return read_regular(path, _LONGEST).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); give a UTF-8 text file") from error
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file's bytes; of more than 256 MiB, of its size and the time of its last change.
+
+    Raises:
+        DatasetError: it is missing, or no ordinary file.
+    """
+    try:
+        with open_regular(path) as file:
+            about = os.fstat(file.fileno())
+            large = about.st_size > _LONGEST
+            known = f"{about.st_size} {about.st_mtime_ns}".encode() if large else file.read()
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); give an ordinary file") from error
+    return hashlib.sha256(known).hexdigest()
 
 
 def read_lines(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
@@ -64,6 +65,9 @@ class Folder(Dataset):
         """The image's path, in ``images`` where there are masks, else in the folder."""
         image, mask, _ = self._images[index]
         return image.relative_to(self._root / "images" if mask else self._root).as_posix()
+
+    def _known(self) -> Iterable[object]:
+        return (classes for _, _, classes in self._images)
 
     def _read(self, index: int) -> Example:
         path, mask_path, classes = self._images[index]

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
@@ -68,6 +68,9 @@ class ImageNet(Dataset):
     def example_name(self, index: int) -> str:
         """The file's path in the folder."""
         return self._images[index][0]
+
+    def _known(self) -> Iterable[object]:
+        return (label for _, label in self._images)
 
     def _read(self, index: int) -> Example:
         name, label = self._images[index]

@@ -8,6 +8,7 @@ dimensions reversed: an image is (3, W, H), a mask (W, H).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import contents, needed
+from agf_fx.data.datasets.files import contents, file_digest, needed
 from agf_fx.data.datasets.masks import wrong_size
 from agf_fx.errors import DatasetError, ExampleError
 
@@ -77,6 +78,9 @@ class ImageNetSegmentation(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
+
+    def _known(self) -> Iterable[object]:
+        return (file_digest(self._path),)
 
     def _read(self, index: int) -> Example:
         pixels, values = self._array("img", index), self._array("gt", index)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import few, needed, read_class_list, without_background
+from agf_fx.data.datasets.files import few, file_digest, needed, read_class_list, without_background
 from agf_fx.data.datasets.folder import CLASS_LIST
 from agf_fx.data.datasets.masks import read_by_class, read_object
 from agf_fx.errors import DatasetError, ExampleError
@@ -73,6 +73,9 @@ class Table(Dataset):
     def example_name(self, index: int) -> str:
         """The row's ``image``; of rows with the same image, from the second on, followed by ``#2``, ``#3``, ..."""
         return self._names[index]
+
+    def _known(self) -> Iterable[object]:
+        return (*self._classes, file_digest(self._path))
 
     def _read(self, index: int) -> Example:
         row, classes, name = self._rows[index], self._classes[index], self._names[index]
