@@ -351,6 +351,42 @@ def test_a_folder_holds_one_state_of_the_data(colours):
     assert (colours / "out" / "rows.jsonl").read_bytes() == found
 
 
+def test_options_of_the_dataset(tmp_path):
+    command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "--methods", "gradcam", "-o", tmp_path]
+    run(*command, "--dataset-option", "seed=5", "--dataset-option", "split=train")
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows["image"].unique().tolist() == ["scene-5-00000", "scene-5-00001"]
+    assert rows["target"].tolist() == digit_scenes(2, split="train", seed=5).labels.flatten().tolist()
+    about = json.loads((tmp_path / "experiment.json").read_text())
+    assert about["dataset"] == "digits:2, seed=5, split=train"
+    run(*command, "--dataset-option", "split=train", "--dataset-option", "seed=05")
+    said = " ".join(run(*command, "--dataset-option", "seed=5", status=2).stderr.split())
+    assert "something else" in said
+    assert "dataset: 'digits:2, seed=5, split=train' there, 'digits:2, seed=5' now" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "message"),
+    [
+        ("digits:2", ["sed=1"], "the kind digits has no option 'sed'; it has split, seed"),
+        ("digits:2", ["path=3"], "no option 'path'"),
+        ("imagenet-segmentation:/x", ["split=val"], "has no option 'split'; it has none"),
+        ("digits:2", ["seed=-1"], "seed is '-1'; give a whole number"),
+        ("digits:2", ["seed=1", "seed=2"], "seed is given as 1 and as 2"),
+        ("digits:2", ["split=val"], "choose one of train, test"),
+        ("digits:2", ["split"], "write NAME=VALUE"),
+        ("digits:2", ["split="], "write NAME=VALUE"),
+        ("digits:2", ["=train"], "write NAME=VALUE"),
+        ("voc2012:/nowhere", ["split=train"], "no ImageSets/Segmentation"),
+    ],
+)
+def test_options_of_the_dataset_that_cannot_be_meant(data, words, message, tmp_path):
+    given = [part for word in words for part in ("--dataset-option", word)]
+    said = run("separation", "-m", "digits-vgg", "-d", data, *given, "-o", tmp_path / "out", status=2).stderr
+    assert message in " ".join(said.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mistake_does_not_claim_a_folder(tmp_path):
     command = ["separation", "-m", "digits-vgg", "-d", "digits:2", "-o", tmp_path, "--methods", "agf,cam=gradcam"]
     run(*command, "--option", "cam.layer=nothing", status=1)

@@ -27,6 +27,12 @@ def evaluate(
             help="imagenet, imagenet-segmentation, voc2012, coco, folder or table with a path; digits:N; photographs.",
         ),
     ] = "photographs",
+    dataset_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset-option", metavar="NAME=VALUE", help="An option of the dataset, such as split=train; repeatable."
+        ),
+    ] = None,
     methods: Annotated[
         str, typer.Option("--methods", help="Methods, with commas between them, or LABEL=METHOD; see agf-fx methods.")
     ] = DEFAULT_METHODS,
@@ -98,13 +104,15 @@ def evaluate(
         output=output,
         multi_label=multi_label,
     )
-    from agf_fx.data.datasets import open_dataset, parse_dataset
+    from agf_fx.data.datasets import open_dataset, parse_dataset, parse_options
     from agf_fx.runs.evaluation import Request, run
     from agf_fx.runs.own_task import OwnTask
     from agf_fx.runs.run import Execution
 
     with expected_errors(console, status=WRONG_USAGE):
-        opened = open_dataset(*parse_dataset(dataset))
+        kind, path = parse_dataset(dataset)
+        chosen_options = parse_options(kind, dataset_option or [])
+        opened = open_dataset(kind, path, **chosen_options)
         own_task = None
         if combine is None and neighbours is not None:
             raise OptionsError("--neighbours is for --combine difference or sum.")
@@ -116,7 +124,7 @@ def evaluate(
             experiment=experiment,
             methods=chosen,
             dataset=opened,
-            source=dataset,
+            source=", ".join([dataset, *(f"{name}={value}" for name, value in sorted(chosen_options.items()))]),
             out=out,
             settings=settings,
             limit=limit,

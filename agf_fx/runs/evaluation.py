@@ -53,7 +53,7 @@ class Request:
         experiment: its name.
         methods: methods with their options, by label.
         dataset: what is read.
-        source: the dataset as it was named.
+        source: the dataset as it was named, with its options.
         out: the folder of all files.
         settings: of the experiment, such as ``tolerance``.
         limit: the most examples, or mosaics.

@@ -10,7 +10,7 @@ import torch
 from dataset_files import pixels, write_jpeg, write_matlab, write_voc
 from test_architecture import imports
 
-from agf_fx.data.datasets import KINDS, Dataset, batches, open_dataset, parse_dataset
+from agf_fx.data.datasets import KINDS, Dataset, batches, open_dataset, parse_dataset, parse_options
 from agf_fx.errors import ExampleError, OptionsError
 from agf_fx.imaging.preprocess import Preprocessing
 
@@ -140,6 +140,23 @@ def test_kinds():
         open_dataset("voc2012", "/data", year=2007)
     with pytest.raises(OptionsError, match="no option 'split'; it has none"):
         open_dataset("imagenet-segmentation", "/data", split="val")
+
+
+def test_options_in_words():
+    assert parse_options("digits", ["seed=03", "split=train"]) == {"seed": 3, "split": "train"}
+    assert parse_options("coco", ["images=~/data=x", "split=2017"]) == {
+        "images": str(Path.home() / "data=x"),
+        "split": "2017",
+    }
+    assert parse_options("folder", []) == {}
+    for kind, word, match in (
+        ("voc", "split=val", "unknown kind of dataset 'voc'"),
+        ("voc2012", "year=2007", "voc2012 has no option 'year'; it has split"),
+        ("photographs", "seed=x", "seed is 'x'; give a whole number"),
+        ("voc2012", "train", "write NAME=VALUE, such as split=train"),
+    ):
+        with pytest.raises(OptionsError, match=match):
+            parse_options(kind, [word])
 
 
 def test_optional_packages_are_imported_when_they_are_needed():

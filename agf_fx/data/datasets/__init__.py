@@ -2,6 +2,6 @@
 
 from agf_fx.data.datasets.batches import Batch, batches
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.registry import KINDS, open_dataset, parse_dataset
+from agf_fx.data.datasets.registry import KINDS, open_dataset, parse_dataset, parse_options
 
-__all__ = ["KINDS", "Batch", "Dataset", "Example", "batches", "open_dataset", "parse_dataset"]
+__all__ = ["KINDS", "Batch", "Dataset", "Example", "batches", "open_dataset", "parse_dataset", "parse_options"]

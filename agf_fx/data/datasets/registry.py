@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -47,12 +48,7 @@ def open_dataset(kind: str, path: str | os.PathLike[str], **options: Any) -> Dat
         DatasetError: files are missing, damaged or laid out in another way.
         MissingDependencyError: a package that the kind needs is not installed.
     """
-    if kind not in KINDS:
-        raise OptionsError(f"unknown kind of dataset {kind!r}; choose from {', '.join(KINDS)}")
-    known = [name for name in inspect.signature(KINDS[kind]).parameters if name != "path"]
-    if unknown := [name for name in options if name not in known]:
-        advice = f"it has {', '.join(known)}" if known else "it has none"
-        raise OptionsError(f"the kind {kind} has no option {unknown[0]!r}; {advice}")
+    _usual(kind, options)
     return KINDS[kind](path, **options)
 
 
@@ -66,3 +62,39 @@ def parse_dataset(text: str) -> tuple[str, str]:
     if kind not in KINDS or not (path or kind in _BUNDLED):
         raise OptionsError(f"{text!r} is no dataset; write kind:path, with one of {', '.join(KINDS)}")
     return kind, os.path.expanduser(path)  # a shell expands ~ at the beginning of a word only
+
+
+def parse_options(kind: str, words: Iterable[str]) -> dict[str, str | int]:
+    """Options of a kind for `open_dataset`, from words as a command line has them: ``split=train``, ``seed=3``.
+
+    Raises:
+        OptionsError: a word is not of that form, there is no such kind or option, or one has two values or is no
+            number.
+    """
+    given: dict[str, str | int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name or not value:
+            raise OptionsError(f"{word!r} is no option of a dataset; write NAME=VALUE, such as split=train")
+        numeric = isinstance(_usual(kind, [name])[name], int)
+        if numeric and not (value.isascii() and value.isdecimal()):
+            raise OptionsError(f"{name} is {value!r}; give a whole number, 0 or more")
+        parsed = int(value) if numeric else os.path.expanduser(value)
+        if given.setdefault(name, parsed) != parsed:
+            raise OptionsError(f"{name} is given as {given[name]} and as {parsed}; choose one")
+    return given
+
+
+def _usual(kind: str, names: Iterable[str]) -> dict[str, Any]:
+    """What options of a kind are where they are not given.
+
+    Raises:
+        OptionsError: there is no such kind, or it has no such option.
+    """
+    if kind not in KINDS:
+        raise OptionsError(f"unknown kind of dataset {kind!r}; choose from {', '.join(KINDS)}")
+    usual = {name: each.default for name, each in inspect.signature(KINDS[kind]).parameters.items() if name != "path"}
+    if unknown := [name for name in names if name not in usual]:
+        advice = f"it has {', '.join(usual)}" if usual else "it has none"
+        raise OptionsError(f"the kind {kind} has no option {unknown[0]!r}; {advice}")
+    return usual
