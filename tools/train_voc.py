@@ -12,6 +12,7 @@ can be trained on, the exit status is 1.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,11 +150,13 @@ def train(
 
 @torch.no_grad()
 def precision(model: nn.Module, data: Labelled, device: str) -> float:
-    """The mean over classes that occur of the average precision of their labels."""
+    """The mean over classes that occur of the average precision of their labels; NaN where none does."""
     model.eval()
     seen = [(model(images.to(device)).cpu(), labels) for images, labels in data]
     logits, labels = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
     there = labels.any(0)
+    if not there.any():
+        return math.nan
     return float(average_precision_score(labels[:, there], logits[:, there], average="macro"))
 
 

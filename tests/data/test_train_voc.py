@@ -71,11 +71,17 @@ def test_what_cannot_be_trained_on_is_said(tmp_path, capsys):
     assert train_voc.main([*words, "--workers", "0"]) == 1
     assert "has no list val.txt; it holds" in capsys.readouterr().err
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
+    assert train_voc.main([*words, "--workers", "0", "--epochs", "1"]) == 0
+    assert "mean average precision on val nan" in capsys.readouterr().err  # as no class occurs
+    (tmp_path / "x").unlink()
     (root / "SegmentationClass" / "a.png").write_bytes(b"no mask")
     assert train_voc.main([*words, "--workers", "0"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert "a.png: is no mask that can be read" in said[0]
     assert said[1:] == ["error: voc2012-train: no picture can be read; look at what is said of each"]
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("\n")
+    assert train_voc.main([*words, "--workers", "0"]) == 1
+    assert "no picture can be read" in capsys.readouterr().err
     assert train_voc.main([*words, "--network", "nothing"]) == 1
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
