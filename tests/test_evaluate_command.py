@@ -333,8 +333,8 @@ def test_a_folder_holds_one_network(colours):
     assert "multi_label" in done.stderr
 
 
-def test_a_folder_holds_one_state_of_the_data(colours):
-    """Labels corrected between two runs are other data; the same file written again is not."""
+def test_an_image_with_another_label_is_measured_again(colours):
+    """And it alone; the same file written again changes nothing, and a row that is gone is in no table."""
     (colours / "names.txt").write_text("red\ngreen")
     table = colours / "list.csv"
     rows = ["image,label", "data/red/red0.png,red", "data/red/red1.png,green", "data/green/green0.png,green"]
@@ -345,10 +345,20 @@ def test_a_folder_holds_one_state_of_the_data(colours):
     found = (colours / "out" / "rows.jsonl").read_bytes()
     table.write_text("\n".join(rows))
     run(*command)
-    table.write_text("\n".join(rows).replace("red1.png,green", "red1.png,red"))
-    said = " ".join(run(*command, status=2).stderr.split())
-    assert "evaluation of something else (data: " in said
     assert (colours / "out" / "rows.jsonl").read_bytes() == found
+    before = pd.read_csv(colours / "out" / "rows.csv").set_index("image")
+    table.write_text("\n".join(rows).replace("red1.png,green", "red1.png,red"))
+    run(*command)
+    added = (colours / "out" / "rows.jsonl").read_bytes()[len(found) :]
+    assert json.loads(added)["images"] == ["data/red/red1.png"]
+    after = pd.read_csv(colours / "out" / "rows.csv").set_index("image")
+    assert len(after) == len(before) == 6
+    assert before.loc["data/red/red1.png", "accuracy at 10 %"].tolist() == [0, 0]
+    assert after.loc["data/red/red1.png", "accuracy at 10 %"].tolist() == [1, 1]
+    table.write_text("\n".join([*rows[:2], rows[3]]))
+    run(*command)
+    left = {*pd.read_csv(colours / "out" / "rows.csv")["image"]}
+    assert left == {"data/red/red0.png", "data/green/green0.png"}
 
 
 def test_options_of_the_dataset(tmp_path):

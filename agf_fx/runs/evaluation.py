@@ -116,7 +116,7 @@ def run(request: Request, model: LoadedModel, console: Console) -> bool:
 
 
 def _run(experiment: Experiment, request: Request, model: LoadedModel, console: Console) -> bool:
-    ledger = Ledger(request.out, _about(request, model), _told(request))
+    ledger = Ledger(request.out, _about(request, model), _told(request), _images(request))
     with stdout_kept_clean():
         model = model if request.execution.device == "cpu" else _placed(model, request.execution)
         subjects = _subjects(request, model, console)
@@ -153,7 +153,7 @@ def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
         "weights": model.weights,
         "preprocessing": model.preprocessing.describe(),
         "dataset": request.source,
-        "data": request.dataset.fingerprint,
+        "data": request.dataset.parameters,
         "precision": request.execution.precision,
         "parameters": _digest(*(value.detach().cpu() for value in model.model.state_dict().values())),
         "class_names": _digest(*model.class_names),
@@ -161,6 +161,15 @@ def _about(request: Request, model: LoadedModel) -> dict[str, Any]:
         "multi_label": model.multi_label,
         "output": request.output,
     } | _about_own_task(request.own_task)
+
+
+def _images(request: Request) -> dict[str, str] | None:
+    """What is known of each image that is asked for; None of mosaics, which are made of many."""
+    if _cells(request):
+        return None
+    data, count = request.dataset, len(request.dataset)
+    asked = range(count if request.limit is None else min(request.limit, count))
+    return {data.example_name(index): data.known(index) for index in asked}
 
 
 def _about_own_task(task: OwnTask | None) -> dict[str, str]:

@@ -90,12 +90,34 @@ def test_a_change_shows_and_a_copy_does_not(tmp_path, kind, inside, write, chang
     assert open_dataset(kind, tmp_path / "data" / inside).fingerprint == dataset.fingerprint
 
 
-def test_a_mask_that_is_added_is_no_other_data(tmp_path):
+def test_a_mask_that_is_added_changes_what_is_known_of_its_image_alone(tmp_path):
     write_masks(tmp_path)
     write_jpeg(tmp_path / "images" / "b.jpg")
-    before = open_dataset("folder", tmp_path).fingerprint
+    before = open_dataset("folder", tmp_path)
+    known = [before.known(index) for index in range(2)]
     write_grey(tmp_path / "masks" / "b.png", OBJECT)
-    assert open_dataset("folder", tmp_path).fingerprint == before
+    after = open_dataset("folder", tmp_path)
+    assert after.known(0) == known[0]
+    assert after.known(1) != known[1]
+    assert after.parameters == before.parameters
+
+
+@pytest.mark.parametrize(
+    ("change", "index"), [("label", 1), ("mask", 1), ("polygon", 0), ("synsets", None), ("cells", None)]
+)
+def test_what_changed_is_known_of_its_example(tmp_path, change, index):
+    kind, inside, write, edit = CHANGES[change]
+    write(tmp_path)
+    before = open_dataset(kind, tmp_path / inside)
+    known, shared = [before.known(place) for place in range(len(before))], before.parameters
+    if change == "cells":
+        write_matlab(tmp_path / "gtsegs_ijcv.mat", [pixels(6, 8)], [1 - OBJECT])
+    else:
+        edit(tmp_path)
+    after = open_dataset(kind, tmp_path / inside)
+    differ = [place for place in range(len(after)) if after.known(place) != known[place]]
+    assert differ == ([] if index is None else [index])
+    assert (after.parameters != shared) == (change == "cells")
 
 
 def test_of_a_large_file_size_and_time_count(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ class DigitScenes(Dataset):
         """The number of the scene, with the seed."""
         return f"scene-{self._seed}-{index:05d}"
 
-    def _known(self) -> Iterable[object]:
+    def _shared(self) -> Iterable[object]:
         return self._split, self._seed
 
     def _read(self, index: int) -> Example:
@@ -90,7 +90,7 @@ class Photographs(Dataset):
         view, which = divmod(index, len(self._photographs))
         return self._photographs[which].name + (f"-{view + 1}" if view else "")
 
-    def _known(self) -> Iterable[object]:
+    def _shared(self) -> Iterable[object]:
         return (self._seed,)
 
     def _read(self, index: int) -> Example:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import contents, file_digest, first_existing, needed, read_text
+from agf_fx.data.datasets.files import contents, first_existing, needed, read_text
 from agf_fx.data.datasets.masks import wrong_size
 from agf_fx.errors import DatasetError, ExampleError
 from agf_fx.imaging.read import read_image
@@ -77,8 +77,11 @@ class COCO(Dataset):
         """The image's ``file_name``."""
         return self._images[index]["file_name"]
 
-    def _known(self) -> Iterable[object]:
-        return (file_digest(self._path),)
+    def known(self, index: int) -> str:
+        """A digest of the image's annotations."""
+        entry = self._images[index]
+        text = json.dumps([entry["height"], entry["width"], self._instances.get(entry["id"], [])], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _read(self, index: int) -> Example:
         entry = self._images[index]

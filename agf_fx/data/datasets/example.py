@@ -63,15 +63,29 @@ class Dataset(ABC):
             ImageError, ExampleError: it cannot be read.
         """
 
-    def _known(self) -> Iterable[object]:
-        """What is known of the examples besides their names, without reading pictures: classes, lists, parameters.
+    def known(self, index: int) -> str:
+        """What is known of example ``index`` besides its name, without reading pictures: its classes and annotations.
 
-        The fingerprint is made of their ``repr``. By default nothing is known.
+        Where it is another text, something else is known of an example of the same name. By default nothing is.
+        """
+        return ""
+
+    def _shared(self) -> Iterable[object]:
+        """What all examples depend on: parameters, and files that hold all of them; things with a ``repr``.
 
         Raises:
-            DatasetError: a list cannot be read.
+            DatasetError: a file cannot be read.
         """
         return ()
+
+    @cached_property
+    def parameters(self) -> str:
+        """A digest of what all examples depend on, such as a file that holds them; the same wherever it lies.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        return _digest(self._shared())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,10 +96,8 @@ class Dataset(ABC):
         Raises:
             DatasetError: a list cannot be read.
         """
-        found = hashlib.sha256()
-        for part in (self.class_names, *map(self.example_name, range(len(self))), *self._known()):
-            found.update(repr(part).encode() + b"\n")
-        return found.hexdigest()[:16]
+        each = ((self.example_name(index), self.known(index)) for index in range(len(self)))
+        return _digest([self.class_names, self.parameters, *each])
 
     def __getitem__(self, index: int) -> Example:
         """Read an example.
@@ -102,3 +114,10 @@ class Dataset(ABC):
             return self._read(index)
         except (ImageError, ExampleError) as error:
             raise ExampleError(str(error), name=self.example_name(index)) from error
+
+
+def _digest(parts: Iterable[object]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(repr(part).encode() + b"\n")
+    return found.hexdigest()[:16]

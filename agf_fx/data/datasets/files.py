@@ -100,6 +100,14 @@ def read_text(path: Path) -> str:
         raise DatasetError(f"{path}: cannot be read ({error}); give a UTF-8 text file") from error
 
 
+def size_of(path: Path) -> int:
+    """The size of a file in bytes; -1 where there is none, which is said when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def file_digest(path: Path) -> str:
     """A digest of a file's bytes; of more than 256 MiB, of its size and the time of its last change.
 

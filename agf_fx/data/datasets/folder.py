@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
@@ -13,6 +12,7 @@ from agf_fx.data.datasets.files import (
     images_by_folder,
     images_in,
     read_class_list,
+    size_of,
     subfolders,
     without_background,
 )
@@ -66,8 +66,10 @@ class Folder(Dataset):
         image, mask, _ = self._images[index]
         return image.relative_to(self._root / "images" if mask else self._root).as_posix()
 
-    def _known(self) -> Iterable[object]:
-        return (classes for _, _, classes in self._images)
+    def known(self, index: int) -> str:
+        """The image's class, or the size of its mask's file in bytes."""
+        _, mask, classes = self._images[index]
+        return ";".join(map(str, classes)) if mask is None else f"mask of {size_of(mask)} bytes"
 
     def _read(self, index: int) -> Example:
         path, mask_path, classes = self._images[index]

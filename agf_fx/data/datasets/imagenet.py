@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
@@ -69,8 +69,9 @@ class ImageNet(Dataset):
         """The file's path in the folder."""
         return self._images[index][0]
 
-    def _known(self) -> Iterable[object]:
-        return (label for _, label in self._images)
+    def known(self, index: int) -> str:
+        """The image's class."""
+        return str(self._images[index][1])
 
     def _read(self, index: int) -> Example:
         name, label = self._images[index]

@@ -79,7 +79,7 @@ class ImageNetSegmentation(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    def _known(self) -> Iterable[object]:
+    def _shared(self) -> Iterable[object]:
         return (file_digest(self._path),)
 
     def _read(self, index: int) -> Example:

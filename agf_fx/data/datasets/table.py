@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import few, file_digest, needed, read_class_list, without_background
+from agf_fx.data.datasets.files import few, needed, read_class_list, size_of, without_background
 from agf_fx.data.datasets.folder import CLASS_LIST
 from agf_fx.data.datasets.masks import read_by_class, read_object
 from agf_fx.errors import DatasetError, ExampleError
@@ -74,8 +74,10 @@ class Table(Dataset):
         """The row's ``image``; of rows with the same image, from the second on, followed by ``#2``, ``#3``, ..."""
         return self._names[index]
 
-    def _known(self) -> Iterable[object]:
-        return (*self._classes, file_digest(self._path))
+    def known(self, index: int) -> str:
+        """The row's classes, and its masks with the sizes of their files in bytes."""
+        masks = (f"{mask} of {size_of(self._folder / mask)} bytes" for mask in self._rows[index].masks)
+        return ";".join([*map(str, self._classes[index]), *masks])
 
     def _read(self, index: int) -> Example:
         row, classes, name = self._rows[index], self._classes[index], self._names[index]

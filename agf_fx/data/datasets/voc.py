@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from agf_fx.data.datasets.example import Dataset, Example
-from agf_fx.data.datasets.files import contents, first_existing, read_lines
+from agf_fx.data.datasets.files import contents, first_existing, read_lines, size_of
 from agf_fx.data.datasets.masks import read_by_class
 from agf_fx.errors import DatasetError
 from agf_fx.imaging.read import read_image
@@ -55,8 +55,14 @@ class VOC2012(Dataset):
         """The image's name in the list, as ``2007_000033``."""
         return self._ids[index]
 
+    def known(self, index: int) -> str:
+        """The size of the mask's file in bytes."""
+        return f"mask of {size_of(self._mask(self._ids[index]))} bytes"
+
+    def _mask(self, name: str) -> Path:
+        return self._root / "SegmentationClass" / f"{name}.png"
+
     def _read(self, index: int) -> Example:
         name = self._ids[index]
         image = read_image(self._root / "JPEGImages" / f"{name}.jpg")
-        path = self._root / "SegmentationClass" / f"{name}.png"
-        return Example(name, image, *read_by_class(path, image.size, len(CLASSES)))
+        return Example(name, image, *read_by_class(self._mask(name), image.size, len(CLASSES)))
