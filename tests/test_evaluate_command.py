@@ -213,6 +213,11 @@ def test_pictures_that_the_network_knows_are_taken():
         None,
     )
     found = confident_tiles(lambda images: logits, [batch], confidence=0.5)
+    again = confident_tiles(
+        lambda images: logits, [batch], confidence=0.5, read=lambda name: batch.images[list(batch.names).index(name)]
+    )
+    assert torch.equal(again.images([1, 0]), found.images[[1, 0]])
+    assert again.names == found.names
     assert found.names == ("right", "no class")
     assert found.classes.tolist() == [0, 2]
     with pytest.raises(InputError, match="no picture"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,14 +25,15 @@ class Tiles:
 
     Attributes:
         names: of the M pictures.
-        images: (M, C, H, W).
+        images: (M, C, H, W); or numbers of some of them, n -> (n, C, H, W), where they are read again when they are
+            needed, so that any number of pictures fits the memory.
         classes: (M,) int64.
         failures: pictures that could not be read, with the reason.
         shown: all classes of each picture that are known, among them its own; by default that alone.
     """
 
     names: tuple[str, ...]
-    images: Tensor
+    images: Tensor | Callable[[Sequence[int]], Tensor]
     classes: Tensor
     failures: tuple[tuple[str, Exception], ...] = ()
     shown: tuple[frozenset[int], ...] = ()
@@ -40,11 +41,23 @@ class Tiles:
 
 @torch.no_grad()
 def confident_tiles(
-    predict: Predict, batches: Iterable[BatchLike], *, confidence: float = 0.25, multi_label: bool = False
+    predict: Predict,
+    batches: Iterable[BatchLike],
+    *,
+    confidence: float = 0.25,
+    multi_label: bool = False,
+    read: Callable[[str], Tensor] | None = None,
 ) -> Tiles:
     """Of pictures those whose first class is the likeliest, with a probability of at least ``confidence``.
 
     Of pictures without a class, the likeliest one is taken.
+
+    Args:
+        predict: images (M, C, H, W) -> logits.
+        batches: of pictures.
+        confidence: the least probability.
+        multi_label: whether probabilities are sigmoids.
+        read: the name of a picture -> it, (C, H, W), when it is needed; None: all are kept.
 
     Raises:
         InputError: there are none.
@@ -68,11 +81,17 @@ def confident_tiles(
         shown += [
             frozenset({own, *others} - {-1}) for own, others in zip(likeliest[chosen].tolist(), known_of, strict=True)
         ]
-        images.append(batch.images[chosen].cpu())
+        if read is None:
+            images.append(batch.images[chosen].cpu())
         classes.append(likeliest[chosen].cpu())
     if not names:
         raise InputError(f"the network finds the class of no picture with a probability of {confidence} or more.")
-    return Tiles(tuple(names), torch.cat(images), torch.cat(classes), tuple(failures), tuple(shown))
+
+    def again(places: Sequence[int]) -> Tensor:
+        return torch.stack([read(names[place]) for place in places])
+
+    pictures = torch.cat(images) if read is None else again
+    return Tiles(tuple(names), pictures, torch.cat(classes), tuple(failures), tuple(shown))
 
 
 @dataclass(frozen=True)
@@ -107,17 +126,24 @@ def mosaic_batches(
     """
     if min(cells, limit, size) < 1:
         raise OptionsError(f"cells={cells}, limit={limit} and size={size} must be 1 or more.")
-    classes = tiles.classes.tolist()
-    chosen = _chosen(classes, tiles.shown or [frozenset({one}) for one in classes], cells**2, limit, seed)
+    chosen = chosen_mosaics(tiles, cells, limit, seed)
     for start in range(0, len(chosen), size):
         rows = chosen[start : start + size]
-        parts = tiles.images[torch.tensor(rows)]  # (N, n², C, H, W)
+        flat = [index for row in rows for index in row]
+        parts = tiles.images[flat] if isinstance(tiles.images, Tensor) else tiles.images(flat)
+        parts = parts.unflatten(0, (len(rows), cells**2))  # (N, n², C, H, W)
         grid = parts.unflatten(1, (cells, cells)).permute(0, 3, 1, 4, 2, 5)
         whole = grid.flatten(4).flatten(2, 3)
         names = tuple("+".join(tiles.names[index] for index in row) for row in rows)
         place = whole.device if device is None else device
-        masks = _cell_masks(cells, *tiles.images.shape[2:]).expand(len(rows), -1, -1, -1)
+        masks = _cell_masks(cells, *parts.shape[3:]).expand(len(rows), -1, -1, -1)
         yield MosaicBatch(names, whole.to(place), tiles.classes[torch.tensor(rows)].to(place), masks.to(place))
+
+
+def chosen_mosaics(tiles: Tiles, cells: int = 2, limit: int = 500, seed: int = 0) -> list[tuple[int, ...]]:
+    """Which pictures, by their numbers, each mosaic of `mosaic_batches` has, row by row; errors as there."""
+    classes = tiles.classes.tolist()
+    return _chosen(classes, tiles.shown or [frozenset({one}) for one in classes], cells**2, limit, seed)
 
 
 def _cell_masks(cells: int, height: int, width: int) -> Tensor:

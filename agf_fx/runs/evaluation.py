@@ -26,7 +26,7 @@ from agf_fx.evaluate.evaluation import KEYS, evaluate, frame, summary
 from agf_fx.evaluate.experiments import EXPERIMENTS, BatchLike, Experiment, Subject
 from agf_fx.evaluate.imputation import WAYS
 from agf_fx.evaluate.ledger import Ledger
-from agf_fx.evaluate.mosaics import confident_tiles, mosaic_batches
+from agf_fx.evaluate.mosaics import chosen_mosaics, confident_tiles, mosaic_batches
 from agf_fx.models import LoadedModel
 from agf_fx.runs import own_task
 from agf_fx.runs.console import describe, say, stdout_kept_clean
@@ -255,13 +255,19 @@ def _measure(
         confidence = settings.pop("confidence", 0.25)
         if experiment.name != "grid":
             settings.pop("cells")
-        tiles = confident_tiles(model.logits, read, confidence=confidence, multi_label=model.multi_label)
+        seen = pictures_of(request.dataset, model.preprocessing)
+        tiles = confident_tiles(
+            *(model.logits, read),
+            confidence=confidence,
+            multi_label=model.multi_label,
+            read=lambda name: seen(name)[0],
+        )
         unread = {name: str(error) for name, error in tiles.failures}
         for method in subjects if unread else ():
             ledger.add(method, [], [], unread)
         limit = 500 if request.limit is None else request.limit
-        read = list(mosaic_batches(tiles, cells=cells, limit=limit, size=request.batch_size, device=device))
-        count = sum(len(batch.names) for batch in read)
+        read = mosaic_batches(tiles, cells=cells, limit=limit, size=request.batch_size, device=device)
+        count = len(chosen_mosaics(tiles, cells, limit))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(experiment.name, total=count * len(subjects))
