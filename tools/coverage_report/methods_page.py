@@ -17,6 +17,10 @@ _UNTRAINED = (
     "the products of patterns leave the range of their dtype, which a warning says; and what some untrained networks "
     "say of classes depends on an image by so little that the area of a mask outweighs it, and all is hidden alike."
 )
+_KILLED = (
+    "Exit code -9 is that of a process that the system has stopped for its memory. Patterns are fitted from sums in "
+    "float64 that are four times as many as the weights: about 25 GB for 630 million of them."
+)
 
 
 def methods_page(record: Row) -> str:
@@ -69,6 +73,7 @@ def _why(kind: str, tried: dict[str, dict[str, Row]]) -> str:
     title = {"refused": "Refused", "failures": "Failures"}[kind]
     items = [f"- {reason}: {_listed(by_method)}" for reason, by_method in places.items()]
     items += ["", _UNTRAINED] if kind == "failures" else []
+    items += ["", _KILLED] if any("exit code -9" in reason for reason in places) else []
     return f"## {title}\n\n" + "\n".join(items)
 
 
