@@ -273,7 +273,8 @@ def explained():
     target = model(images).detach().topk(2).indices
     explainer = agf_fx.compile(model, method="gradient")
     alone = explainer.explain(images[:1], target[:1, 1:])
-    return explainer.explain(images, target), alone, alone, model(images).detach()
+    logits = model(images).detach()
+    return explainer.explain(images, target), alone, alone, logits, logits
 
 
 def test_a_sound_explanation_passes(explained):
@@ -290,19 +291,24 @@ def test_a_sound_explanation_passes(explained):
     ],
 )
 def test_bad_maps_of_a_method_are_found(explained, change, expected):
-    result, alone, nudged, logits = explained
-    (found,) = failures_of_method(replace(result, maps=change(result.maps)), alone, nudged, logits, class_specific=True)
+    result, alone, nudged, logits, moved = explained
+    (found,) = failures_of_method(
+        replace(result, maps=change(result.maps)), alone, nudged, logits, moved, class_specific=True
+    )
     assert found.startswith(expected)
-    (found,) = failures_of_method(result, alone, nudged, logits * (1 + 1e-9), class_specific=True)
+    other = logits * (1 + 1e-9)
+    (found,) = failures_of_method(result, alone, nudged, other, other, class_specific=True)
     assert found == "logits are not the model's"
+    rounded = other * (1 + 2e-10)  # the model's own logits move as far
+    assert failures_of_method(result, alone, nudged, other, rounded, class_specific=True) == []
 
 
 def test_a_map_may_move_among_others_as_far_as_by_rounding(explained):
-    result, alone, _, logits = explained
+    result, alone, _, logits, rounded = explained
     among = replace(result, maps=result.maps * (1 + 5e-6))
     for moved, found in ((1e-7, ["an image alone has another map, by 5.0e-06"]), (1e-6, [])):
         nudged = replace(alone, maps=alone.maps * (1 + moved))
-        assert failures_of_method(among, alone, nudged, logits, class_specific=True) == found
+        assert failures_of_method(among, alone, nudged, logits, rounded, class_specific=True) == found
 
 
 def test_a_refusal_is_no_failure_and_a_crash_is_one(monkeypatch):

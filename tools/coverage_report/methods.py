@@ -24,7 +24,7 @@ from agf_fx.runtime.explanation import Explanation
 
 Row = dict[str, Any]
 
-ROUNDING = 10  # how much further than the last digit of its pixels the company of others may move a map
+ROUNDING = 10  # how much further than the last digit of its pixels the company of others may move a map, or logits
 SINGLE = 250_000_000  # parameters from which a model is explained in float32, for the memory's sake
 _LIMITS = {torch.float64: (FORWARD_LIMIT, 1e-8), torch.float32: (1e-4, 1e-2)}  # of logits, of maps
 _FEW = {"steps": 2, "samples": 2, "window": 32, "stride": 16, "relu": False}  # many only to be precise; nothing cut off
@@ -50,14 +50,16 @@ def by(model: nn.Module, images: Tensor, method: str, patterns: Callable[[], Pat
     began = time.process_time()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logits = model(images)
+        logits, moved = model(images), model(images * (1 + _last_digit(images)))
         target = logits.topk(2).indices
         try:
             explainer = agf_fx.compile(model, method=method, options=options(method, patterns))
             result = explainer.explain(images, target)
             one = images[:1]
             alone, nudged = (explainer.explain(image, target[:1, 1:]) for image in (one, one * (1 + _last_digit(one))))
-            row = {"failures": failures(result, alone, nudged, logits, REGISTRY[method].properties.class_specific)}
+            row = {
+                "failures": failures(result, alone, nudged, logits, moved, REGISTRY[method].properties.class_specific)
+            }
         except AgfFxError as error:
             row = {"failures": [], "refused": f"{type(error).__name__}: {error}"}
         except Exception as error:
@@ -79,7 +81,12 @@ def _last_digit(images: Tensor) -> float:
 
 
 def failures(
-    result: Explanation, alone: Explanation, nudged: Explanation, logits: Tensor, class_specific: bool
+    result: Explanation,
+    alone: Explanation,
+    nudged: Explanation,
+    logits: Tensor,
+    moved: Tensor,
+    class_specific: bool,
 ) -> list[str]:
     """What does not hold, in words.
 
@@ -88,11 +95,13 @@ def failures(
         alone: of the first image and its second target.
         nudged: the same, of an image that differs in the last digit: how far rounding moves the map.
         logits: the model's.
+        moved: the model's for images that differ in the last digit: how far rounding moves the logits.
         class_specific: whether the method is made to tell classes apart.
     """
     forward_limit, limit = _LIMITS[logits.dtype]
     maps, found = result.maps, []
-    apart, moved = relative(alone.maps[0], maps[:1, 1]), relative(nudged.maps[0], alone.maps[0])
+    apart, rounded = relative(alone.maps[0], maps[:1, 1]), relative(nudged.maps[0], alone.maps[0])
+    forward_limit = max(forward_limit, ROUNDING * relative(moved[None], logits[None]))
     if not relative(result.logits[None], logits[None]) <= forward_limit:
         found.append("logits are not the model's")
     if not bool(maps.isfinite().all()):
@@ -100,7 +109,7 @@ def failures(
     constant = int((maps.amax((2, 3)) == maps.amin((2, 3))).sum())
     if constant:
         found.append(f"{constant} of {len(maps.flatten(0, 1))} maps are constant")
-    elif not apart <= max(limit, ROUNDING * moved):
+    elif not apart <= max(limit, ROUNDING * rounded):
         found.append(f"an image alone has another map, by {apart:.1e}")
     elif class_specific and not relative(maps[:, 0], maps[:, 1], smallest=True) >= CLASS_LIMIT:
         found.append("maps of two classes are the same")

@@ -36,7 +36,7 @@ def methods_page(record: Row) -> str:
         "# Methods on classifiers\n\n"
         f"Every method on {len(tried)} image classifiers of torchvision{partly}, with random weights, two images of "
         f"about {record['size']}×{record['size']} and two targets each, in float64, or float32 where a model has more "
-        "than 250 million parameters: logits are the model's, maps are finite and not constant, an image alone has the "
+        "than 250 million parameters: logits are the model's but for rounding, maps are finite and not constant, an image alone has the "
         "map that it has among others (to 1e-8 of the largest entry, 1e-2 in float32; or, where a network and a method "
         f"are that sensitive, to {ROUNDING} times what the last digit of its pixels makes), and methods that are made "
         f"to tell classes apart have two maps for two classes (differing by {CLASS_LIMIT:.0e} of the largest entry or "
