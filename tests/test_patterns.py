@@ -385,7 +385,12 @@ def test_files_that_hold_no_patterns(tmp_path):
         ([IMAGES[:1]], InputError, "the loader gave one image"),
         (3, InputError, "loader is a int; give batches"),
         ([IMAGES, {"pixels": IMAGES}], InputError, "batch 1 of the loader: images is a dict"),
-        ([IMAGES.byte()], InputError, r"batch 0 of the loader: images are torch.uint8; give floating-point"),
+        (
+            [IMAGES.byte()],
+            InputError,
+            r"batch 0 of the loader: images are torch.uint8 of shape .*; give floating-point",
+        ),
+        (IMAGES, InputError, r"loader is a tensor; give batches, such as images.split"),
         ([IMAGES, IMAGES / 0], NonFiniteInputError, "batch 1 of the loader: images .* contain NaN or infinite pixels"),
         ([IMAGES[:0]], InputError, "batch 0 of the loader: the batch is empty"),
     ],

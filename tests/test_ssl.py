@@ -224,6 +224,13 @@ def test_bad_images_are_named(net, images, memory):
     assert error.value.indices == (1,)
     with pytest.raises(NonFiniteInputError, match="batch 1 of the loader"):
         MemoryBank.build(net, [images[:3], broken])
+    for loader, message in (
+        (images, r"loader is a tensor; give batches, such as images.split"),
+        ([images[:3], images[:0]], "batch 1 of the loader: the batch is empty"),
+        ([images[:3].byte()], "batch 0 of the loader: images are torch.uint8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            MemoryBank.build(net, loader)
     with pytest.raises(InputError, match="prepare them in the same way"):
         explain(net, images[:2, :, :10], memory)
     with pytest.raises(InputError, match="prepare them in the same way"):

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, fx, nn
 
-from agf_fx.ambient import check_concrete, shielded, without_tf32
-from agf_fx.errors import InputError, NonFiniteInputError
+from agf_fx.ambient import shielded, without_tf32
+from agf_fx.errors import InputError
 from agf_fx.frontend.capture import capture
 from agf_fx.frontend.outputs import Output
 from agf_fx.frontend.wrappers import unwrapped
@@ -26,7 +26,7 @@ from agf_fx.notices import warn
 from agf_fx.options import require_one_of
 from agf_fx.passes.norm_canoniser import fold_norms
 from agf_fx.pipeline import analyse
-from agf_fx.runtime.inputs import as_batch, check_pixels
+from agf_fx.runtime.inputs import batches_of
 
 LONG = 5.0  # seconds left from which fitting says how far it is, on a terminal
 _FEWEST = 2  # places that a neuron's pattern is estimated from
@@ -91,7 +91,7 @@ def fit_patterns(
     sums: dict[str, _Sums] = {}
     images = 0
     total = len(loader) if isinstance(loader, Sized) else None
-    for batch in _with_progress(_batches(loader, like), total):
+    for batch in _with_progress(batches_of(loader, like), total):
         shape = tuple(batch.shape[1:])
         if shape not in graphs:
             captured = capture(model, batch, output=output, unknown_ops=unknown_ops)
@@ -106,27 +106,6 @@ def fit_patterns(
     paths = next(iter(graphs.values())).signature.weights.values()
     digest = weights_digest({path: tensor_at(model, path) for path in paths})
     return replace(patterns, weights=digest, images=images)
-
-
-def _batches(loader: Iterable[Any], like: Tensor) -> Iterator[Tensor]:
-    """The images of a loader, checked, where and as the model takes them."""
-    try:
-        found = iter(loader)
-    except TypeError as error:
-        raise InputError(f"loader is a {type(loader).__name__}; give batches, such as a DataLoader.") from error
-    for index, item in enumerate(found):
-        first = item[0] if isinstance(item, tuple | list) and item else item
-        try:
-            images = as_batch(first)
-            check_concrete(images)
-            if not images.is_floating_point():
-                raise InputError(f"images are {images.dtype}; give floating-point images, as the model takes them.")
-            check_pixels(images)
-        except NonFiniteInputError as error:
-            raise NonFiniteInputError(f"batch {index} of the loader: {error}", indices=error.indices) from error
-        except InputError as error:
-            raise InputError(f"batch {index} of the loader: {error}") from error
-        yield images.to(like)
 
 
 def _with_progress(batches: Iterator[Tensor], total: int | None) -> Iterator[Tensor]:

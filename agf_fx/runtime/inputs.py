@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from agf_fx.ambient import check_concrete
 from agf_fx.errors import InputError, NonFiniteInputError, OptionsError, TargetError
 from agf_fx.frontend.examples import check_placement
 from agf_fx.ir.graph import CanonicalGraph
@@ -41,6 +43,41 @@ def as_batch(images: object) -> Tensor:
             "and images of one size with torch.stack(images)."
         )
     raise InputError(f"images is a {kind.__name__}; give one batch, a floating-point tensor (N, C, H, W).")
+
+
+def batches_of(loader: Iterable[Any], like: Tensor) -> Iterator[Tensor]:
+    """The images of a loader, batch by batch, checked, on the device and in the dtype of ``like``.
+
+    Args:
+        loader: batches (N, C, H, W) of images, floating, or tuples or lists that begin with one, such as a DataLoader
+            gives.
+        like: a weight of the model.
+
+    Raises:
+        InputError: it gives something else; in which batch.
+        NonFiniteInputError: NaN or infinite pixels; in which batch, and ``indices`` says of which images.
+    """
+    if isinstance(loader, Tensor):
+        raise InputError("loader is a tensor; give batches, such as images.split(64) or a DataLoader.")
+    try:
+        found = iter(loader)
+    except TypeError as error:
+        raise InputError(f"loader is a {type(loader).__name__}; give batches, such as a DataLoader.") from error
+    for number, item in enumerate(found):
+        try:
+            images = as_batch(item[0] if isinstance(item, tuple | list) and item else item)
+            check_concrete(images)
+            if images.dim() < 2 or not images.is_floating_point():
+                raise InputError(
+                    f"images are {images.dtype} of shape {tuple(images.shape)}; give floating-point images "
+                    "(N, C, H, W), as the model takes them."
+                )
+            check_pixels(images)
+        except NonFiniteInputError as error:
+            raise NonFiniteInputError(f"batch {number} of the loader: {error}", indices=error.indices) from error
+        except InputError as error:
+            raise InputError(f"batch {number} of the loader: {error}") from error
+        yield images.to(like)
 
 
 def check_images(images: Tensor, canonical: CanonicalGraph, weights: Iterable[Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from agf_fx.errors import ArchitectureError, CheckpointError, InputError, NonFiniteInputError, OptionsError
 from agf_fx.frontend.outputs import Output
-from agf_fx.runtime.inputs import as_batch
+from agf_fx.runtime.inputs import batches_of
 from agf_fx.ssl.encoder import Encoder
 from agf_fx.ssl.neighbours import Neighbours, faiss_index, nearest
 from agf_fx.store.tensor_files import read_tensors, write_tensors
@@ -85,7 +85,7 @@ class MemoryBank:
         """
         encoder = Encoder(model, head=head, output=output, unknown_ops=unknown_ops)
         latents, pixels, shape = [], [], None
-        for number, images in enumerate(_batches(loader, encoder.like)):
+        for number, images in enumerate(batches_of(loader, encoder.like)):
             shape = tuple(images.shape[1:]) if shape is None else shape
             if tuple(images.shape[1:]) != shape:
                 raise InputError(
@@ -252,24 +252,6 @@ def pixel_digests(images: Tensor) -> Tensor:
     flat = (images.detach().to("cpu", torch.float32).contiguous() + 0.0).flatten(1).numpy()  # -0.0 is 0
     digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat)
     return torch.from_numpy(np.frombuffer(digests, dtype="<i8").astype(np.int64).reshape(-1, 2))
-
-
-def _batches(loader: Iterable[Any], like: Tensor) -> Iterator[Tensor]:
-    try:
-        found = iter(loader)
-    except TypeError as error:
-        raise InputError(f"loader is a {type(loader).__name__}; give batches, such as a DataLoader.") from error
-    for number, item in enumerate(found):
-        try:
-            images = as_batch(item[0] if isinstance(item, tuple | list) and item else item)
-        except InputError as error:
-            raise InputError(f"batch {number} of the loader: {error}") from error
-        if images.dim() < 2 or not images.is_floating_point():
-            raise InputError(
-                f"batch {number} of the loader is {images.dtype} of shape {tuple(images.shape)}; give floating-point "
-                "images (N, C, H, W), as the model takes them."
-            )
-        yield images.to(like)
 
 
 def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
