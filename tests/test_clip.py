@@ -41,7 +41,7 @@ def test_the_scale_ends_at_a_quantile():
     assert symmetric_limit(np.zeros((2, 2)), 0.9) == 1
 
 
-@pytest.mark.parametrize("clip", [0, -1, 1.01, float("nan")])
+@pytest.mark.parametrize("clip", [0, -1, 1.01, float("nan"), "0.99", True])
 def test_what_is_no_share_is_refused(clip):
     with pytest.raises(OptionsError, match="is no share of the pixels"):
         map_panel(GREY, peaked(), clip=clip)
@@ -77,7 +77,8 @@ def test_lines_of_signals_end_at_the_scale():
 def test_a_comparison_is_clipped(tmp_path):
     result = agf_fx.Comparison({"one": explained(peaked())})
     assert "0.9 quantile" in comparison.figure(result, clip=0.9).axes[-1].get_ylabel()
-    assert comparison.page(result, clip=0.9) != comparison.page(result)
+    assert "from minus to plus\nthe 0.9 quantile of its magnitudes" in comparison.page(result, clip=0.9)
+    assert "from minus to plus\nits largest magnitude" in comparison.page(result)
     with pytest.raises(OptionsError, match="no share"):
         result.save(tmp_path / "sheet.png", clip=2)
 

@@ -412,7 +412,9 @@ def test_a_constant_image_is_named():
     diagnosis = agf_fx.compile(small(), method="gradient-x-input").diagnose(torch.zeros(1, 3, SIZE, SIZE), 1)
     (finding,) = diagnosis.findings
     assert finding.kind == "blank"
-    assert "constant" in finding.message
+    assert "the image is 0 everywhere" in finding.message
+    grey = agf_fx.compile(small(), method="gradcam").diagnose(torch.full((1, 3, SIZE, SIZE), 0.5), 1)
+    assert {finding.kind for finding in grey.findings} <= {"blank", "class-independent"}
 
 
 def test_a_map_of_one_value_is_named():
@@ -701,6 +703,76 @@ def test_a_notebook_shows_a_table_of_findings():
     assert all(word in text for word in ("image 0, class 1", "blank", "all features are 0 behind relu"))
     named = dataclasses.replace(diagnosis, model="<script>")
     assert "&lt;script&gt; by" in named._repr_html_()
+
+
+class Stopped(nn.Module):
+    """Features times something that is 0 for this image."""
+
+    def __init__(self, gate) -> None:
+        super().__init__()
+        self.body, self.head, self.gate = network(conv=nn.Conv2d(3, 6, 3)), network(**pooled()), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x).relu()
+        return self.head(self.gate(features).relu())
+
+
+@pytest.mark.parametrize("method", ["gradient", "agf", "gradcam"])
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        (lambda y: y * (y > 1e3).float(), "the gate %.* is 0 everywhere"),
+        (lambda y: y * 0.0, "multiplies the signal with 0"),
+        (lambda y: nn.functional.silu(-y - 200), "all features are 0 behind silu"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:maps of images")
+def test_what_stops_features_is_no_weight_and_no_relu(gate, message, method):
+    torch.manual_seed(0)
+    diagnosis = agf_fx.compile(Stopped(gate).eval(), method=method).diagnose(image(), 1)
+    blank = [finding for finding in diagnosis.findings if finding.kind == "blank"]
+    assert blank or method == "gradcam"
+    for finding in blank:
+        assert re.search(message, finding.message), finding
+        assert "weights were loaded; a ReLU" not in finding.advice
+        assert "one position" not in finding.message
+
+
+@pytest.mark.filterwarnings("ignore:maps of images", "ignore:the network computes NaN")
+def test_float64_is_advised_where_it_helps():
+    torch.manual_seed(0)
+    for factor, advised in ((1e25, True), (1e200, False)):
+        model = Stopped(lambda y, factor=factor: (y * factor) * factor).double().eval().float()
+        advice = agf_fx.compile(model, method="gradient").diagnose(image(), 1).findings[0].advice
+        assert ('precision="float64"' in advice) == advised
+        assert ("float64 gives no finite map either" in advice) != advised
+
+
+def test_a_kernel_is_advised_where_its_stride_does_not_divide_it():
+    torch.manual_seed(0)
+    for kernel in (1, 3):
+        model = strided(True)
+        model.down = nn.Conv2d(model.down.in_channels, model.down.out_channels, kernel, stride=2)
+        nn.init.constant_(model.down.weight, 0.1)
+        for finding in agf_fx.compile(model.eval(), method="gradient").diagnose(image(32), 0).findings:
+            if finding.kind == "grid":
+                assert "a kernel that is a multiple" in finding.advice
+    assert agf_fx.compile(small()).diagnose(image(), 1)[0].target == 1
+
+
+def test_a_gradient_below_0_is_a_slope():
+    torch.manual_seed(0)
+    model = network(a=nn.Conv2d(3, 6, 3, bias=False), act=nn.ReLU(), **pooled())
+    with torch.no_grad():
+        model.a.weight.copy_(-model.a.weight.abs())
+        model.fc.weight.abs_()
+    (note,) = (
+        finding
+        for finding in agf_fx.compile(model, method="gradient").diagnose(-image() - 0.1, 0).findings
+        if finding.kind == "negative"
+    )
+    assert "That is a slope" in note.message
+    assert "gradient-x-input" in note.advice
 
 
 def test_every_branch_that_is_closed_is_named():

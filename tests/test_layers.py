@@ -167,9 +167,9 @@ def test_each_call_of_a_module_has_a_name():
     ("layer", "message"),
     [
         ("block", "is called several times; name one call: 'block#1', 'block#2'"),
-        ("block#3", "is called several times; name one call: 'block#1', 'block#2'"),
-        ("fc#1", "it is called once, and its name is 'fc'"),
-        ("parts", "puts out several values .*name the layer that reads the one that you mean"),
+        ("block#3", "is no call with a value in the graph.*there are 'block#1', 'block#2'"),
+        ("fc#2", "the one call that computes something of the images is 'fc'"),
+        ("parts", "puts out several values, .*name the layer that reads the one that you mean"),
         ("blok", "did you mean 'block'"),
     ],
 )
@@ -177,6 +177,46 @@ def test_what_has_no_single_value_is_refused_with_its_reason(layer, message):
     network = CallsAgain().double().eval()
     with pytest.raises(OptionsError, match=message):
         agf_fx.compile(network, method="gradient").explain(IMAGES[:, :, :6, :6], 1, layers=[layer])
+
+
+class Passed(nn.Module):
+    """Calls a module on a constant, for nothing and for a size, besides twice on features."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.conv, self.mix, self.fc, self.first = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 1),
+            nn.Linear(4, 5),
+            first,
+        )
+
+    def forward(self, x):
+        y = self.conv(x).tanh()
+        if self.first == "constant":
+            extra = self.mix(torch.ones(1, 4, 6, 6, dtype=x.dtype))
+        elif self.first == "dead":
+            self.mix(y * 3)
+            extra = 0.5
+        else:
+            extra = float(self.mix(y * 2).shape[2])
+        y = (self.mix(y).sin() + extra).tanh()
+        return self.fc(self.mix(y).tanh().mean((2, 3)))
+
+
+@pytest.mark.parametrize("first", ["constant", "dead", "size"])
+def test_calls_are_counted_as_hooks_count_them(first):
+    torch.manual_seed(0)
+    network, images, outputs = Passed(first).double().eval(), IMAGES[:, :, :6, :6], []
+    handle = network.mix.register_forward_hook(lambda module, args, y: outputs.append(y.detach()))
+    network(images)
+    handle.remove()
+    explainer = agf_fx.compile(network, method="gradient")
+    result = explainer.explain(images, 1, layers=["mix#2", "mix#3"], quantities=["value"])
+    for number in (2, 3):
+        torch.testing.assert_close(result.quantities[f"mix#{number}"].value, outputs[number - 1], rtol=1e-9, atol=1e-11)
+    with pytest.raises(OptionsError, match="there are 'mix#2', 'mix#3'"):
+        explainer.explain(images, 1, layers=["mix#1"])
 
 
 class ChannelsLast(nn.Module):

@@ -148,7 +148,8 @@ def page(
                 draw = functools.partial(map_panel, pixels[row], smooth=smooth, clip=clip)
                 cells.append(_cell(result, label, draw, row, position, name))
             body.append(f"<tr>{''.join(cells)}</tr>")
-    return _PAGE.format(title=_text(title), heads=heads, rows="\n".join(body))
+    end = "its largest magnitude" if clip == 1 else f"the {clip:g} quantile of its magnitudes"
+    return _PAGE.format(title=_text(title), heads=heads, rows="\n".join(body), end=end)
 
 
 def _draw(
@@ -253,8 +254,8 @@ img {{ width: 100%; height: auto; display: block; }}
 .failed {{ font-size: 12px; opacity: .75; border: 1px dashed; padding: 6px; overflow-wrap: anywhere; }}
 </style>
 <h1>{title}</h1>
-<p>Red speaks for the class, blue against it; each map is drawn on a scale of its own, from minus to plus its
-largest magnitude. Below each map: the sums of its values above and below zero, in a unit that only maps of one
+<p>Red speaks for the class, blue against it; each map is drawn on a scale of its own, from minus to plus
+{end}. Below each map: the sums of its values above and below zero, in a unit that only maps of one
 method share.</p>
 <main><table>
 <thead><tr><td></td><td></td>{heads}</tr></thead>

@@ -67,8 +67,8 @@ def symmetric_limit(relevance: np.ndarray, clip: float = 1.0) -> float:
 
 def check_clip(clip: float) -> None:
     """Refuse what is no share of pixels (`OptionsError`)."""
-    if not 0 < clip <= 1:
-        raise OptionsError(f"clip={clip} is no share of the pixels; give a number above 0, up to 1, such as 0.99")
+    if isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip <= 1:
+        raise OptionsError(f"clip={clip!r} is no share of the pixels; give a number above 0, up to 1, such as 0.99")
 
 
 def colorize(relevance: np.ndarray, *, limit: float | None = None, colormap: str = COLORMAP) -> np.ndarray:

@@ -21,9 +21,10 @@ CALLS = "calls"
 def mark_outputs(canonical: CanonicalGraph) -> None:
     """Write on calls which modules put them out, in the graph as the model was exported.
 
-    Where a module is called several times, each call has a mark of its own, ``relu#1`` and ``relu#2``; a call that puts
-    out several values has none. Rewrites keep a mark where the value stays what it is; where a sign, a factor, a bias
-    or a norm becomes part of a layer, what stood between is gone, and the mark with it.
+    Where a module is called several times, each call has a mark of its own, ``relu#1`` and ``relu#2``, by its number
+    among all calls, also those that compute nothing of the images; a call that puts out several values has none.
+    Rewrites keep a mark where the value stays what it is; where a sign, a factor, a bias or a norm becomes part of a
+    layer, what stood between is gone, and the mark with it.
     """
     leaving: dict[str, dict[tuple[int, ...], list[fx.Node]]] = {}
     for node in canonical.calls:
@@ -35,9 +36,11 @@ def mark_outputs(canonical: CanonicalGraph) -> None:
             if outside and isinstance(node.meta["type"], TensorType):
                 nodes.append(node)
     for path, calls in leaving.items():
-        for number, nodes in enumerate(calls.values(), 1):
+        again = any(call[-1] for call in calls)  # else it is called once, or, as a list of modules, never itself
+        for place, (call, nodes) in enumerate(calls.items(), 1):
             if len(nodes) == 1:
-                mark = path if len(calls) == 1 else f"{path}#{number}"
+                number = call[-1] + 1 if again else place
+                mark = f"{path}#{number}" if again or len(calls) > 1 else path
                 nodes[0].meta[PUTS_OUT] = [*nodes[0].meta.get(PUTS_OUT, ()), mark]
     for node in canonical.calls:
         node.meta.pop(CALLS, None)
@@ -53,7 +56,8 @@ def output_of(canonical: CanonicalGraph, path: str) -> fx.Node:
     """
     if not path:
         return canonical.logits
-    found = [node for node in canonical.calls if path in node.meta.get(PUTS_OUT, ())]
+    names = {path, path.removesuffix("#1")}  # the only call may be named as the first one, too
+    found = [node for node in canonical.calls if names & {*node.meta.get(PUTS_OUT, ())}]
     if found:
         return found[0]
     known, module = modules(canonical), path.partition("#")[0]
@@ -63,15 +67,21 @@ def output_of(canonical: CanonicalGraph, path: str) -> fx.Node:
             f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; there are {', '.join(known[:12])}, …"
         )
         raise OptionsError(f"{canonical.name} has no layer {path!r} that computes something of the images{hint}")
-    raise OptionsError(f"layer {path!r} of {canonical.name} {_why_none(canonical, module)}")
+    raise OptionsError(f"layer {path!r} of {canonical.name} {_why_none(canonical, path)}")
 
 
-def _why_none(canonical: CanonicalGraph, path: str) -> str:
+def _why_none(canonical: CanonicalGraph, asked: str) -> str:
     """Why a module of the model has no output, and which name to give instead."""
+    path, numbered, _ = asked.partition("#")
     marks = [mark for node in canonical.calls for mark in node.meta.get(PUTS_OUT, ())]
     calls = [mark for mark in marks if mark.startswith(f"{path}#")]
     if path in marks:
-        return f"does not exist; it is called once, and its name is {path!r}."
+        return f"does not exist: the one call that computes something of the images is {path!r}."
+    if calls and numbered:
+        return (
+            "is no call with a value in the graph: it does not exist, computes nothing of the images, or a norm, a "
+            f"bias, a sign or a factor behind it has become part of it; there are {', '.join(map(repr, calls))}."
+        )
     if calls:
         return f"is called several times; name one call: {', '.join(map(repr, calls))}."
     parts = [mark for mark in marks if mark.startswith(f"{path}.")]
@@ -83,7 +93,8 @@ def _why_none(canonical: CanonicalGraph, path: str) -> str:
     ]
     if len(leaving) > 1:
         return (
-            f"puts out several values ({', '.join(leaving[:6])}); {named} the layer that reads the one that you mean."
+            f"puts out several values, in one call or in several ({', '.join(leaving[:6])}); {named} the layer that "
+            "reads the one that you mean."
         )
     return (
         "puts out no value of the graph: a norm, a bias, a sign or a factor behind it has become part of it; "

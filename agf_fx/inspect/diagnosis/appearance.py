@@ -13,6 +13,7 @@ from agf_fx.inspect.diagnosis.case import Case, beginning, most
 from agf_fx.inspect.diagnosis.report import Check, Place, found
 from agf_fx.inspect.layer_maps import over_channels
 from agf_fx.ir.vocabulary import CONVOLUTIONS
+from agf_fx.rules.site import RELEVANCE
 
 aten = torch.ops.aten
 
@@ -32,6 +33,7 @@ _PADDING = {
     **dict.fromkeys((aten.avg_pool2d.default, aten.max_pool2d_with_indices.default), 3),
 }
 """Where calls name how much they pad."""
+_SLOPES = ("gradient", "smoothgrad", "guided-backprop", "deconvnet", "beta-smooth")
 _LEAST = 8  # height and width of a map whose neighbours say something
 _NUDGE = 0.01  # of the image's range, deviation of the noise that tells whether gradients are shattered
 
@@ -42,6 +44,8 @@ def noise(case: Case) -> Check:
     unfit = _unfit(case)
     if unfit:
         return Check(kind, limit=limit, left_out=unfit)
+    if not bool((case.image != case.image.flatten()[0]).any()):
+        return Check(kind, limit=limit, left_out="the image is one value everywhere, which is no picture")
     rough = measures.roughness(case.drawn)
     measured = {"roughness": rough}
     pixels = _summed(case, case.canonical.images, case.image[None])
@@ -61,7 +65,7 @@ def noise(case: Case) -> Check:
         f"neighbouring pixels have little to do with each other (roughness {rough:.2f}; that of the image is "
         f"{measured.get('roughness of the image', float('nan')):.2f}). "
         + (
-            f"The gradient is shattered: noise of {_NUDGE:.0%} of the image's range gives another map "
+            f"The map is shattered: noise of {_NUDGE:.0%} of the image's range gives another map "
             f"(correlation {measured['correlation after a nudge']:.2f})."
             if shattered
             else "A nearly equal image has the same noise (correlation "
@@ -117,8 +121,8 @@ def grid(case: Case) -> Check:
         message += f" {where.op}{_geometry(case, where)} draws it first."
     advice = (
         'draw the figure smoothed, result.save("map.png", smooth='
-        f"{period / 2:g}), or average the map over {period} x {period} pixels; for good, take a kernel that is a "
-        "multiple of its stride, or pooling in place of the stride."
+        f"{period / 2:g}), or average the map over {period} x {period} pixels; for good, take pooling in place of the "
+        f"stride{_other_kernel(case, where)}."
     )
     return _beginning_at(case, kind, measured, limit, where, message, advice)
 
@@ -186,6 +190,15 @@ def _strength(drawn: Tensor, height: int, period: int) -> float | None:
     """That of the grid that has ``period`` in the map of ``height`` pixels."""
     own = round(period * drawn.shape[0] / height)
     return measures.grid(drawn, own) if own > 1 else None
+
+
+def _other_kernel(case: Case, where: Place | None) -> str:
+    """Advice on the kernel of a convolution, where it is none that its stride divides."""
+    if where is None or not where.op.startswith("conv"):
+        return ""
+    node = next(node for node in case.signals if node.name == where.node)
+    pairs = zip(node.args[1].meta["type"].shape[2:], node.args[3], strict=False)
+    return ", or a kernel that is a multiple of its stride" if any(size % step for size, step in pairs) else ""
 
 
 def _geometry(case: Case, where: Place) -> str:
@@ -268,8 +281,15 @@ def sign(case: Case) -> Check:
     if not share > NEGATIVE:
         return Check(kind, measured, limit)
     rank = int((case.logits > logit).sum()) + 1
+    if case.stream != RELEVANCE and case.reaches_input and case.method.name in _SLOPES:
+        message = (
+            f"nearly all of the map is negative (the class's logit is {logit:.3g}, rank {rank}): more of these pixels "
+            "makes it smaller. That is a slope, which says nothing of what they speak for."
+        )
+        advice = 'for that take method="gradient-x-input", or one of relevance.'
+        return found(kind, measured, limit, None, message, advice, severity="note")
     message = f"nearly all of the map speaks against the class: its logit is {logit:.3g}, rank {rank}"
-    message += ", so that is what the network says." if logit < 0 else ", though it is positive: biases speak for it."
+    message += ", so that is what the network says." if logit < 0 else ", though it is positive: look at the biases."
     advice = "explain a class that the network sees, with top_k=3."
     return found(kind, measured, limit, None, message, advice, severity="note")
 

@@ -43,25 +43,38 @@ class Cause:
     measured: dict[str, float] = field(default_factory=dict)
 
 
+_ROUNDING = 1e-6  # of the largest size, by which entries of a map of one value may differ
 _OTHER_IMAGE = "check the preprocessing (range, mean, deviation), and explain another image."
 
 
 def blank(case: Case) -> Check:
     """Whether the map is one number everywhere, and the call behind which nothing is left."""
-    kind, limit = "blank", "every entry is the same"
+    kind, limit = "blank", "every entry is the same, but for rounding"
     largest, least = float(case.drawn.max()), float(case.drawn.min())
     measured = {"largest": largest, "least": least}
-    if largest != least or case.drawn.numel() < 2:
+    even = largest - least <= _ROUNDING * max(abs(largest), abs(least))
+    if not even or case.drawn.numel() < 2:
         return Check(kind, measured, limit)
-    cause = _one_value(largest) if largest != 0 else _constant_image(case) or _cause(case)
+    cause = _constant_image(case) or (_one_value(case, largest) if largest != 0 else _cause(case))
     measured |= cause.measured
     return found(kind, measured, limit, cause.place, cause.message, cause.advice, no_walk=case.no_walk)
 
 
-def _one_value(value: float) -> Cause:
-    """The map is one number other than 0."""
-    message = f"every pixel has the value {value:.3g}: the map is read off a layer with one position."
-    return Cause(None, message, 'name a layer with several, options={"layer": ...}, or explain a larger image.')
+def _one_value(case: Case, value: float) -> Cause:
+    """The map is one number other than 0: because of values that are 0, or of the place where it is read off."""
+    for node in reversed(passed_by_all(case.signals)):
+        dead = _dead(case, node) if node.op == "call_function" else None
+        if dead is not None:
+            return dead
+    message = (
+        f"every pixel has the value {value:.3g}: what the map is read off has one position, or the same values at all "
+        "of them."
+    )
+    advice = (
+        'look at the values there (explainer.explain(images, layers=[...], quantities=["value"])), name a layer with '
+        'several positions where the method has one (options={"layer": ...}), or explain a larger image.'
+    )
+    return Cause(None, message, advice)
 
 
 def _constant_image(case: Case) -> Cause | None:
@@ -72,6 +85,9 @@ def _constant_image(case: Case) -> Cause | None:
     call = next(iter(_blocked(case)), None)
     if spread > 0 or (call is not None and case.canonical.images not in call.all_input_nodes):
         return None
+    if not bool((case.image != 0).any()):
+        message = "the image is 0 everywhere, as the model takes it, so that no product with it is anything else."
+        return Cause(None, message, _OTHER_IMAGE, {"largest value of the image": 0.0})
     message = "the image is constant: its channels have one value each, so that no pixel differs from another."
     return Cause(None if call is None else Place.of(call), message, _OTHER_IMAGE, {"contrast of the image": spread})
 
@@ -238,10 +254,11 @@ def _dead(case: Case, call: fx.Node) -> Cause | None:
         f"{span['largest input']:.3g}"
     )
     message += ": the logits are the biases' alone." if node in passed_by_all(case.signals) else "."
-    advice = (
-        "check the preprocessing, and that the weights were loaded; a ReLU that is closed for every image has died in "
-        "training."
-    )
+    advice = "check the preprocessing, and that the weights were loaded"
+    if node.target is aten.relu.default:
+        advice += "; a ReLU that is closed for every image has died in training."
+    else:
+        advice += "; look at what makes these inputs what they are."
     return Cause(place, message, advice, span)
 
 
@@ -268,10 +285,22 @@ def _zero_factor(case: Case, node: fx.Node) -> str | None:
         if not isinstance(factor, fx.Node):
             if factor == 0:
                 return "0"
-        elif not depends_on_images(factor) and _is_zero(case.values.get(factor)):
+        elif not _looks_at_images(case, factor) and _is_zero(case.values.get(factor)):
             path = case.canonical.signature.weights.get(factor.name)
             return f"{path}, which is 0 everywhere" if path else f"%{factor.name}, which is 0 everywhere"
     return None
+
+
+def _looks_at_images(case: Case, node: fx.Node) -> bool:
+    """Whether a value is computed of the images, by comparisons too, through which no signal goes."""
+    waiting, seen = [node], {node}
+    while waiting:
+        current = waiting.pop()
+        if current is case.canonical.images:
+            return True
+        waiting += [before for before in current.all_input_nodes if before not in seen]
+        seen |= {*current.all_input_nodes}
+    return False
 
 
 def _zero_operand(case: Case, node: fx.Node) -> fx.Node | None:

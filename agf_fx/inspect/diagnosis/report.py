@@ -158,6 +158,9 @@ class Diagnosis:
     def __len__(self) -> int:
         return len(self.maps)
 
+    def __getitem__(self, index: int) -> MapDiagnosis:
+        return self.maps[index]
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as dictionaries, lists, words and numbers, as JSON has them; None for what is no number."""
         maps = [

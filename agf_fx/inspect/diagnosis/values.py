@@ -39,7 +39,8 @@ _EDGES: dict[Any, tuple[int, Callable[[Tensor], Tensor], str]] = {
 """Where functions have no finite value: operation -> the operand, where it is on the edge, and what it does there."""
 _STEEP = (aten.sqrt.default, aten.pow.Tensor_Scalar)
 """Functions that may have a value but no finite derivative at 0."""
-_ON_EDGE = "an input stands on the edge, as where an even ground makes maxima ties, and rounding moves it over"
+_ON_EDGE = "an input may stand on the edge, as where an even ground makes maxima ties, and rounding moves it over"
+_VALUES = "its values are apart"
 _PROMISING = ("conserves", "shifts to conserve")
 _NOT_KEPT = ("conserves but for constants", "conserves but for biases", "conserves where contributions")
 
@@ -64,9 +65,8 @@ def finite(case: Case) -> Check:
     advice = (
         "keep the operation off that edge in the model, as by adding a small number or by clamp(min=1e-6)."
         if edge
-        else f'{case.method.not_finite}explain the image in float64 (precision="float64"); {case.image.dtype} '
-        f"overflows beyond {torch.finfo(case.image.dtype).max:.1g}. Check the preprocessing and the running variances "
-        "of batch norms."
+        else f"{case.method.not_finite}{_wider(case)}check the preprocessing and the running variances of batch norms, "
+        "and, with rules of your own, that they divide by nothing that is 0."
     )
     return found(kind, measured, limit, where, message, advice, no_walk=case.no_walk)
 
@@ -74,6 +74,16 @@ def finite(case: Case) -> Check:
 def _is_finite(value: Any) -> bool:
     parts = value if isinstance(value, tuple | list) else (value,)
     return all(bool(part.isfinite().all()) for part in parts if isinstance(part, Tensor))
+
+
+def _wider(case: Case) -> str:
+    """Advice on float64, where the map is finite in it."""
+    most = f"{case.image.dtype} overflows beyond {torch.finfo(case.image.dtype).max:.1g}"
+    if case.exact is None:
+        return f"{most}; "
+    if bool(case.exact().isfinite().all()):
+        return f'explain the image in float64 (precision="float64"), in which it has a finite map, as {most}; '
+    return f"{most}, and float64 gives no finite map either; "
 
 
 def _outside(case: Case, node: fx.Node) -> str:
@@ -122,7 +132,9 @@ def precision(case: Case) -> Check:
     value, difference = _first_inexact(case)
     if value is not None:
         measured["difference of the value"] = difference
-        message += f" The network's own values are apart from %{value.name} on ({difference:.1g}): digits cancel there."
+        message += (
+            f" The network's own values are apart from %{value.name} on ({difference:.1g}): digits are lost there."
+        )
     no_walk = case.no_place or ("the model names dtypes, so that layers cannot be compared" if None in walks else "")
     on_edge = where is not None and _why_apart(case, where) == _ON_EDGE
     further = f"; {case.method.rounding}" if case.method.rounding and not on_edge else ""
@@ -139,7 +151,7 @@ def _why_apart(case: Case, where: Place) -> str:
     node = next(node for node in case.signals if node.name == where.node)
     if family_of(node) is Family.SELECTION or node.target in (aten.hardtanh.default, aten.clamp.default):
         return _ON_EDGE
-    return "division by a sum close to 0" if case.stream == RELEVANCE else "its values are apart"
+    return "its rule rounds there, as a division by a sum close to 0 does" if case.stream == RELEVANCE else _VALUES
 
 
 def _first_inexact(case: Case) -> tuple[fx.Node | None, float]:
