@@ -66,6 +66,7 @@ def page_data(explanation: ExplanationGraph, method: Method | None = None) -> tu
         "operations": len(explanation),
         "flops": sum(row["flops"] for row in layers),
         "bytes": sum(row["bytes"] for row in layers),
+        "of": "for one image and target" + ("" if method is None or method.points is None else " at one point"),
         "layers": layers,
         "modules": _modules(canonical, layers),
         "rules": tables.rules,

@@ -63,7 +63,8 @@ def layers_table(cost: Cost) -> FittingTable:
     flops, moved = (in_words(value) if not value.is_number else _short(value) for value in one)
     alive = _short(substituted(cost.graph_peak, values))
     counts = (str(sum(getattr(layer, name) for layer in cost.layers)) for name in ("nodes", "products"))
-    table.add_row(Text(f"one run, {given}", style="bold"), "", "", "", "", *counts, flops, moved, alive, "100 %")
+    each = "one run" if cost.points is None else "one run at one point"
+    table.add_row(Text(f"{each}, {given}", style="bold"), "", "", "", "", *counts, flops, moved, alive, "100 %")
     return table
 
 

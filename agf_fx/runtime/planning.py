@@ -41,7 +41,7 @@ class Plan:
     Attributes:
         memory: bytes that may be used.
         cost: of the largest batch.
-        images: the most images that are explained at once in so much memory.
+        images: the most images that the graph can run on at once in so much memory. More are explained in pieces.
         targets: of each image.
         seconds: that the largest batch takes; None where nothing was measured.
         measured: what was: images -> seconds, on the device of the model.
@@ -63,6 +63,7 @@ class Plan:
             f"(weights {in_words(cost.weight_bytes, 'B')}, prepared {in_words(cost.prepared_bytes, 'B')}, images "
             f"{in_words(cost.image_bytes, 'B')}, peak {in_words(cost.peak, 'B')})",
             f"  operations             {in_words(cost.flops, 'FLOP')}",
+            "  more images            are explained too: an explainer takes them in pieces, within its memory_limit",
         ]
         if self.seconds is not None:
             rate = self.images / self.seconds

@@ -594,7 +594,7 @@ function probe() {  // without a font for mathematics, browsers leave subscripts
 }
 function begin() {
   $("summary").textContent = `images ${data.images} · ${leaves.filter((leaf) => leaf.calls.length).length} calls, ${data.operations} operations · ` +
-    `${short(data.flops, "FLOP")}, ${short(data.bytes, "B")} moved for one image and target`;
+    `${short(data.flops, "FLOP")}, ${short(data.bytes, "B")} moved ${data.of}`;
   const depth = $("depth");
   depth.append(el("option", {value: ""}, "by hand"));
   for (let level = 1; level <= deepest + 1; level++) depth.append(el("option", {value: level}, level > deepest ? `all ${leaves.length} layers` : `modules ${level} deep`));
