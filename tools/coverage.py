@@ -100,7 +100,7 @@ def methods_kind(arguments: argparse.Namespace) -> Kind:
             if "error" in found and few == len(missing):
                 return found
             if "error" in found:
-                each = {"failures": [found["error"]], "took_s": found["took_s"] / len(some)}
+                each = {"failures": [found["error"]]}
                 found = {"methods": dict.fromkeys(some, each), "took_s": found["took_s"]}
             kept = kept | found["methods"]
             row = {**row, **found, "took_s": row.get("took_s", 0) + found["took_s"]}

@@ -57,7 +57,8 @@ def methods_page(record: Row) -> str:
 def _line(method: str, found: dict[str, Row]) -> list[str]:
     fail = sum(bool(row["failures"]) for row in found.values())
     refused = sum("refused" in row for row in found.values())
-    seconds = sum(row["took_s"] for row in found.values()) / len(found)
+    took = [row["took_s"] for row in found.values() if "took_s" in row]  # a process that was killed does not say
+    seconds = sum(took) / max(1, len(took))
     return [f"`{method}`", str(len(found) - fail - refused), str(refused), str(fail), f"{seconds:.1f}"]
 
 
