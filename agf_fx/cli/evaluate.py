@@ -118,7 +118,7 @@ def evaluate(
             raise OptionsError("--neighbours is for --combine difference or sum.")
         if combine is not None:
             others = None if neighbours is None else open_dataset(*parse_dataset(neighbours))
-            own_task = OwnTask(others, neighbours or "", combine)  # type: ignore[arg-type]  # which it checks
+            own_task = OwnTask(others, neighbours or "", combine)
     with expected_errors(console):
         request = Request(
             experiment=experiment,

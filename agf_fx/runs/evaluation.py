@@ -248,7 +248,7 @@ def _measure(
         settings["impute"] = WAYS[settings["impute"]]()
     read: Iterable[BatchLike] = _on_device(_read(request, model, console), device)
     if request.own_task is not None:
-        read = own_task.in_own_classes(read, model.logits)
+        read = own_task.in_own_classes(read, next(iter(subjects.values())))
     count = len(request.dataset) if request.limit is None else min(request.limit, len(request.dataset))
     unread: dict[str, str] = {}
     if cells := _cells(request):

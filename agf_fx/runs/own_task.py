@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -13,7 +14,8 @@ from torch import Tensor
 from agf_fx.atomic import atomic_path
 from agf_fx.data.datasets import Batch, Dataset, batches
 from agf_fx.errors import OptionsError
-from agf_fx.evaluate.experiments import BatchLike
+from agf_fx.evaluate.experiments import BatchLike, Subject
+from agf_fx.evaluate.experiments.subject import logits_of
 from agf_fx.models import LoadedModel
 from agf_fx.options import require_one_of
 from agf_fx.runtime.explainer import Explainer
@@ -40,7 +42,7 @@ class OwnTask:
 
     neighbours: Dataset | None
     source: str
-    combine: Combine
+    combine: str
 
     def __post_init__(self) -> None:
         require_one_of("combine", self.combine, COMBINATIONS)
@@ -76,21 +78,18 @@ class OwnTask:
         """Images (N, C, H, W) and classes (N, K), which say how many -> maps (N, K, H, W) of the class of Alg. 2."""
 
         def maps(images: Tensor, target: Tensor) -> Tensor:
-            found = explain(explainer, images, memory, combine=self.combine).maps
+            found = explain(explainer, images, memory, combine=cast(Combine, self.combine)).maps
             return found.expand(-1, target.shape[1], *found.shape[2:])
 
         return maps
 
 
-def in_own_classes(read: Iterable[BatchLike], predict: Callable[[Tensor], Tensor]) -> Iterator[Batch]:
+def in_own_classes(read: Iterable[BatchLike], subject: Subject) -> Iterator[Batch]:
     """The batches with what the network itself says of each image as its class, and all objects as one."""
     for batch in read:
         targets = torch.empty(0, 1, dtype=torch.int64)
         if len(batch.images):
-            with torch.no_grad():
-                logits = predict(batch.images)
-            logits = logits.flatten(2).mean(2) if logits.dim() > 2 else logits
-            targets = logits.argmax(1, keepdim=True)
+            targets = logits_of(subject, batch.images).argmax(1, keepdim=True)
         masks = None if batch.masks is None else batch.masks.any(1, keepdim=True)
         failures = tuple(getattr(batch, "failures", ()))
         yield Batch(tuple(batch.names), batch.images, targets, masks, batch.ignored, failures)

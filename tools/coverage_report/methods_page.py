@@ -30,7 +30,7 @@ def methods_page(record: Row) -> str:
     tried = {name: row["methods"] for name, row in sorted(rows.items()) if "error" not in row}
     methods = list(dict.fromkeys(method for found in tried.values() for method in found))
     missing = len(set(names()) - set(rows))
-    partly = f" ({missing} more were not run)" if missing else ""
+    partly = f" ({missing} more are not among them)" if missing else ""
     columns = [{name: found[method] for name, found in tried.items() if method in found} for method in methods]
     parts = [
         "# Methods on classifiers\n\n"
